@@ -59,7 +59,8 @@ impl Spec {
                 let mut end = if last < 0 { last } else { begin + last };
                 // Redis unites the plain ranges that follow one another.
                 for spec in &self.command.keys[1..] {
-                    if let (Begin::Index(i), Find::Range { last, step: 1, limit: 0 }) = (spec.begin, spec.find)
+                    if let (Begin::Index(i), Find::Range { last, step: 1, limit: 0 }) =
+                        (spec.begin, spec.find)
                         && end >= 0
                         && i as i64 == end + 1
                     {
@@ -190,7 +191,8 @@ fn name_hash(name: &[u8]) -> u32 {
 
 fn unknown_command(args: Args) -> Error {
     const SHOWN_BYTES_MAX: usize = 128;
-    let clip = |bytes: &[u8], max: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
+    let clip =
+        |bytes: &[u8], max: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
     let mut shown = String::new();
     for arg in &args[1..] {
         if shown.len() >= SHOWN_BYTES_MAX {
@@ -198,7 +200,10 @@ fn unknown_command(args: Args) -> Error {
         }
         shown.push_str(&format!("'{}' ", clip(arg, SHOWN_BYTES_MAX - shown.len())));
     }
-    Error::err(&format!("unknown command '{}', with args beginning with: {shown}", clip(args[0], SHOWN_BYTES_MAX)))
+    Error::err(&format!(
+        "unknown command '{}', with args beginning with: {shown}",
+        clip(args[0], SHOWN_BYTES_MAX)
+    ))
 }
 
 fn unknown_subcommand(spec: &Spec, name: &[u8]) -> Error {

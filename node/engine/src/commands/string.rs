@@ -607,6 +607,90 @@ fn incrbyfloat(cx: &mut Cx) -> Result<(), Error> {
 }
 
 pub static COMMANDS: &[Command] = &[
-    GET, SET, SETNX, SETEX, PSETEX, GETEX, GETDEL, GETSET, MGET, MSET, MSETNX, APPEND, STRLEN, SETRANGE, GETRANGE,
-    SUBSTR, INCR, DECR, INCRBY, DECRBY, INCRBYFLOAT,
+    GET,
+    SET,
+    SETNX,
+    SETEX,
+    PSETEX,
+    GETEX,
+    GETDEL,
+    GETSET,
+    MGET,
+    MSET,
+    MSETNX,
+    APPEND,
+    STRLEN,
+    SETRANGE,
+    GETRANGE,
+    SUBSTR,
+    INCR,
+    DECR,
+    INCRBY,
+    DECRBY,
+    INCRBYFLOAT,
 ];
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Runner, run};
+
+    #[test]
+    fn set_and_its_options() {
+        assert_eq!(run(&["SET k v EX 0"]), "-ERR invalid expire time in 'set' command\r\n");
+        assert_eq!(run(&["SET k v EX 9223372036854775807"]), "-ERR invalid expire time in 'set' command\r\n");
+        assert_eq!(run(&["SET k v NX XX"]), "-ERR syntax error\r\n");
+        assert_eq!(run(&["SET k v PX 10 EX 10"]), "-ERR syntax error\r\n");
+        assert_eq!(run(&["SET k v XX"]), "$-1\r\n");
+        assert_eq!(run(&["SET k v", "SET k w NX GET"]), "$1\r\nv\r\n");
+        assert_eq!(run(&["SET k v", "SET k w GET", "GET k"]), "$1\r\nw\r\n");
+        assert_eq!(run(&["SET k v EX 10", "SET k w KEEPTTL", "TTL k"]), ":10\r\n");
+        assert_eq!(run(&["SET k v EX 10", "SET k w", "TTL k"]), ":-1\r\n");
+    }
+
+    #[test]
+    fn what_is_replayed_has_absolute_times() {
+        let mut r = Runner::default();
+        r.run("SET k v EX 10");
+        r.run("SET k w");
+        r.run("GETEX k PX 5");
+        r.run("SET k v XX");
+        r.run("SET n v XX");
+        assert_eq!(
+            r.replayed(),
+            ["SET k v PXAT 1700000010000", "SET k w", "PEXPIREAT k 1700000000005", "SET k v"]
+        );
+    }
+
+    #[test]
+    fn counters() {
+        assert_eq!(run(&["INCR n", "INCRBY n 41"]), ":42\r\n");
+        assert_eq!(
+            run(&["SET n 9223372036854775807", "INCR n"]),
+            "-ERR increment or decrement would overflow\r\n"
+        );
+        assert_eq!(run(&["DECRBY n -9223372036854775808"]), "-ERR decrement would overflow\r\n");
+        assert_eq!(run(&["SET n 1x", "INCR n"]), "-ERR value is not an integer or out of range\r\n");
+        assert_eq!(run(&["SET n 10.5", "INCRBYFLOAT n 0.1"]), "$4\r\n10.6\r\n");
+        assert_eq!(run(&["SET n 1 EX 9", "INCR n", "TTL n"]), ":9\r\n");
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(run(&["SET k hello", "GETRANGE k 1 -2"]), "$3\r\nell\r\n");
+        assert_eq!(run(&["SET k hello", "GETRANGE k 7 9"]), "$0\r\n\r\n");
+        assert_eq!(run(&["SETRANGE k 2 ab", "GET k"]), "$4\r\n\0\0ab\r\n");
+        assert_eq!(
+            run(&["SETRANGE k 536870912 a"]),
+            "-ERR string exceeds maximum allowed size (proto-max-bulk-len)\r\n"
+        );
+        assert_eq!(run(&["SET k ab", "APPEND k cd", "GET k"]), "$4\r\nabcd\r\n");
+        assert_eq!(run(&["SET k ab", "APPEND k cd", "OBJECT ENCODING k"]), "$3\r\nraw\r\n");
+    }
+
+    #[test]
+    fn many_keys() {
+        assert_eq!(run(&["MSET a 1 b 2", "MGET a x b"]), "*3\r\n$1\r\n1\r\n$-1\r\n$1\r\n2\r\n");
+        assert_eq!(run(&["MSET a 1 b"]), "-ERR wrong number of arguments for 'mset' command\r\n");
+        assert_eq!(run(&["SET b 1", "MSETNX a 1 b 2", "EXISTS a"]), ":0\r\n");
+    }
+}
