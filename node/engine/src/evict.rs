@@ -27,7 +27,7 @@ pub fn touched(clock: u32, now_ms: i64, is_lfu: bool) -> u32 {
     let dice = (now_ms as u32).wrapping_mul(0x9E37_79B9) ^ clock.wrapping_mul(0x85EB_CA6B);
     const LFU_LOG_FACTOR: u32 = 10;
     let odds = counter.saturating_sub(LFU_NEW) * LFU_LOG_FACTOR + 1;
-    let counter = if counter < 255 && (dice >> 8) % odds == 0 { counter + 1 } else { counter };
+    let counter = if counter < 255 && (dice >> 8).is_multiple_of(odds) { counter + 1 } else { counter };
     lfu_minutes(now_ms) << 8 | counter
 }
 

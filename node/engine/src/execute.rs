@@ -165,7 +165,7 @@ fn run_keys(
     raw: Option<&[u8]>,
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
-    let slots = spec.slots(args).map_err(|()| Error::text("ERR Invalid arguments specified for command"))?;
+    let slots = spec.slots(args).ok_or(Error::text("ERR Invalid arguments specified for command"))?;
     let route = admission::route(turn, session, &slots, spec.is_write())?;
     let locks = match Locks::take_for(turn, &slots) {
         Ok(locks) => locks,
@@ -337,7 +337,7 @@ fn exec(
         return Ok(Outcome::Busy(slot));
     }
     keys.stats.commands[spec.id].calls += 1;
-    let transaction = session.multi.take().expect("checked above");
+    let transaction = *session.multi.take().expect("checked above");
     if multi::is_watch_broken(session, &mut keys) {
         out.null_array();
     } else {
@@ -352,7 +352,7 @@ fn run_queue<'g>(
     turn: &mut Turn<'g>,
     session: &mut Session,
     keys: &mut Keys<'g>,
-    transaction: Box<multi::Multi>,
+    transaction: multi::Multi,
     route: Route,
     out: &mut Reply,
 ) {
@@ -362,7 +362,7 @@ fn run_queue<'g>(
         keys.db = session.db;
         match spec.command.run {
             Handler::Keys(_) => {
-                let slot = spec.slots(&args).ok().and_then(|s| s.first().copied()).unwrap_or_default();
+                let slot = spec.slots(&args).and_then(|s| s.first().copied()).unwrap_or_default();
                 if let Err(error) = admission::check_presence(turn, route, keys, spec, &args, slot) {
                     out.error(&error.to_string());
                     continue;

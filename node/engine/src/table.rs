@@ -30,24 +30,24 @@ impl Spec {
         let arity = self.command.arity as isize;
         if arity >= 0 { args as isize == arity } else { args as isize >= -arity }
     }
-    /// Places of the keys among the arguments. `Err`: the arguments do not fit.
-    pub fn key_positions(&self, args: Args) -> Result<SmallVec<[usize; 4]>, ()> {
+    /// Places of the keys among the arguments. `None`: the arguments do not fit.
+    pub fn key_positions(&self, args: Args) -> Option<SmallVec<[usize; 4]>> {
         let mut places = SmallVec::new();
         for spec in self.command.keys.iter().filter(|k| k.flags & crate::spec::key::NOT_KEY == 0) {
             spec.positions(args, &mut |place| places.push(place))?;
         }
-        Ok(places)
+        Some(places)
     }
     /// The slots of the keys, ascending and each once.
-    pub fn slots(&self, args: Args) -> Result<SmallVec<[Slot; 4]>, ()> {
+    pub fn slots(&self, args: Args) -> Option<SmallVec<[Slot; 4]>> {
         if self.is_first_key_plain && self.command.keys.len() == 1 && is_one_key(self.command) {
-            return Ok(SmallVec::from_slice(&[Slot::of_key(args.get(1).ok_or(())?)]));
+            return Some(SmallVec::from_slice(&[Slot::of_key(args.get(1)?)]));
         }
         let mut slots: SmallVec<[Slot; 4]> =
             self.key_positions(args)?.iter().map(|i| Slot::of_key(args[*i])).collect();
         slots.sort_unstable();
         slots.dedup();
-        Ok(slots)
+        Some(slots)
     }
     /// First key, last key and step as COMMAND shows them (from the first key spec that is a plain range).
     pub fn legacy_range(&self) -> (i64, i64, i64) {

@@ -69,7 +69,7 @@ fn set(cx: &mut Cx) -> Result<(), Error> {
         cx.out.ok();
         return Ok(());
     }
-    let options = Options::parse(cx, 3, Allowed::SET)?;
+    let options = Options::parse(cx, 3, Allowed::Set)?;
     let expire = options.expire_ms(cx, "set")?;
     if options.is_get {
         // Redis 7.0: with GET the type is checked first, and a wrong one sets nothing.
@@ -121,8 +121,8 @@ struct Options {
 /// Which of the options a command takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Allowed {
-    SET,
-    GETEX,
+    Set,
+    GetEx,
 }
 
 impl Options {
@@ -133,7 +133,7 @@ impl Options {
         while i < cx.args.len() {
             let has_next = i + 1 < cx.args.len();
             let is_expiry_free = o.expire.is_none() && !o.is_keep_ttl && !o.is_persist;
-            let is_set = allowed == Allowed::SET;
+            let is_set = allowed == Allowed::Set;
             if is_set && cx.is_word(i, "NX") && !o.is_xx {
                 o.is_nx = true;
             } else if is_set && cx.is_word(i, "XX") && !o.is_nx {
@@ -253,7 +253,7 @@ pub const GETEX: Command = Command {
 };
 fn getex(cx: &mut Cx) -> Result<(), Error> {
     let key = cx.args[1];
-    let options = Options::parse(cx, 2, Allowed::GETEX)?;
+    let options = Options::parse(cx, 2, Allowed::GetEx)?;
     let Some(value) = cx.keys.read_str(key)? else {
         cx.out.null();
         return Ok(());
@@ -277,12 +277,10 @@ fn getex(cx: &mut Cx) -> Result<(), Error> {
             cx.keys.changed(key, notify::GENERIC, "expire");
             cx.replay(&[b"PEXPIREAT", key, at.to_string().as_bytes()]);
         }
-        None if options.is_persist => {
-            if cx.keys.peek(key).is_some_and(|e| e.expire_ms().is_some()) {
-                cx.keys.set_expire(key, None);
-                cx.keys.changed(key, notify::GENERIC, "persist");
-                cx.replay(&[b"PERSIST".as_slice(), key]);
-            }
+        None if options.is_persist && cx.keys.peek(key).is_some_and(|e| e.expire_ms().is_some()) => {
+            cx.keys.set_expire(key, None);
+            cx.keys.changed(key, notify::GENERIC, "persist");
+            cx.replay(&[b"PERSIST".as_slice(), key]);
         }
         None => {}
     }
