@@ -31,17 +31,18 @@ pub enum Outcome {
     Close,
 }
 
-/// Runs a command of `args`, the name first. `raw`: the command as it stood on the wire, if it was RESP.
+/// Runs a command of `args`, the name first. `resolved`: what [`crate::Table::resolve`] says of them.
+/// `raw`: the command as it stood on the wire, if it was RESP.
 pub fn execute(
     turn: &mut Turn,
     session: &mut Session,
+    resolved: Result<&'static Spec, Error>,
     args: Args,
     raw: Option<&[u8]>,
     out: &mut Reply,
 ) -> Outcome {
     let start = out.len();
     out.set_resp3(session.is_resp3);
-    let resolved = turn.engine.table.resolve(args);
     let result = match &resolved {
         Ok(spec) => run_resolved(turn, session, spec, args, raw, out),
         Err(error) => Err(error.clone()),
