@@ -6,8 +6,10 @@ pub mod list;
 pub mod packed;
 pub mod set;
 pub mod thresholds;
+pub mod zset;
 
 pub use hash::Hash;
 pub use list::List;
 pub use set::Set;
 pub use thresholds::Thresholds;
+pub use zset::ZSet;
