@@ -1,15 +1,39 @@
-//! Keyspace, values and their encodings, snapshots and file formats. No meaning of commands.
+//! Keys and values in memory and on disk: the keyspace, its tables, snapshots, RDB, AOF and the disk itself.
+//!
+//! Invariant: nothing here knows a command. Nothing reads a clock, starts a thread or draws a random number.
 
+mod counters;
+mod db;
+mod directory;
+mod entry;
+mod gate;
 pub mod hash;
 pub mod intset;
+mod keyhash;
+mod keyspace;
 pub mod list;
 pub mod packed;
+mod segment;
 pub mod set;
+mod size;
+mod slot;
+mod table;
 pub mod thresholds;
 pub mod zset;
+mod value;
 
+#[cfg(test)]
+mod model_test;
+pub use db::{Db, DbMut, EntryMut, Expiry, Table};
+pub use entry::Entry;
+pub use gate::{Gate, GateClosed, GateInside, GateReader};
 pub use hash::Hash;
+pub use keyhash::KeyHasher;
+pub use keyspace::Keyspace;
 pub use list::List;
-pub use set::Set;
+pub use set::{Set, parse_int};
+pub use size::class_size;
+pub use slot::{Ownership, SlotGuard, SlotState};
 pub use thresholds::Thresholds;
 pub use zset::ZSet;
+pub use value::{Kind, Value, ValueMut, ValueRef, str_encoding};
