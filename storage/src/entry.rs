@@ -15,7 +15,7 @@
 
 use crate::size::{class_layout, class_size};
 use crate::value::{Kind, Value, ValueMut, ValueRef, str_encoding};
-use crate::{Hash, List, Set};
+use crate::{Hash, List, Set, ZSet};
 use std::alloc::{alloc, dealloc, handle_alloc_error, realloc};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -159,6 +159,7 @@ impl RawEntry {
             1 => Kind::List,
             2 => Kind::Set,
             3 => Kind::Hash,
+            4 => Kind::ZSet,
             other => unreachable!("kind {other}"),
         }
     }
@@ -265,6 +266,7 @@ impl RawEntry {
                 Kind::List => ValueRef::List(&*p.cast()),
                 Kind::Set => ValueRef::Set(&*p.cast()),
                 Kind::Hash => ValueRef::Hash(&*p.cast()),
+                Kind::ZSet => ValueRef::ZSet(&*p.cast()),
             }
         }
     }
@@ -277,6 +279,7 @@ impl RawEntry {
                 Kind::List => ValueMut::List(&mut *self.boxed().cast()),
                 Kind::Set => ValueMut::Set(&mut *self.boxed().cast()),
                 Kind::Hash => ValueMut::Hash(&mut *self.boxed().cast()),
+                Kind::ZSet => ValueMut::ZSet(&mut *self.boxed().cast()),
             }
         }
     }
@@ -495,6 +498,7 @@ impl RawEntry {
                 Kind::List => Value::List(Box::from_raw(p.cast::<List>())),
                 Kind::Set => Value::Set(Box::from_raw(p.cast::<Set>())),
                 Kind::Hash => Value::Hash(Box::from_raw(p.cast::<Hash>())),
+                Kind::ZSet => Value::ZSet(Box::from_raw(p.cast::<ZSet>())),
             }
         }
     }
@@ -513,6 +517,7 @@ fn into_pointer(value: Value) -> (Kind, *mut u8) {
         Value::List(v) => (Kind::List, Box::into_raw(v).cast()),
         Value::Set(v) => (Kind::Set, Box::into_raw(v).cast()),
         Value::Hash(v) => (Kind::Hash, Box::into_raw(v).cast()),
+        Value::ZSet(v) => (Kind::ZSet, Box::into_raw(v).cast()),
     }
 }
 
@@ -566,6 +571,7 @@ impl<'a> Entry<'a> {
             ValueRef::List(v) => v.encoding(),
             ValueRef::Set(v) => v.encoding(),
             ValueRef::Hash(v) => v.encoding(),
+            ValueRef::ZSet(v) => v.encoding(),
         }
     }
 }

@@ -19,6 +19,7 @@ mod size;
 mod slot;
 mod table;
 pub mod thresholds;
+pub mod zset;
 mod value;
 
 #[cfg(test)]
@@ -34,4 +35,5 @@ pub use set::{Set, parse_int};
 pub use size::class_size;
 pub use slot::{Ownership, SlotGuard, SlotState};
 pub use thresholds::Thresholds;
+pub use zset::ZSet;
 pub use value::{Kind, Value, ValueMut, ValueRef, str_encoding};

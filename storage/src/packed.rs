@@ -61,6 +61,11 @@ impl Packed {
         Iter { body: self.body(), at: 0, end: at }
     }
 
+    /// The entries between two positions.
+    pub fn iter_between(&self, from: usize, to: usize) -> Iter<'_> {
+        Iter { body: self.body(), at: from, end: to }
+    }
+
     /// Position of entry `index`, found from the nearer end; `index == len()` is the position past the last.
     pub fn position(&self, index: usize) -> usize {
         assert!(index <= self.len());

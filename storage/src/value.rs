@@ -2,7 +2,7 @@
 
 use crate::set::parse_int;
 use crate::size::class_size;
-use crate::{Hash, List, Set};
+use crate::{Hash, List, Set, ZSet};
 
 /// The type of a value. The numbers are those of the entry's header, in memory only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,6 +12,7 @@ pub enum Kind {
     List = 1,
     Set = 2,
     Hash = 3,
+    ZSet = 4,
 }
 
 impl Kind {
@@ -22,6 +23,7 @@ impl Kind {
             Kind::List => "list",
             Kind::Set => "set",
             Kind::Hash => "hash",
+            Kind::ZSet => "zset",
         }
     }
 }
@@ -32,6 +34,7 @@ pub enum Value {
     List(Box<List>),
     Set(Box<Set>),
     Hash(Box<Hash>),
+    ZSet(Box<ZSet>),
 }
 
 /// A value as a reader sees it.
@@ -41,6 +44,7 @@ pub enum ValueRef<'a> {
     List(&'a List),
     Set(&'a Set),
     Hash(&'a Hash),
+    ZSet(&'a ZSet),
 }
 
 /// A value as a writer sees it. The bytes of a string may be changed but not its length: for that see
@@ -50,6 +54,7 @@ pub enum ValueMut<'a> {
     List(&'a mut List),
     Set(&'a mut Set),
     Hash(&'a mut Hash),
+    ZSet(&'a mut ZSet),
 }
 
 impl Value {
@@ -68,6 +73,7 @@ impl Value {
             Value::List(v) => ValueRef::List(v),
             Value::Set(v) => ValueRef::Set(v),
             Value::Hash(v) => ValueRef::Hash(v),
+            Value::ZSet(v) => ValueRef::ZSet(v),
         }
     }
 
@@ -78,6 +84,7 @@ impl Value {
             Value::List(v) => v.is_empty(),
             Value::Set(v) => v.is_empty(),
             Value::Hash(v) => v.is_empty(),
+            Value::ZSet(v) => v.is_empty(),
         }
     }
 }
@@ -89,6 +96,7 @@ impl ValueRef<'_> {
             ValueRef::List(_) => Kind::List,
             ValueRef::Set(_) => Kind::Set,
             ValueRef::Hash(_) => Kind::Hash,
+            ValueRef::ZSet(_) => Kind::ZSet,
         }
     }
 
@@ -99,6 +107,7 @@ impl ValueRef<'_> {
             ValueRef::List(v) => class_size(size_of::<List>()) + v.heap_bytes(),
             ValueRef::Set(v) => class_size(size_of::<Set>()) + v.heap_bytes(),
             ValueRef::Hash(v) => class_size(size_of::<Hash>()) + v.heap_bytes(),
+            ValueRef::ZSet(v) => class_size(size_of::<ZSet>()) + v.heap_bytes(),
         }
     }
 }
