@@ -239,9 +239,11 @@ impl Feed {
     fn trim(&self, inner: &mut Inner) {
         let backlog = if inner.is_backlog_on { inner.backlog_bytes as u64 } else { 0 };
         let wanted = inner.end.saturating_sub(backlog);
-        let must = inner.readers.values().filter(|r| r.must_keep).map(|r| r.position).min().unwrap_or(u64::MAX);
+        let must =
+            inner.readers.values().filter(|r| r.must_keep).map(|r| r.position).min().unwrap_or(u64::MAX);
         // Readers of the backlog get at least one block, else a reader without a backlog could never keep up.
-        let wanted = wanted.min(inner.readers.values().map(|r| r.position.max(wanted)).min().unwrap_or(wanted));
+        let wanted =
+            wanted.min(inner.readers.values().map(|r| r.position.max(wanted)).min().unwrap_or(wanted));
         let keep_from = wanted.min(must);
         self.kept.store(wanted.saturating_sub(must.min(wanted)), Ordering::Relaxed);
         while let Some(block) = inner.blocks.front() {
@@ -301,7 +303,12 @@ impl Feed {
     }
 
     /// Adds a reader at `from`. `Err`: that offset is not held.
-    pub fn attach(self: &Arc<Self>, from: Offset, keep: Keep, wake: Arc<dyn Wake>) -> Result<Reader, OffsetGone> {
+    pub fn attach(
+        self: &Arc<Self>,
+        from: Offset,
+        keep: Keep,
+        wake: Arc<dyn Wake>,
+    ) -> Result<Reader, OffsetGone> {
         let mut inner = self.lock();
         if from.0 < inner.first || from.0 > inner.end {
             return Err(OffsetGone);
@@ -317,7 +324,13 @@ impl Feed {
         self.add_reader(&mut inner, end, keep, wake)
     }
 
-    fn add_reader(self: &Arc<Self>, inner: &mut Inner, from: Offset, keep: Keep, wake: Arc<dyn Wake>) -> Reader {
+    fn add_reader(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        from: Offset,
+        keep: Keep,
+        wake: Arc<dyn Wake>,
+    ) -> Reader {
         let id = inner.next_reader;
         inner.next_reader += 1;
         let is_waiting = Arc::new(AtomicBool::new(false));

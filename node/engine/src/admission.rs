@@ -34,7 +34,9 @@ pub fn admit(turn: &mut Turn, session: &Session, spec: &Spec) -> Result<(), Erro
     let status = &turn.status;
     let is_stale = status.is_replica && !status.is_link_up && !turn.settings.replica_serve_stale_data;
     if is_stale && !spec.has(flag::STALE) {
-        return Err(Error::text("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."));
+        return Err(Error::text(
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        ));
     }
     if status.is_loading && !spec.has(flag::LOADING) {
         return Err(Error::text("LOADING Redis is loading the dataset in memory"));
@@ -54,11 +56,14 @@ fn may_write(turn: &Turn, spec: &Spec) -> Result<(), Error> {
     let status = &turn.status;
     if status.is_replica {
         // In a cluster a key leads to its owner; what has no key would change this replica alone.
-        let is_refused = turn.settings.replica_read_only && (turn.cluster.is_none() || spec.has(flag::WHOLE_DB));
+        let is_refused =
+            turn.settings.replica_read_only && (turn.cluster.is_none() || spec.has(flag::WHOLE_DB));
         return if is_refused { Err(Error::ReadOnlyReplica) } else { Ok(()) };
     }
     if status.is_log_failing {
-        return Err(Error::text("MISCONF Errors writing to the AOF file: the disk refuses. Writes are disabled."));
+        return Err(Error::text(
+            "MISCONF Errors writing to the AOF file: the disk refuses. Writes are disabled.",
+        ));
     }
     if status.is_save_failing {
         return Err(Error::text(

@@ -252,7 +252,7 @@ enum Attempt {
 
 fn attempt(keys: &mut Keys<'_>, rng: &mut Rng, waiter: &Arc<Waiter>) -> Attempt {
     let args: SmallVec<[&[u8]; 8]> = waiter.args.iter().map(|a| a.as_slice()).collect();
-    let Ok(slots) = waiter.spec.slots(&args) else { return Attempt::Nothing };
+    let Some(slots) = waiter.spec.slots(&args) else { return Attempt::Nothing };
     if !keys.locks.try_extend(&slots) {
         return Attempt::Retry;
     }

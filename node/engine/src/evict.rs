@@ -4,7 +4,7 @@
 //!
 //! Invariant: no lock is held when this begins, and one slot is locked at a time.
 
-use crate::keys::{Effects, Keys, Locks};
+use crate::keys::{Keys, Locks};
 use crate::settings::{EvictionPolicy, notify};
 use crate::{Error, Turn};
 use proto::Slot;
@@ -27,7 +27,7 @@ pub fn touched(clock: u32, now_ms: i64, is_lfu: bool) -> u32 {
     let dice = (now_ms as u32).wrapping_mul(0x9E37_79B9) ^ clock.wrapping_mul(0x85EB_CA6B);
     const LFU_LOG_FACTOR: u32 = 10;
     let odds = counter.saturating_sub(LFU_NEW) * LFU_LOG_FACTOR + 1;
-    let counter = if counter < 255 && (dice >> 8) % odds == 0 { counter + 1 } else { counter };
+    let counter = if counter < 255 && (dice >> 8).is_multiple_of(odds) { counter + 1 } else { counter };
     lfu_minutes(now_ms) << 8 | counter
 }
 
@@ -82,34 +82,17 @@ struct Candidate {
 
 fn evict_one(turn: &mut Turn) -> bool {
     let Some(victim) = best_of_sample(turn) else { return false };
-    let keyspace = &*turn.engine.keyspace;
     // Somebody else uses the slot: what he does may free memory as well.
     let Ok(locks) = Locks::take_for(turn, &[victim.slot]) else { return true };
-    let mut unit = std::mem::take(&mut turn.local.unit);
-    unit.clear();
-    let mut keys = Keys {
-        locks,
-        keyspace,
-        settings: turn.settings,
-        db: victim.db,
-        now_ms: turn.now.wall.0,
-        may_expire: true,
-        sees_expired: true,
-        is_no_touch: true,
-        effects: Effects::default(),
-        unit: &mut unit,
-        stats: &mut turn.local.stats,
-    };
-    if keys.take(&victim.key).is_some() {
+    let mut keys = Keys::new(turn, locks, victim.db);
+    keys.sees_expired = true;
+    if keys.delete_quietly(&victim.key) {
         keys.stats.evicted += 1;
         keys.changed(&victim.key, notify::EVICTED, "evicted");
         keys.unit.push(victim.db, &[b"DEL".as_slice(), &victim.key]);
-        turn.engine.feed.append(Some(victim.slot), keys.unit);
+        turn.engine.feed.append(Some(victim.slot), &keys.unit);
     }
-    let host = &mut turn.host;
-    keys.publish_events(&mut |channel, message| host.publish(channel, message));
-    drop(keys);
-    turn.local.unit = unit;
+    keys.give_back(turn);
     true
 }
 

@@ -3,7 +3,7 @@
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
 use crate::cx::{Cx, Replay};
-use crate::keys::{Effects, Keys, Locks};
+use crate::keys::{Keys, Locks};
 use crate::multi::{self, FlowCommand};
 use crate::session::{ReplyMode, Session};
 use crate::spec::{Handler, flag};
@@ -31,11 +31,18 @@ pub enum Outcome {
     Close,
 }
 
-/// Runs a command of `args`, the name first. `raw`: the command as it stood on the wire, if it was RESP.
-pub fn execute(turn: &mut Turn, session: &mut Session, args: Args, raw: Option<&[u8]>, out: &mut Reply) -> Outcome {
+/// Runs a command of `args`, the name first. `resolved`: what [`crate::Table::resolve`] says of them.
+/// `raw`: the command as it stood on the wire, if it was RESP.
+pub fn execute(
+    turn: &mut Turn,
+    session: &mut Session,
+    resolved: Result<&'static Spec, Error>,
+    args: Args,
+    raw: Option<&[u8]>,
+    out: &mut Reply,
+) -> Outcome {
     let start = out.len();
     out.set_resp3(session.is_resp3);
-    let resolved = turn.engine.table.resolve(args);
     let result = match &resolved {
         Ok(spec) => run_resolved(turn, session, spec, args, raw, out),
         Err(error) => Err(error.clone()),
@@ -109,7 +116,8 @@ fn run_resolved(
     if spec.has(flag::EXCLUSIVE) && turn.exclusive.is_none() {
         return Ok(Outcome::NeedsGate);
     }
-    if turn.status.is_paused && (spec.is_write() || spec.has(flag::MAY_REPLICATE)) && !session.is_primary_link {
+    if turn.status.is_paused && (spec.is_write() || spec.has(flag::MAY_REPLICATE)) && !session.is_primary_link
+    {
         return Ok(Outcome::Busy(Slot::default()));
     }
     match spec.command.run {
@@ -158,34 +166,30 @@ fn run_keys(
     raw: Option<&[u8]>,
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
-    let slots = spec.slots(args).map_err(|()| Error::text("ERR Invalid arguments specified for command"))?;
+    let slots = spec.slots(args).ok_or(Error::text("ERR Invalid arguments specified for command"))?;
     let route = admission::route(turn, session, &slots, spec.is_write())?;
     let locks = match Locks::take_for(turn, &slots) {
         Ok(locks) => locks,
         Err(slot) => return Ok(Outcome::Busy(slot)),
     };
-    let mut unit = std::mem::take(&mut turn.local.unit);
-    let mut stats = std::mem::take(&mut turn.local.stats);
-    let mut keys = keys(turn, session, locks, &mut unit, &mut stats);
-    let result = (|| {
-        if let Some(slot) = paused(&mut keys, session, &slots) {
-            return Ok(Outcome::Busy(slot));
-        }
-        if let [slot, ..] = *slots {
-            admission::check_presence(turn, route, &mut keys, spec, args, slot)?;
-        }
-        let wait = run_one(turn, spec, args, raw, out, &mut keys, !session.is_primary_link);
-        let blocked = wait.map(|request| {
-            let mailbox = &turn.local.mailbox;
-            blocking::enqueue(&mut keys, session.id, session.is_resp3, spec, args, request, mailbox)
-        });
+    let mut keys = keys(turn, session, locks);
+    if let Some(slot) = paused(&mut keys, session, &slots) {
+        keys.give_back(turn);
+        return Ok(Outcome::Busy(slot));
+    }
+    if let [slot, ..] = *slots
+        && let Err(error) = admission::check_presence(turn, route, &mut keys, spec, args, slot)
+    {
         conclude(turn, session, keys, &slots);
-        Ok(blocked.map_or(Outcome::Done, Outcome::Blocked))
-    })();
-    unit.clear();
-    turn.local.unit = unit;
-    turn.local.stats = stats;
-    result
+        return Err(error);
+    }
+    let wait = run_one(turn, spec, args, raw, out, &mut keys, !session.is_primary_link);
+    let blocked = wait.map(|request| {
+        let mailbox = &turn.local.mailbox;
+        blocking::enqueue(&mut keys, session.id, session.is_resp3, spec, args, request, mailbox)
+    });
+    conclude(turn, session, keys, &slots);
+    Ok(blocked.map_or(Outcome::Done, Outcome::Blocked))
 }
 
 /// A slot that pauses for a hand-over: its commands wait.
@@ -196,27 +200,13 @@ fn paused(keys: &mut Keys<'_>, session: &Session, slots: &[Slot]) -> Option<Slot
     slots.iter().copied().find(|slot| keys.locks.guard(*slot).state().ownership == storage::Ownership::Paused)
 }
 
-fn keys<'g>(
-    turn: &Turn<'g>,
-    session: &Session,
-    locks: Locks<'g>,
-    unit: &'g mut crate::Unit,
-    stats: &'g mut crate::stats::Stats,
-) -> Keys<'g> {
-    unit.clear();
-    Keys {
-        locks,
-        keyspace: &turn.engine.keyspace,
-        settings: turn.settings,
-        db: session.db,
-        now_ms: turn.now.wall.0,
-        may_expire: !turn.status.is_replica && !session.is_primary_link,
-        sees_expired: session.is_primary_link,
-        is_no_touch: session.is_no_touch,
-        effects: Effects::default(),
-        unit,
-        stats,
-    }
+/// The keyspace as this session's commands see it.
+fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>) -> Keys<'g> {
+    let mut keys = Keys::new(turn, locks, session.db);
+    keys.may_expire &= !session.is_primary_link;
+    keys.sees_expired = session.is_primary_link;
+    keys.is_no_touch = session.is_no_touch;
+    keys
 }
 
 /// Runs one command whose slots are locked; writes its reply or its error. Returns what it wants to wait for.
@@ -229,7 +219,9 @@ fn run_one(
     keys: &mut Keys<'_>,
     may_block: bool,
 ) -> Option<blocking::WaitRequest> {
-    let Handler::Keys(run) = spec.command.run else { unreachable!("only commands with keys run under locks") };
+    let Handler::Keys(run) = spec.command.run else {
+        unreachable!("only commands with keys run under locks")
+    };
     let start = out.len();
     let dirty = keys.effects.dirty;
     let started = (turn.ticks)();
@@ -257,7 +249,7 @@ fn run_one(
 
 /// What follows from a command or a transaction: waiters are served, the unit goes into the feed, the locks are
 /// released, replies of the served and notifications go out.
-fn conclude(turn: &mut Turn, session: &mut Session, mut keys: Keys<'_>, slots: &[Slot]) {
+fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, mut keys: Keys<'g>, slots: &[Slot]) {
     keys.stats.dirty += keys.effects.dirty;
     if !keys.effects.ready.is_empty() {
         // What was served is replayed after what served it, in one unit: nothing comes between them.
@@ -267,12 +259,7 @@ fn conclude(turn: &mut Turn, session: &mut Session, mut keys: Keys<'_>, slots: &
     } else if !keys.unit.is_empty() {
         append(turn, session, &keys, slots);
     }
-    let garbage = std::mem::take(&mut keys.effects.garbage);
-    let host = &mut turn.host;
-    if !garbage.is_empty() {
-        host.dispose(garbage);
-    }
-    keys.publish_events(&mut |channel, message| host.publish(channel, message));
+    keys.give_back(turn);
 }
 
 fn append(turn: &Turn, session: &mut Session, keys: &Keys<'_>, slots: &[Slot]) -> u64 {
@@ -286,11 +273,17 @@ fn append(turn: &Turn, session: &mut Session, keys: &Keys<'_>, slots: &[Slot]) -
             _ => None,
         },
     };
-    session.written = turn.engine.feed.append(slot, keys.unit);
+    session.written = turn.engine.feed.append(slot, &keys.unit);
     session.written
 }
 
-fn watch(turn: &mut Turn, session: &mut Session, spec: &Spec, args: Args, out: &mut Reply) -> Result<Outcome, Error> {
+fn watch(
+    turn: &mut Turn,
+    session: &mut Session,
+    spec: &Spec,
+    args: Args,
+    out: &mut Reply,
+) -> Result<Outcome, Error> {
     if session.in_multi() {
         return Err(Error::text("ERR WATCH inside MULTI is not allowed"));
     }
@@ -300,17 +293,19 @@ fn watch(turn: &mut Turn, session: &mut Session, spec: &Spec, args: Args, out: &
         Ok(locks) => locks,
         Err(slot) => return Ok(Outcome::Busy(slot)),
     };
-    let (mut unit, mut stats) = (std::mem::take(&mut turn.local.unit), std::mem::take(&mut turn.local.stats));
-    let mut keys = keys(turn, session, locks, &mut unit, &mut stats);
+    let mut keys = keys(turn, session, locks);
     multi::watch(session, &mut keys, args);
     conclude(turn, session, keys, &slots);
-    turn.local.unit = unit;
-    turn.local.stats = stats;
     out.ok();
     Ok(Outcome::Done)
 }
 
-fn exec(turn: &mut Turn, session: &mut Session, spec: &'static Spec, out: &mut Reply) -> Result<Outcome, Error> {
+fn exec(
+    turn: &mut Turn,
+    session: &mut Session,
+    spec: &'static Spec,
+    out: &mut Reply,
+) -> Result<Outcome, Error> {
     let Some(transaction) = &session.multi else { return Err(Error::text("ERR EXEC without MULTI")) };
     if transaction.is_aborted {
         session.multi = None;
@@ -337,36 +332,28 @@ fn exec(turn: &mut Turn, session: &mut Session, spec: &'static Spec, out: &mut R
         Ok(locks) => locks,
         Err(slot) => return Ok(Outcome::Busy(slot)),
     };
-    let (mut unit, mut stats) = (std::mem::take(&mut turn.local.unit), std::mem::take(&mut turn.local.stats));
-    let mut keys = keys(turn, session, locks, &mut unit, &mut stats);
-    let outcome = match paused(&mut keys, session, &slots) {
-        Some(slot) => Outcome::Busy(slot),
-        None => {
-            keys.stats.commands[spec.id].calls += 1;
-            let transaction = session.multi.take().expect("checked above");
-            if multi::is_watch_broken(session, &mut keys) {
-                out.null_array();
-            } else {
-                run_queue(turn, session, &mut keys, transaction, route, out);
-            }
-            conclude(turn, session, keys, &slots);
-            Outcome::Done
-        }
-    };
-    unit.clear();
-    turn.local.unit = unit;
-    turn.local.stats = stats;
-    if matches!(outcome, Outcome::Done) {
-        multi::unwatch(session, turn.engine);
+    let mut keys = keys(turn, session, locks);
+    if let Some(slot) = paused(&mut keys, session, &slots) {
+        keys.give_back(turn);
+        return Ok(Outcome::Busy(slot));
     }
-    Ok(outcome)
+    keys.stats.commands[spec.id].calls += 1;
+    let transaction = *session.multi.take().expect("checked above");
+    if multi::is_watch_broken(session, &mut keys) {
+        out.null_array();
+    } else {
+        run_queue(turn, session, &mut keys, transaction, route, out);
+    }
+    conclude(turn, session, keys, &slots);
+    multi::unwatch(session, turn.engine);
+    Ok(Outcome::Done)
 }
 
-fn run_queue(
-    turn: &mut Turn,
+fn run_queue<'g>(
+    turn: &mut Turn<'g>,
     session: &mut Session,
-    keys: &mut Keys<'_>,
-    transaction: Box<multi::Multi>,
+    keys: &mut Keys<'g>,
+    transaction: multi::Multi,
     route: Route,
     out: &mut Reply,
 ) {
@@ -376,7 +363,7 @@ fn run_queue(
         keys.db = session.db;
         match spec.command.run {
             Handler::Keys(_) => {
-                let slot = spec.slots(&args).ok().and_then(|s| s.first().copied()).unwrap_or_default();
+                let slot = spec.slots(&args).and_then(|s| s.first().copied()).unwrap_or_default();
                 if let Err(error) = admission::check_presence(turn, route, keys, spec, &args, slot) {
                     out.error(&error.to_string());
                     continue;
@@ -385,10 +372,14 @@ fn run_queue(
             }
             Handler::Host => {
                 // The host uses the worker's statistics: lend them back for the call.
-                std::mem::swap(keys.stats, &mut turn.local.stats);
+                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
                 let result = run_host(turn, session, spec, &args, out);
-                std::mem::swap(keys.stats, &mut turn.local.stats);
-                assert!(matches!(result, Ok(Outcome::Done)), "{} in a transaction answers at once", spec.full_name);
+                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
+                assert!(
+                    matches!(result, Ok(Outcome::Done)),
+                    "{} in a transaction answers at once",
+                    spec.full_name
+                );
             }
             // Inside a transaction there is nothing left to forget.
             Handler::Flow(_) => out.ok(),

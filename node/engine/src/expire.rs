@@ -2,8 +2,8 @@
 //!
 //! A slot knows a lower bound of its next expiry, so that one with nothing due costs one look.
 
-use crate::keys::{Effects, Keys, Locks};
 use crate::Turn;
+use crate::keys::{Keys, Locks};
 use proto::Slot;
 
 /// Segments of one slot looked at under one lock: bounds the pause of a slot with very many keys.
@@ -51,21 +51,7 @@ fn expire_slot(turn: &mut Turn, slot: Slot, keys_max: usize) -> usize {
         return 0;
     }
     let Ok(locks) = Locks::take(keyspace, &[slot]) else { return 0 };
-    let mut unit = std::mem::take(&mut turn.local.unit);
-    unit.clear();
-    let mut keys = Keys {
-        locks,
-        keyspace,
-        settings: turn.settings,
-        db: 0,
-        now_ms,
-        may_expire: true,
-        sees_expired: false,
-        is_no_touch: true,
-        effects: Effects::default(),
-        unit: &mut unit,
-        stats: &mut turn.local.stats,
-    };
+    let mut keys = Keys::new(turn, locks, 0);
     let removed = due.len();
     for (db, key) in due {
         keys.db = db;
@@ -73,11 +59,8 @@ fn expire_slot(turn: &mut Turn, slot: Slot, keys_max: usize) -> usize {
         keys.exists(&key);
     }
     if !keys.unit.is_empty() {
-        turn.engine.feed.append(Some(slot), keys.unit);
+        turn.engine.feed.append(Some(slot), &keys.unit);
     }
-    let host = &mut turn.host;
-    keys.publish_events(&mut |channel, message| host.publish(channel, message));
-    drop(keys);
-    turn.local.unit = unit;
+    keys.give_back(turn);
     removed
 }

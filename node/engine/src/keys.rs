@@ -2,17 +2,17 @@
 //! the count of changes).
 
 use crate::blocking::SlotSide;
-use crate::evict;
 use crate::error::Error;
-use crate::turn::Turn;
+use crate::evict;
 use crate::propagate::Unit;
 use crate::settings::{Settings, notify};
 use crate::stats::Stats;
+use crate::turn::{Host, Turn};
 use proto::Slot;
 use smallvec::SmallVec;
 use std::any::Any;
 use storage::{
-    Db, DbMut, Entry, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Value, ValueMut, ValueRef, ZSet,
+    Db, DbMut, Entry, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Value, ValueMut, ValueRef,
 };
 
 /// Locked slots. Ascending, all taken before the first effect; with the gate closed they are taken as they are met,
@@ -77,7 +77,10 @@ impl<'g> Locks<'g> {
         let place = match self.place(slot) {
             Ok(place) => place,
             Err(place) => {
-                assert!(self.exclusive.is_some(), "slot {slot} is not locked: a key outside the declared key specs");
+                assert!(
+                    self.exclusive.is_some(),
+                    "slot {slot} is not locked: a key outside the declared key specs"
+                );
                 // A long exclusive command must not hold all slots that it passed.
                 self.held.clear();
                 let _ = place;
@@ -103,10 +106,21 @@ impl<'g> Locks<'g> {
 
 /// A change that notifications tell of.
 struct Event {
-    class: u32,
     name: &'static str,
     db: u16,
     key: Vec<u8>,
+}
+
+impl Event {
+    fn publish(&self, set: u32, host: &mut dyn Host) {
+        if set & notify::KEYSPACE != 0 {
+            let channel = [format!("__keyspace@{}__:", self.db).as_bytes(), &self.key].concat();
+            host.publish(&channel, self.name.as_bytes());
+        }
+        if set & notify::KEYEVENT != 0 {
+            host.publish(format!("__keyevent@{}__:{}", self.db, self.name).as_bytes(), &self.key);
+        }
+    }
 }
 
 /// What a command has caused so far.
@@ -135,8 +149,8 @@ pub struct Keys<'g> {
     /// Reads leave the access clock alone.
     pub is_no_touch: bool,
     pub effects: Effects,
-    pub unit: &'g mut Unit,
-    pub stats: &'g mut Stats,
+    pub unit: Unit,
+    pub stats: Stats,
 }
 
 /// A type of collection that a key may hold.
@@ -172,9 +186,41 @@ macro_rules! collection {
 collection!(List);
 collection!(Set);
 collection!(Hash);
-collection!(ZSet);
 
 impl<'g> Keys<'g> {
+    /// Borrows the worker's unit and statistics; [`Keys::give_back`] returns them.
+    pub fn new(turn: &mut Turn<'g>, locks: Locks<'g>, db: u16) -> Keys<'g> {
+        let mut unit = std::mem::take(&mut turn.local.unit);
+        unit.clear();
+        Keys {
+            locks,
+            keyspace: &turn.engine.keyspace,
+            settings: turn.settings,
+            db,
+            now_ms: turn.now.wall.0,
+            may_expire: !turn.status.is_replica,
+            sees_expired: false,
+            is_no_touch: false,
+            effects: Effects::default(),
+            unit,
+            stats: std::mem::take(&mut turn.local.stats),
+        }
+    }
+
+    /// Unlocks and hands back what was borrowed; what was removed and what is to be told goes to the host.
+    pub fn give_back(mut self, turn: &mut Turn<'g>) {
+        let garbage = std::mem::take(&mut self.effects.garbage);
+        let events = std::mem::take(&mut self.effects.events);
+        let set = self.settings.notify_keyspace_events;
+        turn.local.unit = self.unit;
+        turn.local.stats = self.stats;
+        drop(self.locks);
+        if !garbage.is_empty() {
+            turn.host.dispose(garbage);
+        }
+        events.iter().for_each(|e| e.publish(set, turn.host));
+    }
+
     fn db(&mut self, key: &[u8]) -> (Db<'_>, u64) {
         let hash = self.keyspace.hash(key);
         let db = self.db;
@@ -267,7 +313,11 @@ impl<'g> Keys<'g> {
 
     /// Runs `f` on the collection at a key; `None` when there is none. Removes the key if the collection is empty
     /// afterwards. `Err` when the key holds another type.
-    pub fn update<C: Collection, R>(&mut self, key: &[u8], f: impl FnOnce(&mut C) -> R) -> Result<Option<R>, Error> {
+    pub fn update<C: Collection, R>(
+        &mut self,
+        key: &[u8],
+        f: impl FnOnce(&mut C) -> R,
+    ) -> Result<Option<R>, Error> {
         if !self.exists(key) {
             return Ok(None);
         }
@@ -284,7 +334,11 @@ impl<'g> Keys<'g> {
     }
 
     /// As [`Keys::update`], on a new collection where there is none. A collection that stays empty is not kept.
-    pub fn update_or_new<C: Collection, R>(&mut self, key: &[u8], f: impl FnOnce(&mut C) -> R) -> Result<R, Error> {
+    pub fn update_or_new<C: Collection, R>(
+        &mut self,
+        key: &[u8],
+        f: impl FnOnce(&mut C) -> R,
+    ) -> Result<R, Error> {
         if self.exists(key) {
             return self.update(key, f).map(|r| r.expect("the key exists"));
         }
@@ -349,9 +403,17 @@ impl<'g> Keys<'g> {
 
     /// Removes a key and says so with a `del` event. False: it was not there.
     pub fn delete(&mut self, key: &[u8]) -> bool {
+        let is_there = self.delete_quietly(key);
+        if is_there {
+            self.changed(key, notify::GENERIC, "del");
+        }
+        is_there
+    }
+
+    /// Removes a key and frees its value. The caller says [`Keys::changed`].
+    pub fn delete_quietly(&mut self, key: &[u8]) -> bool {
         let Some(value) = self.take(key) else { return false };
         self.discard(value);
-        self.changed(key, notify::GENERIC, "del");
         true
     }
 
@@ -422,22 +484,7 @@ impl<'g> Keys<'g> {
     /// Tells subscribers of keyspace notifications, if any class is switched on.
     pub fn event(&mut self, key: &[u8], class: u32, name: &'static str) {
         if self.settings.notify_keyspace_events & class != 0 {
-            self.effects.events.push(Event { class, name, db: self.db, key: key.to_vec() });
-        }
-    }
-
-    /// Hands the collected events to `publish` as (channel, message).
-    pub fn publish_events(&mut self, publish: &mut dyn FnMut(&[u8], &[u8])) {
-        let set = self.settings.notify_keyspace_events;
-        for event in self.effects.events.drain(..) {
-            debug_assert!(event.class != 0);
-            if set & notify::KEYSPACE != 0 {
-                let channel = [format!("__keyspace@{}__:", event.db).as_bytes(), &event.key].concat();
-                publish(&channel, event.name.as_bytes());
-            }
-            if set & notify::KEYEVENT != 0 {
-                publish(format!("__keyevent@{}__:{}", event.db, event.name).as_bytes(), &event.key);
-            }
+            self.effects.events.push(Event { name, db: self.db, key: key.to_vec() });
         }
     }
 

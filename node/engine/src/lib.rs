@@ -27,6 +27,8 @@ pub mod settings;
 pub mod spec;
 pub mod stats;
 pub mod table;
+#[cfg(test)]
+pub mod testing;
 pub mod turn;
 
 pub use error::Error;

@@ -123,9 +123,16 @@ pub fn watched_slots(session: &Session) -> SmallVec<[Slot; 4]> {
 }
 
 /// MULTI, DISCARD and UNWATCH; EXEC and WATCH need locks and live in [`crate::execute`].
-pub fn unlocked(command: FlowCommand, session: &mut Session, engine: &Engine, out: &mut Reply) -> Result<(), Error> {
+pub fn unlocked(
+    command: FlowCommand,
+    session: &mut Session,
+    engine: &Engine,
+    out: &mut Reply,
+) -> Result<(), Error> {
     match command {
-        FlowCommand::Multi if session.in_multi() => return Err(Error::text("ERR MULTI calls can not be nested")),
+        FlowCommand::Multi if session.in_multi() => {
+            return Err(Error::text("ERR MULTI calls can not be nested"));
+        }
         FlowCommand::Multi => session.multi = Some(Box::default()),
         FlowCommand::Discard if !session.in_multi() => return Err(Error::text("ERR DISCARD without MULTI")),
         FlowCommand::Discard => {
@@ -148,7 +155,8 @@ pub fn locks<'g>(session: &Session, turn: &Turn<'g>) -> Result<Locks<'g>, Slot> 
     Locks::take_for(turn, &slots)
 }
 
-const FLOW: u32 = flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::FAST | flag::ALLOW_BUSY | flag::NOT_QUEUED;
+const FLOW: u32 =
+    flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::FAST | flag::ALLOW_BUSY | flag::NOT_QUEUED;
 
 pub static COMMANDS: &[Command] = &[
     Command {

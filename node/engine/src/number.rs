@@ -69,7 +69,11 @@ pub fn add_decimal(a: &[u8], b: &[u8]) -> Option<String> {
         let digits = format!("{fraction:017}");
         let digits = digits.trim_end_matches('0');
         let sign = if sum < 0 { "-" } else { "" };
-        return Some(if digits.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{digits}") });
+        return Some(if digits.is_empty() {
+            format!("{sign}{whole}")
+        } else {
+            format!("{sign}{whole}.{digits}")
+        });
     }
     let sum = parse_f64(a)? + parse_f64(b)?;
     if !sum.is_finite() {
@@ -91,7 +95,8 @@ fn scaled(text: &[u8]) -> Option<i128> {
     if whole.len() > 19 || fraction.len() > DECIMALS as usize || digits.is_empty() {
         return None;
     }
-    let read = |t: &[u8]| t.iter().try_fold(0i128, |n, c| c.is_ascii_digit().then(|| n * 10 + (c - b'0') as i128));
+    let read =
+        |t: &[u8]| t.iter().try_fold(0i128, |n, c| c.is_ascii_digit().then(|| n * 10 + (c - b'0') as i128));
     let value =
         read(whole)? * 10i128.pow(DECIMALS) + read(fraction)? * 10i128.pow(DECIMALS - fraction.len() as u32);
     Some(if is_negative { -value } else { value })

@@ -322,14 +322,14 @@ impl KeySpec {
         }
     }
 
-    /// Pushes the places of the keys in `args`; `Err` when the arguments do not fit the specification.
-    pub fn positions(&self, args: &[&[u8]], out: &mut impl FnMut(usize)) -> Result<(), ()> {
+    /// Pushes the places of the keys in `args`; `None` when the arguments do not fit the specification.
+    pub fn positions(&self, args: &[&[u8]], out: &mut impl FnMut(usize)) -> Option<()> {
         let argc = args.len() as i64;
         let begin = match self.begin {
             Begin::Index(index) => index as i64,
             Begin::Keyword { word, start } => match find_keyword(args, word, start) {
                 Some(place) => place as i64 + 1,
-                None => return Ok(()),
+                None => return Some(()),
             },
         };
         let (first, last, step) = match self.find {
@@ -344,17 +344,17 @@ impl KeySpec {
                 (begin, last, step)
             }
             Find::Count { count, first, step } => {
-                let text = args.get((begin + count as i64) as usize).ok_or(())?;
-                let keys = crate::number::parse_i64(text).filter(|n| *n >= 0 && *n < argc).ok_or(())?;
+                let text = args.get((begin + count as i64) as usize)?;
+                let keys = crate::number::parse_i64(text).filter(|n| *n >= 0 && *n < argc)?;
                 let first = begin + first as i64;
                 (first, first + (keys - 1) * step as i64, step)
             }
         };
         if first >= argc || last >= argc {
-            return Err(());
+            return None;
         }
         (first..=last).step_by(step.max(1) as usize).for_each(|i| out(i as usize));
-        Ok(())
+        Some(())
     }
 }
 

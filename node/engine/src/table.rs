@@ -30,24 +30,24 @@ impl Spec {
         let arity = self.command.arity as isize;
         if arity >= 0 { args as isize == arity } else { args as isize >= -arity }
     }
-    /// Places of the keys among the arguments. `Err`: the arguments do not fit.
-    pub fn key_positions(&self, args: Args) -> Result<SmallVec<[usize; 4]>, ()> {
+    /// Places of the keys among the arguments. `None`: the arguments do not fit.
+    pub fn key_positions(&self, args: Args) -> Option<SmallVec<[usize; 4]>> {
         let mut places = SmallVec::new();
         for spec in self.command.keys.iter().filter(|k| k.flags & crate::spec::key::NOT_KEY == 0) {
             spec.positions(args, &mut |place| places.push(place))?;
         }
-        Ok(places)
+        Some(places)
     }
     /// The slots of the keys, ascending and each once.
-    pub fn slots(&self, args: Args) -> Result<SmallVec<[Slot; 4]>, ()> {
+    pub fn slots(&self, args: Args) -> Option<SmallVec<[Slot; 4]>> {
         if self.is_first_key_plain && self.command.keys.len() == 1 && is_one_key(self.command) {
-            return Ok(SmallVec::from_slice(&[Slot::of_key(args.get(1).ok_or(())?)]));
+            return Some(SmallVec::from_slice(&[Slot::of_key(args.get(1)?)]));
         }
         let mut slots: SmallVec<[Slot; 4]> =
             self.key_positions(args)?.iter().map(|i| Slot::of_key(args[*i])).collect();
         slots.sort_unstable();
         slots.dedup();
-        Ok(slots)
+        Some(slots)
     }
     /// First key, last key and step as COMMAND shows them (from the first key spec that is a plain range).
     pub fn legacy_range(&self) -> (i64, i64, i64) {
@@ -59,7 +59,8 @@ impl Spec {
                 let mut end = if last < 0 { last } else { begin + last };
                 // Redis unites the plain ranges that follow one another.
                 for spec in &self.command.keys[1..] {
-                    if let (Begin::Index(i), Find::Range { last, step: 1, limit: 0 }) = (spec.begin, spec.find)
+                    if let (Begin::Index(i), Find::Range { last, step: 1, limit: 0 }) =
+                        (spec.begin, spec.find)
                         && end >= 0
                         && i as i64 == end + 1
                     {
@@ -190,7 +191,8 @@ fn name_hash(name: &[u8]) -> u32 {
 
 fn unknown_command(args: Args) -> Error {
     const SHOWN_BYTES_MAX: usize = 128;
-    let clip = |bytes: &[u8], max: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
+    let clip =
+        |bytes: &[u8], max: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
     let mut shown = String::new();
     for arg in &args[1..] {
         if shown.len() >= SHOWN_BYTES_MAX {
@@ -198,7 +200,10 @@ fn unknown_command(args: Args) -> Error {
         }
         shown.push_str(&format!("'{}' ", clip(arg, SHOWN_BYTES_MAX - shown.len())));
     }
-    Error::err(&format!("unknown command '{}', with args beginning with: {shown}", clip(args[0], SHOWN_BYTES_MAX)))
+    Error::err(&format!(
+        "unknown command '{}', with args beginning with: {shown}",
+        clip(args[0], SHOWN_BYTES_MAX)
+    ))
 }
 
 fn unknown_subcommand(spec: &Spec, name: &[u8]) -> Error {

@@ -4,6 +4,7 @@ use crate::cx::Cx;
 use crate::settings::notify;
 use crate::spec::{Arg, Command, Group, Handler, KeySpec, acl, flag, key};
 use crate::{Error, evict};
+use storage::{Value, ValueRef};
 
 const BASE: Command = Command { group: Group::Generic, ..Command::BASE };
 
@@ -161,7 +162,7 @@ fn copy(cx: &mut Cx) -> Result<(), Error> {
     if from == to && target_db == source_db {
         return Err(Error::text("ERR source and destination objects are the same"));
     }
-    let Some((value, expire)) = cx.keys.read(from).map(|e| (e.value().to_owned(), e.expire_ms())) else {
+    let Some((value, expire)) = cx.keys.read(from).map(|e| (copy_of(e.value()), e.expire_ms())) else {
         cx.out.int(0);
         return Ok(());
     };
@@ -174,6 +175,15 @@ fn copy(cx: &mut Cx) -> Result<(), Error> {
     cx.keys.db = source_db;
     cx.out.int((!is_taken || is_replace) as i64);
     Ok(())
+}
+
+fn copy_of(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Str(v) => Value::str(v),
+        ValueRef::List(v) => Value::List(Box::new(v.clone())),
+        ValueRef::Set(v) => Value::Set(Box::new(v.clone())),
+        ValueRef::Hash(v) => Value::Hash(Box::new(v.clone())),
+    }
 }
 
 /// A database number among the arguments.
@@ -393,3 +403,93 @@ fn swapdb(cx: &mut Cx) -> Result<(), Error> {
 
 pub static COMMANDS: &[Command] =
     &[DEL, UNLINK, EXISTS, TOUCH, TYPE, RENAME, RENAMENX, COPY, MOVE, OBJECT, FLUSHALL, FLUSHDB, SWAPDB];
+
+#[cfg(test)]
+mod tests {
+    use crate::Session;
+    use crate::testing::{Runner, run};
+
+    #[test]
+    fn deletion_and_renaming() {
+        assert_eq!(run(&["MSET a 1 b 2", "DEL a b c"]), ":2\r\n");
+        assert_eq!(run(&["SET a 1 EX 7", "RENAME a b", "TTL b"]), ":7\r\n");
+        assert_eq!(run(&["RENAME a b"]), "-ERR no such key\r\n");
+        assert_eq!(run(&["MSET a 1 b 2", "RENAMENX a b"]), ":0\r\n");
+        assert_eq!(
+            run(&["SET a 1", "COPY a b DB 3", "SELECTED"]).split(',').next(),
+            Some("-ERR unknown command 'SELECTED'")
+        );
+        assert_eq!(run(&["SET a 1", "COPY a a"]), "-ERR source and destination objects are the same\r\n");
+    }
+
+    #[test]
+    fn an_expired_key_is_gone_and_its_deletion_is_replayed() {
+        let mut r = Runner::default();
+        r.run("SET k v PX 100");
+        r.replayed();
+        r.now_ms += 100;
+        assert_eq!(r.run("GET k"), "$-1\r\n");
+        assert_eq!(r.replayed(), ["DEL k"]);
+        assert_eq!(r.run("DBSIZE"), ":0\r\n");
+    }
+
+    #[test]
+    fn a_replica_hides_an_expired_key_and_keeps_it() {
+        let mut r = Runner::default();
+        r.run("SET k v PX 100");
+        r.replayed();
+        r.now_ms += 100;
+        r.status.is_replica = true;
+        assert_eq!(r.run("GET k"), "$-1\r\n");
+        assert_eq!(r.replayed(), [""; 0]);
+        assert_eq!(r.run("DBSIZE"), ":1\r\n");
+    }
+
+    #[test]
+    fn flush_takes_everything() {
+        let mut r = Runner::default();
+        r.run("SET k v");
+        assert_eq!(r.run("FLUSHALL"), "+OK\r\n");
+        assert_eq!(r.run("DBSIZE"), ":0\r\n");
+        assert_eq!(r.replayed(), ["SET k v", "FLUSHALL"]);
+    }
+
+    #[test]
+    fn scan_sees_every_key_once() {
+        let mut r = Runner::default();
+        for i in 0..1000 {
+            r.run(&format!("SET key:{i} v"));
+        }
+        let (mut cursor, mut seen) = ("0".to_string(), std::collections::BTreeSet::new());
+        loop {
+            let reply = r.run(&format!("SCAN {cursor} COUNT 100"));
+            let (value, _) = proto::resp::decode(reply.as_bytes()).unwrap().unwrap();
+            let parts = value.as_list().unwrap();
+            cursor = parts[0].as_text().unwrap().to_string();
+            for key in parts[1].as_list().unwrap() {
+                assert!(seen.insert(key.as_text().unwrap().to_string()));
+            }
+            if cursor == "0" {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 1000);
+    }
+
+    #[test]
+    fn transactions() {
+        let mut r = Runner::default();
+        assert_eq!(r.all(&["MULTI", "SET a 1", "INCR a", "EXEC"]), "*2\r\n+OK\r\n:2\r\n");
+        assert_eq!(r.replayed(), ["SET a 1; INCR a"]);
+        assert_eq!(
+            r.all(&["MULTI", "SET a", "EXEC"]),
+            "-EXECABORT Transaction discarded because of previous errors.\r\n"
+        );
+        assert_eq!(r.run("EXEC"), "-ERR EXEC without MULTI\r\n");
+        let mut other = Session::new(2);
+        r.all(&["WATCH a", "MULTI", "SET b 1"]);
+        r.run_as(&mut other, "SET a 5");
+        assert_eq!(r.run("EXEC"), "*-1\r\n");
+        assert_eq!(r.all(&["WATCH a", "UNWATCH", "MULTI", "GET a", "EXEC"]), "*1\r\n$1\r\n5\r\n");
+    }
+}

@@ -171,7 +171,8 @@ fn randomkey(cx: &mut Cx) -> Result<(), Error> {
         let start = Slot::new(cx.rng.below(Slot::COUNT as u64) as u16).expect("below the count");
         let keyspace = cx.keys.keyspace;
         let first = Slot::new(0).expect("slot 0");
-        let Some(slot) = keyspace.next_occupied(db, start).or_else(|| keyspace.next_occupied(db, first)) else {
+        let Some(slot) = keyspace.next_occupied(db, start).or_else(|| keyspace.next_occupied(db, first))
+        else {
             break;
         };
         let rand = cx.rng.next_u64();

@@ -69,7 +69,7 @@ fn set(cx: &mut Cx) -> Result<(), Error> {
         cx.out.ok();
         return Ok(());
     }
-    let options = Options::parse(cx, 3, Allowed::SET)?;
+    let options = Options::parse(cx, 3, Allowed::Set)?;
     let expire = options.expire_ms(cx, "set")?;
     if options.is_get {
         // Redis 7.0: with GET the type is checked first, and a wrong one sets nothing.
@@ -121,8 +121,8 @@ struct Options {
 /// Which of the options a command takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Allowed {
-    SET,
-    GETEX,
+    Set,
+    GetEx,
 }
 
 impl Options {
@@ -133,7 +133,7 @@ impl Options {
         while i < cx.args.len() {
             let has_next = i + 1 < cx.args.len();
             let is_expiry_free = o.expire.is_none() && !o.is_keep_ttl && !o.is_persist;
-            let is_set = allowed == Allowed::SET;
+            let is_set = allowed == Allowed::Set;
             if is_set && cx.is_word(i, "NX") && !o.is_xx {
                 o.is_nx = true;
             } else if is_set && cx.is_word(i, "XX") && !o.is_nx {
@@ -253,7 +253,7 @@ pub const GETEX: Command = Command {
 };
 fn getex(cx: &mut Cx) -> Result<(), Error> {
     let key = cx.args[1];
-    let options = Options::parse(cx, 2, Allowed::GETEX)?;
+    let options = Options::parse(cx, 2, Allowed::GetEx)?;
     let Some(value) = cx.keys.read_str(key)? else {
         cx.out.null();
         return Ok(());
@@ -277,12 +277,10 @@ fn getex(cx: &mut Cx) -> Result<(), Error> {
             cx.keys.changed(key, notify::GENERIC, "expire");
             cx.replay(&[b"PEXPIREAT", key, at.to_string().as_bytes()]);
         }
-        None if options.is_persist => {
-            if cx.keys.peek(key).is_some_and(|e| e.expire_ms().is_some()) {
-                cx.keys.set_expire(key, None);
-                cx.keys.changed(key, notify::GENERIC, "persist");
-                cx.replay(&[b"PERSIST".as_slice(), key]);
-            }
+        None if options.is_persist && cx.keys.peek(key).is_some_and(|e| e.expire_ms().is_some()) => {
+            cx.keys.set_expire(key, None);
+            cx.keys.changed(key, notify::GENERIC, "persist");
+            cx.replay(&[b"PERSIST".as_slice(), key]);
         }
         None => {}
     }
@@ -607,6 +605,90 @@ fn incrbyfloat(cx: &mut Cx) -> Result<(), Error> {
 }
 
 pub static COMMANDS: &[Command] = &[
-    GET, SET, SETNX, SETEX, PSETEX, GETEX, GETDEL, GETSET, MGET, MSET, MSETNX, APPEND, STRLEN, SETRANGE, GETRANGE,
-    SUBSTR, INCR, DECR, INCRBY, DECRBY, INCRBYFLOAT,
+    GET,
+    SET,
+    SETNX,
+    SETEX,
+    PSETEX,
+    GETEX,
+    GETDEL,
+    GETSET,
+    MGET,
+    MSET,
+    MSETNX,
+    APPEND,
+    STRLEN,
+    SETRANGE,
+    GETRANGE,
+    SUBSTR,
+    INCR,
+    DECR,
+    INCRBY,
+    DECRBY,
+    INCRBYFLOAT,
 ];
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Runner, run};
+
+    #[test]
+    fn set_and_its_options() {
+        assert_eq!(run(&["SET k v EX 0"]), "-ERR invalid expire time in 'set' command\r\n");
+        assert_eq!(run(&["SET k v EX 9223372036854775807"]), "-ERR invalid expire time in 'set' command\r\n");
+        assert_eq!(run(&["SET k v NX XX"]), "-ERR syntax error\r\n");
+        assert_eq!(run(&["SET k v PX 10 EX 10"]), "-ERR syntax error\r\n");
+        assert_eq!(run(&["SET k v XX"]), "$-1\r\n");
+        assert_eq!(run(&["SET k v", "SET k w NX GET"]), "$1\r\nv\r\n");
+        assert_eq!(run(&["SET k v", "SET k w GET", "GET k"]), "$1\r\nw\r\n");
+        assert_eq!(run(&["SET k v EX 10", "SET k w KEEPTTL", "TTL k"]), ":10\r\n");
+        assert_eq!(run(&["SET k v EX 10", "SET k w", "TTL k"]), ":-1\r\n");
+    }
+
+    #[test]
+    fn what_is_replayed_has_absolute_times() {
+        let mut r = Runner::default();
+        r.run("SET k v EX 10");
+        r.run("SET k w");
+        r.run("GETEX k PX 5");
+        r.run("SET k v XX");
+        r.run("SET n v XX");
+        assert_eq!(
+            r.replayed(),
+            ["SET k v PXAT 1700000010000", "SET k w", "PEXPIREAT k 1700000000005", "SET k v"]
+        );
+    }
+
+    #[test]
+    fn counters() {
+        assert_eq!(run(&["INCR n", "INCRBY n 41"]), ":42\r\n");
+        assert_eq!(
+            run(&["SET n 9223372036854775807", "INCR n"]),
+            "-ERR increment or decrement would overflow\r\n"
+        );
+        assert_eq!(run(&["DECRBY n -9223372036854775808"]), "-ERR decrement would overflow\r\n");
+        assert_eq!(run(&["SET n 1x", "INCR n"]), "-ERR value is not an integer or out of range\r\n");
+        assert_eq!(run(&["SET n 10.5", "INCRBYFLOAT n 0.1"]), "$4\r\n10.6\r\n");
+        assert_eq!(run(&["SET n 1 EX 9", "INCR n", "TTL n"]), ":9\r\n");
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(run(&["SET k hello", "GETRANGE k 1 -2"]), "$3\r\nell\r\n");
+        assert_eq!(run(&["SET k hello", "GETRANGE k 7 9"]), "$0\r\n\r\n");
+        assert_eq!(run(&["SETRANGE k 2 ab", "GET k"]), "$4\r\n\0\0ab\r\n");
+        assert_eq!(
+            run(&["SETRANGE k 536870912 a"]),
+            "-ERR string exceeds maximum allowed size (proto-max-bulk-len)\r\n"
+        );
+        assert_eq!(run(&["SET k ab", "APPEND k cd", "GET k"]), "$4\r\nabcd\r\n");
+        assert_eq!(run(&["SET k ab", "APPEND k cd", "OBJECT ENCODING k"]), "$3\r\nraw\r\n");
+    }
+
+    #[test]
+    fn many_keys() {
+        assert_eq!(run(&["MSET a 1 b 2", "MGET a x b"]), "*3\r\n$1\r\n1\r\n$-1\r\n$1\r\n2\r\n");
+        assert_eq!(run(&["MSET a 1 b"]), "-ERR wrong number of arguments for 'mset' command\r\n");
+        assert_eq!(run(&["SET b 1", "MSETNX a 1 b 2", "EXISTS a"]), ":0\r\n");
+    }
+}
