@@ -141,6 +141,7 @@ impl Core {
             Event::HighWater { epoch, offset } => self.on_high_water(epoch, offset, out),
             Event::Drained { to, generation } => self.on_drained(now, to, generation, out),
             Event::DrainFailed => self.on_drain_failed(out),
+            Event::Stand => self.stand(now, out),
         }
         self.tick(now, out);
         self.assert_invariants();
@@ -231,7 +232,7 @@ impl Core {
             Release { boot, tenure } if boot == process.boot => self.on_release(process, tenure),
             PositionAsk { shard } => self.on_position_ask(from, shard, out),
             PositionIs { shard, position } => self.on_position(now, process, shard, position),
-            Ask { id, is_retry, request } => self.on_ask(now, (from, boot), id, is_retry, *request, out),
+            Ask { id, is_retry, request } => self.on_ask(now, process, id, is_retry, *request, out),
             Answer { id, result } => self.on_answer(now, id, result, out),
             NotLeader { id, leader } => self.on_not_leader(now, id, leader),
             HandOver { shard, tenure } => self.on_hand_over(now, from, shard, tenure, out),
@@ -446,7 +447,10 @@ fn first_record(config: &Config, rng: &mut Rng) -> Record {
     let store = config.store.unwrap_or_else(|| StoreId(rng.draw()));
     let topology = match &config.initial {
         Some(topology) => topology.clone(),
-        None => Arc::new(fresh_chain(config, &config.address, (node, store), Boot(1), Generation(1), rng)),
+        None => {
+            let generation = first_generation(store);
+            Arc::new(fresh_chain(config, &config.address, (node, store), Boot(1), generation, rng))
+        }
     };
     Record {
         node,
@@ -455,10 +459,15 @@ fn first_record(config: &Config, rng: &mut Rng) -> Record {
         topology,
         promised: Ballot::default(),
         accepted: None,
-        generation: Generation(1),
+        generation: first_generation(store),
         high_water: Default::default(),
         joins: 0,
     }
+}
+
+/// Generations are counted per store, so that the data of a lost store is never taken for that of the next.
+pub fn first_generation(store: StoreId) -> Generation {
+    Generation(((store.0 ^ (store.0 >> 32)) << 32) | 1)
 }
 
 /// Version 1 of a chain of this node's own.

@@ -25,6 +25,8 @@ pub enum Event {
     Drained { to: NodeId, generation: Generation },
     /// Answer to [`Effect::Drain`]: nobody caught up in time; writes go on.
     DrainFailed,
+    /// Stand for leadership at once. Harmless at any time, and how the simulator makes duels.
+    Stand,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -23,7 +23,7 @@ pub mod topology;
 pub mod view;
 pub mod wire;
 
-pub use crate::core::{Core, Start};
+pub use crate::core::{Core, Start, first_generation};
 pub use admin::{Command, FailoverMode, Outcome, Refusal, Request};
 pub use config::{Config, DataClass, Mutation, Times};
 pub use effect::{Effect, Event, Peer};

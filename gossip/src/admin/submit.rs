@@ -7,7 +7,7 @@ use super::{Change, Context, Outcome, Refusal, Request, apply};
 use crate::core::Core;
 use crate::effect::{Effect, Peer};
 use crate::quorum::{Pending, Role};
-use crate::topology::Ballot;
+use crate::topology::{Ballot, Primary};
 use crate::wire::Message;
 use proto::{Boot, Epoch, Mono, NodeId, Now, SlotRange};
 use std::collections::BTreeMap;
@@ -194,7 +194,7 @@ impl Core {
     pub(crate) fn on_ask(
         &mut self,
         now: Now,
-        from: (NodeId, Boot),
+        from: Primary,
         id: u64,
         is_retry: bool,
         request: Request,
@@ -202,13 +202,13 @@ impl Core {
     ) {
         let hint = self.leader().filter(|l| *l != self.record.node);
         let Role::Leader(leader) = &mut self.role else {
-            self.send(from.0, Message::NotLeader { id, leader: hint }, out);
+            self.send(from.node, Message::NotLeader { id, leader: hint }, out);
             return;
         };
-        let key = (from.0, from.1, id);
+        let key = (from, id);
         if let Some((_, result)) = leader.answered.iter().find(|(k, _)| *k == key) {
             let message = Message::Answer { id, result: result.clone() };
-            self.send(from.0, message, out);
+            self.send(from.node, message, out);
             return;
         }
         let is_same = |p: &Pending| p.from == from && p.id == id;
@@ -217,7 +217,7 @@ impl Core {
             return;
         }
         if leader.queue.len() >= crate::quorum::QUEUE_MAX {
-            self.send(from.0, Message::Answer { id, result: Err(Refusal::Busy) }, out);
+            self.send(from.node, Message::Answer { id, result: Err(Refusal::Busy) }, out);
             return;
         }
         leader.queue.push_back(Pending { from, id, is_retry, request, outcome: Outcome::Done });

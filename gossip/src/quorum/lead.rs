@@ -8,9 +8,9 @@ use crate::admin::{Change, Context, Outcome, Request, apply};
 use crate::core::Core;
 use crate::effect::Effect;
 use crate::marks::Mark;
-use crate::topology::{Ballot, Delta, Topology, Voter};
+use crate::topology::{Ballot, Delta, Primary, Topology, Voter};
 use crate::wire::Message;
-use proto::{Boot, Epoch, Mono, NodeId, Now, ShardId};
+use proto::{Epoch, Mono, NodeId, Now, ShardId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(crate) struct Leader {
     /// FAILOVER FORCE: candidates to be preferred, until then.
     pub preferred: BTreeMap<ShardId, (NodeId, Mono)>,
     /// Answers already given, by (asker, its life, its number), so that a repeated request is not carried out twice.
-    pub answered: VecDeque<((NodeId, Boot, u64), Result<(Outcome, Epoch), crate::admin::Refusal>)>,
+    pub answered: VecDeque<((Primary, u64), Result<(Outcome, Epoch), crate::admin::Refusal>)>,
     pub began: Mono,
     pub next_heartbeat: Mono,
     pub next_upkeep: Mono,
@@ -49,7 +49,7 @@ pub(crate) struct Proposal {
 /// A request in a leader's hands.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    pub from: (NodeId, Boot),
+    pub from: Primary,
     pub id: u64,
     pub is_retry: bool,
     pub request: Request,
@@ -100,7 +100,7 @@ impl Leader {
 
     pub fn remember_answer(
         &mut self,
-        key: (NodeId, Boot, u64),
+        key: (Primary, u64),
         result: Result<(Outcome, Epoch), crate::admin::Refusal>,
     ) {
         if self.answered.len() >= ANSWERED_MAX {
@@ -316,14 +316,14 @@ impl Core {
     }
     fn close_pending(
         &mut self,
-        from: (NodeId, Boot),
+        from: Primary,
         id: u64,
         result: Result<(Outcome, Epoch), crate::admin::Refusal>,
         out: &mut Vec<Effect>,
     ) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.remember_answer((from.0, from.1, id), result.clone());
+            leader.remember_answer((from, id), result.clone());
         }
-        self.send(from.0, Message::Answer { id, result }, out);
+        self.send(from.node, Message::Answer { id, result }, out);
     }
 }
