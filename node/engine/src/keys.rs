@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use std::any::Any;
 use storage::{
     Db, DbMut, Entry, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Value, ValueMut, ValueRef,
+    ZSet,
 };
 
 /// Locked slots. Ascending, all taken before the first effect; with the gate closed they are taken as they are met,
@@ -186,6 +187,7 @@ macro_rules! collection {
 collection!(List);
 collection!(Set);
 collection!(Hash);
+collection!(ZSet);
 
 impl<'g> Keys<'g> {
     /// Borrows the worker's unit and statistics; [`Keys::give_back`] returns them.

@@ -183,6 +183,7 @@ fn copy_of(value: ValueRef<'_>) -> Value {
         ValueRef::List(v) => Value::List(Box::new(v.clone())),
         ValueRef::Set(v) => Value::Set(Box::new(v.clone())),
         ValueRef::Hash(v) => Value::Hash(Box::new(v.clone())),
+        ValueRef::ZSet(v) => Value::ZSet(Box::new(v.clone())),
     }
 }
 

@@ -1,7 +1,11 @@
 //! The commands that the engine runs, a file per family. Each is one `const` and one function below it.
 
+pub mod collection;
 pub mod expiry;
 pub mod generic;
+pub mod hash;
+pub mod list;
+pub mod list_blocking;
 pub mod scan;
 pub mod string;
 
@@ -9,9 +13,18 @@ use crate::spec::Command;
 
 /// All commands that run in the engine.
 pub fn all() -> impl Iterator<Item = &'static Command> {
-    [string::COMMANDS, generic::COMMANDS, expiry::COMMANDS, scan::COMMANDS, crate::multi::COMMANDS]
-        .into_iter()
-        .flatten()
+    [
+        string::COMMANDS,
+        generic::COMMANDS,
+        expiry::COMMANDS,
+        scan::COMMANDS,
+        crate::multi::COMMANDS,
+        hash::COMMANDS,
+        list::COMMANDS,
+        list_blocking::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Checks that declarations hold together; the node runs it over its whole table as well.
