@@ -165,12 +165,8 @@ impl<'a> DbMut<'a> {
     fn before_write(&mut self, seg: Seg) {
         let epoch = self.keyspace.epoch.load(Ordering::Relaxed);
         if seg.stamp() != epoch {
-            self.save_segment(seg, epoch);
+            self.keyspace.save_segment(self.slot, self.home, seg, epoch);
         }
-    }
-    #[cold]
-    fn save_segment(&mut self, seg: Seg, epoch: u32) {
-        seg.set_stamp(epoch);
     }
 
     /// The key's entry, expired or not.
@@ -294,7 +290,8 @@ impl<'a> DbMut<'a> {
         }
     }
 
-    /// Takes the whole table out, at a cost that does not depend on its size. `None` when it was empty.
+    /// Takes the whole table out, at a cost that does not depend on its size. `None` when it was empty, or when a
+    /// snapshot under way still needs it and has got it: that drops it when it is written.
     pub fn take_table(&mut self) -> Option<Table> {
         if self.root().count == 0 {
             return None;
@@ -304,7 +301,7 @@ impl<'a> DbMut<'a> {
         let counters = self.keyspace.counters.clone();
         counters.add_keys(self.slot, self.home, -(root.count as i64));
         counters.add_expires(self.slot, self.home, -(root.expires as i64));
-        Some(Table { root, slot: self.slot, counters })
+        self.keyspace.hand_over(self.slot, self.home, Table { root, slot: self.slot, counters })
     }
     /// Deletes all keys of the slot in this database, here and now.
     pub fn clear(&mut self) {
@@ -330,6 +327,9 @@ impl Table {
     }
     pub fn is_empty(&self) -> bool {
         self.root.count == 0
+    }
+    pub(crate) fn root(&self) -> &Root {
+        &self.root
     }
 }
 

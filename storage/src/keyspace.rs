@@ -8,10 +8,11 @@ use crate::directory::Root;
 use crate::gate::{Gate, GateClosed};
 use crate::keyhash::KeyHasher;
 use crate::slot::{SlotGuard, SlotLine};
+use crate::snapshot::Snapshot;
 use proto::Slot;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// See the module's head.
 pub struct Keyspace {
@@ -23,6 +24,7 @@ pub struct Keyspace {
     pub(crate) counters: Arc<Counters>,
     /// The epoch that segments are stamped with; raised by each snapshot.
     pub(crate) epoch: AtomicU32,
+    pub(crate) snapshot: Mutex<Option<Arc<Snapshot>>>,
     gate: Gate,
 }
 
@@ -55,6 +57,7 @@ impl Keyspace {
             homes: (0..databases).map(|_| OnceLock::new()).collect(),
             counters: Arc::new(Counters::new(databases)),
             epoch: AtomicU32::new(0),
+            snapshot: Mutex::default(),
             gate: Gate::default(),
         };
         let own = Slot::COUNT * size_of::<SlotLine>();
