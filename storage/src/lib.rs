@@ -2,9 +2,12 @@
 //!
 //! Invariant: nothing here knows a command. Nothing reads a clock, starts a thread or draws a random number.
 
+pub mod aof;
 mod counters;
+mod crc64;
 mod db;
 mod directory;
+pub mod disk;
 mod entry;
 mod gate;
 pub mod hash;
@@ -12,19 +15,22 @@ pub mod intset;
 mod keyhash;
 mod keyspace;
 pub mod list;
+#[cfg(test)]
+mod model_test;
 pub mod packed;
+pub mod rdb;
 mod segment;
 pub mod set;
 mod size;
 mod slot;
 mod table;
 pub mod thresholds;
-pub mod zset;
 mod value;
+pub mod zset;
 
-#[cfg(test)]
-mod model_test;
+pub use crc64::crc64;
 pub use db::{Db, DbMut, EntryMut, Expiry, Table};
+pub use disk::{Disk, DiskFile, MemDisk, RealDisk};
 pub use entry::Entry;
 pub use gate::{Gate, GateClosed, GateInside, GateReader};
 pub use hash::Hash;
@@ -35,5 +41,5 @@ pub use set::{Set, parse_int};
 pub use size::class_size;
 pub use slot::{Ownership, SlotGuard, SlotState};
 pub use thresholds::Thresholds;
-pub use zset::ZSet;
 pub use value::{Kind, Value, ValueMut, ValueRef, str_encoding};
+pub use zset::ZSet;

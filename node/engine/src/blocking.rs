@@ -95,6 +95,10 @@ impl Waiter {
         slots.dedup();
         slots
     }
+    /// The command that waits.
+    pub fn args(&self) -> &[Vec<u8>] {
+        &self.args
+    }
     pub fn keys(&self) -> &[Vec<u8>] {
         &self.keys
     }

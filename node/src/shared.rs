@@ -1,0 +1,158 @@
+//! What all threads of a node share.
+
+use crate::clients::Clients;
+use crate::config::{Config, NodeSettings};
+use crate::env::Env;
+use crate::mail::{Letter, Mail};
+use crate::pubsub::PubSub;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use engine::stats::Stats;
+use engine::{Engine, Status};
+use proto::{ClusterView, Mono, Now};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The node's common state. Threads meet here and in their letter boxes, nowhere else.
+pub struct Shared<E: Env> {
+    pub env: E,
+    pub engine: Engine,
+    pub feed: Arc<replication::feed::Feed>,
+    pub config: Mutex<Config>,
+    pub settings: ArcSwap<NodeSettings>,
+    /// `None` when cluster mode is off.
+    pub view: ArcSwapOption<ClusterView>,
+    pub state: State,
+    pub clients: Clients,
+    pub pubsub: PubSub,
+    pub mail: Vec<Arc<Mail<E::Socket>>>,
+    /// Clients per worker, for the acceptor.
+    pub load: Vec<AtomicUsize>,
+    /// Statistics as each worker published them last.
+    pub stats: Vec<Mutex<Stats>>,
+    pub counters: Counters,
+    pub started: Now,
+    /// 40 hex digits that change with every start.
+    pub run_id: String,
+    pub control: crate::control::ControlHandle,
+    pub persist: crate::persist::PersistHandle,
+    pub replication: crate::replica::ReplicationState,
+}
+
+/// What decides whether commands run; read once per batch.
+#[derive(Default)]
+pub struct State {
+    pub is_loading: AtomicBool,
+    pub is_replica: AtomicBool,
+    pub is_link_up: AtomicBool,
+    pub is_save_failing: AtomicBool,
+    pub is_log_failing: AtomicBool,
+    pub is_paused: AtomicBool,
+    pub good_replicas: AtomicU32,
+    /// Cluster mode: until when this node may serve as a primary, in microseconds of the monotonic clock.
+    pub lease_until: AtomicU64,
+    /// Replies to writes wait until the feed is released up to their end.
+    pub is_gated: AtomicBool,
+    /// Replies to reads wait as well.
+    pub is_read_gated: AtomicBool,
+    pub released: AtomicU64,
+    pub is_shutting_down: AtomicBool,
+    /// Active expiry is on (DEBUG SET-ACTIVE-EXPIRE).
+    pub is_expiring: AtomicBool,
+}
+
+/// Figures of INFO that no worker owns.
+#[derive(Default)]
+pub struct Counters {
+    pub dirty: AtomicU64,
+    pub net_in: AtomicU64,
+    pub net_out: AtomicU64,
+    pub blocked: AtomicUsize,
+    pub peak_bytes: AtomicU64,
+    /// Commands a second, sampled by the control thread.
+    pub ops_per_s: AtomicU64,
+    pub ticks_per_us: AtomicU64,
+    pub clock_ms: AtomicI64,
+}
+
+impl<E: Env> Shared<E> {
+    pub fn settings(&self) -> arc_swap::Guard<Arc<NodeSettings>> {
+        self.settings.load()
+    }
+    pub fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Makes the typed settings follow the table.
+    pub fn publish_config(&self, config: &Config) {
+        let mut settings = NodeSettings::from(config);
+        settings.engine.thresholds.hash_seed = self.settings().engine.thresholds.hash_seed;
+        self.settings.store(Arc::new(settings));
+    }
+
+    pub fn status(&self, now: Mono) -> Status {
+        let s = &self.state;
+        let load = |b: &AtomicBool| b.load(Ordering::Relaxed);
+        Status {
+            is_loading: load(&s.is_loading),
+            is_replica: load(&s.is_replica),
+            is_link_up: load(&s.is_link_up),
+            has_lease: now.0 < s.lease_until.load(Ordering::Acquire),
+            is_save_failing: load(&s.is_save_failing),
+            is_log_failing: load(&s.is_log_failing),
+            good_replicas: s.good_replicas.load(Ordering::Relaxed),
+            is_paused: load(&s.is_paused),
+        }
+    }
+
+    /// Lets held replies go whose units end at or before `end`.
+    pub fn release(&self, end: u64) {
+        if self.state.released.fetch_max(end, Ordering::AcqRel) < end {
+            self.mail.iter().for_each(|m| m.post(Letter::Released));
+        }
+    }
+
+    /// Posts to the worker that serves a client.
+    pub fn post_to(&self, client: u64, letter: Letter<E::Socket>) -> bool {
+        match self.clients.get(client) {
+            Some(c) => {
+                self.mail[c.worker].post(letter);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Sends a message to all subscribers of this node.
+    pub fn publish(&self, space: crate::pubsub::Space, channel: &[u8], message: &[u8]) -> usize {
+        self.pubsub.publish(space, channel, message, &mut |receiver, bytes| {
+            self.mail[receiver.worker].post(Letter::Push { client: receiver.client, bytes });
+        })
+    }
+
+    /// Statistics of all workers together.
+    pub fn total_stats(&self) -> Stats {
+        let mut total = Stats::new(self.engine.table.len());
+        for stats in &self.stats {
+            total.add(&stats.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        total
+    }
+}
+
+/// A reply that a client waits for while somebody else works for it.
+pub struct Ticket<S> {
+    mail: Arc<Mail<S>>,
+    client: u64,
+    pub is_resp3: bool,
+}
+
+impl<S> Ticket<S> {
+    pub fn new(mail: Arc<Mail<S>>, client: u64, is_resp3: bool) -> Ticket<S> {
+        Ticket { mail, client, is_resp3 }
+    }
+    /// Answers with what `write` writes. A client that went away is not missed.
+    pub fn answer(self, write: impl FnOnce(&mut proto::resp::Reply)) {
+        let mut out = proto::resp::Reply::new(self.is_resp3);
+        write(&mut out);
+        self.mail.post(Letter::Reply { client: self.client, bytes: out.take(), written: 0 });
+    }
+}
