@@ -392,7 +392,9 @@ fn zscan(cx: &mut Cx) -> Result<(), Error> {
     }
     let filter = Filter::parse(cx, 3, false)?;
     let mut found = Vec::new();
+    let mut is_packed = false;
     let next = held::<ZSet>(cx.keys, cx.args[1])?.map_or(0, |set| {
+        is_packed = set.encoding() == "listpack";
         set.scan(cursor, filter.count, &mut |member, score| {
             if filter.is_match(member) {
                 found.push((member, score));
@@ -404,8 +406,11 @@ fn zscan(cx: &mut Cx) -> Result<(), Error> {
     cx.out.array(found.len() * 2);
     for (member, score) in found {
         cx.out.bulk(member);
-        // A text in RESP3 too, as in Redis.
-        cx.out.bulk(format_double(score).as_bytes());
+        // A text in RESP3 too, as in Redis; integers are written out while packed.
+        match score as i64 {
+            whole if is_packed && whole as f64 == score && whole != i64::MAX => cx.out.bulk_int(whole),
+            _ => cx.out.bulk(format_double(score).as_bytes()),
+        }
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::keys::Collection;
 use crate::number::parse_f64;
 use crate::settings::notify;
 use crate::spec::{Arg, Command, Handler, KeySpec, flag, key};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use storage::ZSet;
 
@@ -99,7 +100,10 @@ impl<'a> Request<'a> {
                 true
             }),
         }
-        result.sort_unstable_by(|a, b| a.1.total_cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
+        // Scores are numbers, and -0 equals 0.
+        result.sort_unstable_by(|a, b| {
+            a.1.partial_cmp(&b.1).unwrap_or(Ordering::Equal).then_with(|| a.0.cmp(&b.0))
+        });
         result
     }
 
@@ -118,8 +122,7 @@ impl<'a> Request<'a> {
                 }
             });
         }
-        // -0 becomes 0, as it will when it is stored.
-        all.into_iter().map(|(member, score)| (member, score + 0.0)).collect()
+        all.into_iter().collect()
     }
 }
 
