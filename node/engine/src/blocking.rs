@@ -30,11 +30,9 @@ pub struct WaitRequest {
     pub keys: Vec<Vec<u8>>,
     /// 0: for ever.
     pub timeout_ms: u64,
-    /// What the client gets when its time is up.
-    pub nothing: Nothing,
 }
 
-/// The two forms of "nothing" that blocking commands answer with.
+/// The two forms of "nothing" that blocking commands answer with where a client cannot wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Nothing {
     /// Where the reply would be one element.
@@ -66,7 +64,6 @@ pub struct Waiter {
     keys: Vec<Vec<u8>>,
     /// 0: for ever.
     pub timeout_ms: u64,
-    nothing: Nothing,
     phase: AtomicU8,
     mailbox: Arc<dyn Mailbox>,
 }
@@ -108,7 +105,8 @@ impl Waiter {
     /// What the client gets when its time is up.
     pub fn timeout_reply(&self) -> Vec<u8> {
         let mut out = Reply::new(self.is_resp3);
-        self.nothing.write(&mut out);
+        // Redis 7.0: a null array when time is up, even where a transaction gets a plain null.
+        out.null_array();
         out.take()
     }
 }
@@ -197,7 +195,6 @@ pub fn enqueue(
         is_resp3,
         keys: request.keys,
         timeout_ms: request.timeout_ms,
-        nothing: request.nothing,
         phase: AtomicU8::new(WAITING),
         mailbox: mailbox.clone(),
     });

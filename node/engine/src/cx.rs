@@ -55,7 +55,7 @@ impl<'a, 'g> Cx<'a, 'g> {
     pub fn block(&mut self, keys: Vec<Vec<u8>>, timeout_ms: u64, nothing: Nothing) {
         assert!(!keys.is_empty());
         if self.may_block {
-            self.wait = Some(WaitRequest { keys, timeout_ms, nothing });
+            self.wait = Some(WaitRequest { keys, timeout_ms });
         } else {
             nothing.write(self.out);
         }

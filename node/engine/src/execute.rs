@@ -166,7 +166,9 @@ fn run_keys(
     raw: Option<&[u8]>,
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
-    let slots = spec.slots(args).ok_or(Error::text("ERR Invalid arguments specified for command"))?;
+    // Redis: arguments that do not fit the key specs name no keys. The function says what is wrong with them before it
+    // touches any.
+    let slots = spec.slots(args).unwrap_or_default();
     let route = admission::route(turn, session, &slots, spec.is_write())?;
     let locks = match Locks::take_for(turn, &slots) {
         Ok(locks) => locks,

@@ -19,6 +19,7 @@ pub mod execute;
 pub mod expire;
 pub mod glob;
 pub mod keys;
+pub mod long_double;
 pub mod multi;
 pub mod number;
 pub mod propagate;

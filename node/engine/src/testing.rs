@@ -128,7 +128,7 @@ impl Runner {
     pub fn run_as(&mut self, session: &mut Session, line: &str) -> String {
         let words = split_inline(line.as_bytes()).expect("a line of words");
         let args: Vec<&[u8]> = words.iter().map(|w| w.as_slice()).collect();
-        let mut out = Reply::new(false);
+        let mut out = Reply::new(session.is_resp3);
         let keyspace = self.engine.keyspace.clone();
         let closed;
         let outcome = match self.attempt(session, &args, &mut out, None) {

@@ -2,11 +2,11 @@
 
 use super::collection::{RandomCount, changed, held, wrong_arity};
 use super::scan::{Filter, parse_cursor};
-use crate::Error;
 use crate::cx::Cx;
-use crate::number::{add_decimal, parse_f64, parse_i64};
+use crate::number::{parse_f64, parse_i64};
 use crate::settings::notify;
 use crate::spec::{Arg, Command, Deprecated, Group, Handler, KeySpec, flag, key};
+use crate::{Error, long_double};
 use storage::Hash;
 
 const BASE: Command = Command { group: Group::Hash, ..Command::BASE };
@@ -267,7 +267,7 @@ fn hincrbyfloat(cx: &mut Cx) -> Result<(), Error> {
     if parse_f64(old).is_none() {
         return Err(Error::text("ERR hash value is not a float"));
     }
-    let new = add_decimal(old, cx.args[3]).ok_or(Error::IncrementNanOrInfinity)?;
+    let new = long_double::add(old, cx.args[3]).ok_or(Error::IncrementNanOrInfinity)?;
     set_field(cx, new.as_bytes())?;
     cx.keys.changed(key, notify::HASH, "hincrbyfloat");
     // The sum is replayed, so that rounding elsewhere cannot differ.

@@ -447,7 +447,8 @@ fn parse_rank(cx: &Cx, index: usize) -> Result<i64, Error> {
         0 => Err(Error::text(
             "ERR RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to start from the end of the list",
         )),
-        // Redis 7.0.15 takes the smallest integer, whose negation it cannot hold, and finds nothing.
+        // Redis 7.0 negates it, which leaves it as it is, and any match will do.
+        i64::MIN => Ok(-1),
         rank => Ok(rank),
     }
 }

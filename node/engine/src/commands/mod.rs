@@ -1,5 +1,6 @@
 //! The commands that the engine runs, a file per family. Each is one `const` and one function below it.
 
+pub mod algebra;
 pub mod collection;
 pub mod expiry;
 pub mod generic;
@@ -7,7 +8,13 @@ pub mod hash;
 pub mod list;
 pub mod list_blocking;
 pub mod scan;
+pub mod set;
+pub mod set_algebra;
 pub mod string;
+pub mod zset;
+pub mod zset_algebra;
+pub mod zset_pop;
+pub mod zset_range;
 
 use crate::spec::Command;
 
@@ -22,6 +29,12 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         hash::COMMANDS,
         list::COMMANDS,
         list_blocking::COMMANDS,
+        set::COMMANDS,
+        set_algebra::COMMANDS,
+        zset::COMMANDS,
+        zset_range::COMMANDS,
+        zset_pop::COMMANDS,
+        zset_algebra::COMMANDS,
     ]
     .into_iter()
     .flatten()

@@ -596,7 +596,7 @@ fn incrbyfloat(cx: &mut Cx) -> Result<(), Error> {
     if parse_f64(&old).is_none() || parse_f64(cx.args[2]).is_none() {
         return Err(Error::NotFloat);
     }
-    let text = crate::number::add_decimal(&old, cx.args[2]).ok_or(Error::IncrementNanOrInfinity)?;
+    let text = crate::long_double::add(&old, cx.args[2]).ok_or(Error::IncrementNanOrInfinity)?;
     cx.keys.store_str(key, text.as_bytes(), Expiry::Keep);
     cx.keys.changed(key, notify::STRING, "incrbyfloat");
     cx.replay(&[b"SET".as_slice(), key, text.as_bytes(), b"KEEPTTL"]);
