@@ -76,7 +76,7 @@ impl<E: Env> Host for NodeHost<'_, E> {
         session: &mut Session,
         out: &mut Reply,
     ) -> Result<HostOutcome, Error> {
-        let run = crate::commands::function::<E>(&spec.full_name).expect("every command of the node has a function");
+        let run = self.worker.shared.functions[spec.id].expect("every command of the node has a function");
         run(&mut HostCx { host: self, spec, args, session, out })
     }
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {

@@ -21,9 +21,9 @@ pub enum Letter<S> {
     Unblock(u64, bool),
     /// Held replies may go.
     Released,
-    /// Publish statistics now.
-    Stats,
-    /// The connection becomes a replica's link.
+    /// CONFIG RESETSTAT.
+    ResetStats,
+    /// The node ends.
     Stop,
 }
 

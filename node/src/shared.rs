@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Shared<E: Env> {
     pub env: E,
     pub engine: Engine,
+    /// Functions of the commands that run in the node, by spec id.
+    pub functions: Vec<Option<crate::host::HostFn<E>>>,
     pub feed: Arc<replication::feed::Feed>,
     pub config: Mutex<Config>,
     pub settings: ArcSwap<NodeSettings>,
@@ -34,7 +36,7 @@ pub struct Shared<E: Env> {
     /// 40 hex digits that change with every start.
     pub run_id: String,
     pub control: crate::control::ControlHandle,
-    pub persist: crate::persist::PersistHandle,
+    pub persist: crate::persist::PersistHandle<E::Socket>,
     pub replication: crate::replica::ReplicationState,
 }
 
@@ -126,6 +128,23 @@ impl<E: Env> Shared<E> {
         self.pubsub.publish(space, channel, message, &mut |receiver, bytes| {
             self.mail[receiver.worker].post(Letter::Push { client: receiver.client, bytes });
         })
+    }
+
+    /// Carries out what follows from the settings in force.
+    pub fn apply_config(&self) {
+        self.feed.set_backlog_bytes(self.settings().backlog_bytes);
+    }
+
+    /// CONFIG RESETSTAT. Workers forget at their next look.
+    pub fn reset_stats(&self) {
+        self.mail.iter().for_each(|m| m.post(Letter::ResetStats));
+        for stats in &self.stats {
+            *stats.lock().unwrap_or_else(PoisonError::into_inner) = Stats::new(self.engine.table.len());
+        }
+        self.clients.accepted.store(0, Ordering::Relaxed);
+        self.clients.rejected.store(0, Ordering::Relaxed);
+        self.counters.net_in.store(0, Ordering::Relaxed);
+        self.counters.net_out.store(0, Ordering::Relaxed);
     }
 
     /// Statistics of all workers together.

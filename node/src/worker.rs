@@ -221,7 +221,9 @@ impl<E: Env> Worker<E> {
                     }
                 }
             }
-            Letter::Stats => self.publish_stats(),
+            Letter::ResetStats => {
+                self.core.borrow_mut().local.stats = Stats::new(self.shared.engine.table.len());
+            }
             Letter::Stop => self.is_stopped.set(true),
         }
     }

@@ -83,6 +83,11 @@ impl Config {
         found
     }
 
+    /// Empties an accumulating directive, before it is set anew.
+    pub fn clear(&mut self, name: &'static str) {
+        self.values.insert(name, String::new());
+    }
+
     /// Sets a directive from its words, as they stand in a file or in CONFIG SET.
     pub fn set(&mut self, name: &str, words: &[String], at_start: bool) -> Result<(), SetError> {
         let directive = Config::directive(name).ok_or(SetError::Unknown)?;

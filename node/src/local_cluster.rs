@@ -1,0 +1,1 @@
+//! `--local-cluster N`: a cluster on this machine, of separate processes, for trying things out.
