@@ -9,19 +9,19 @@ use crate::clients::Client;
 use crate::env::Env;
 use crate::pubsub::Subscriptions;
 use crate::worker::Worker;
+use bytes::BufMut;
 use engine::Session;
 use engine::blocking::Waiter;
 use proto::limits;
 use proto::resp::{Limits, Partial};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio::io::AsyncWrite;
-use bytes::BufMut;
-use std::future::Future;
 
 /// Bytes read at one wake: what a connection may do per turn, so that one pipelining client cannot starve the rest.
 pub const READ_BYTES: usize = 16 * 1024;
@@ -173,7 +173,9 @@ impl<E: Env> Connection<E> {
                         return Poll::Pending;
                     }
                 }
-                Phase::Ready if self.output_bytes.get() > OUTPUT_PAUSE_BYTES || budget == 0 => return Poll::Pending,
+                Phase::Ready if self.output_bytes.get() > OUTPUT_PAUSE_BYTES || budget == 0 => {
+                    return Poll::Pending;
+                }
                 Phase::Ready => match self.read(cx, worker, &mut budget) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(true) => {}

@@ -53,7 +53,7 @@ fn of_value(value: ValueRef<'_>) -> Digest {
         }
         ValueRef::Set(set) => {
             for member in set.iter() {
-                xor(&mut sum, &hash(&[b"set".to_vec(), member.as_bytes().to_vec()]));
+                xor(&mut sum, &hash(&[b"set".to_vec(), member.to_vec()]));
             }
         }
         ValueRef::Hash(map) => {
@@ -63,7 +63,10 @@ fn of_value(value: ValueRef<'_>) -> Digest {
         }
         ValueRef::ZSet(zset) => {
             for (member, score) in zset.iter() {
-                xor(&mut sum, &hash(&[b"zset".to_vec(), member.to_vec(), score.to_bits().to_le_bytes().to_vec()]));
+                xor(
+                    &mut sum,
+                    &hash(&[b"zset".to_vec(), member.to_vec(), score.to_bits().to_le_bytes().to_vec()]),
+                );
             }
         }
     }

@@ -26,7 +26,10 @@ pub trait Env: Clone + Send + Sync + 'static {
 
     fn listen(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Self::Listener>>;
     /// The next connection: it, the peer's address and our own.
-    fn accept(&self, on: &Self::Listener) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr, SocketAddr)>>;
+    fn accept(
+        &self,
+        on: &Self::Listener,
+    ) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr, SocketAddr)>>;
     /// Binds a connection to this thread.
     fn adopt(&self, socket: Self::Socket) -> io::Result<Self::Stream>;
     fn connect(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Self::Stream>>;
@@ -39,7 +42,10 @@ pub trait Env: Clone + Send + Sync + 'static {
     fn spawn_thread(&self, name: &str, main: ThreadMain);
     fn disk(&self) -> Arc<dyn Disk>;
     /// Runs what may block (the disk) where it holds up nobody.
-    fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T>;
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T>;
     /// Holds up this thread: DEBUG SLEEP.
     fn stall(&self, time: Duration);
     /// A counter for measuring commands; constant in simulation.
@@ -67,7 +73,8 @@ impl Env for Real {
     type Listener = tokio::net::TcpListener;
 
     async fn listen(&self, host: &str, port: u16) -> io::Result<Self::Listener> {
-        let addr: SocketAddr = tokio::net::lookup_host((host, port)).await?.next().ok_or(io::ErrorKind::NotFound)?;
+        let addr: SocketAddr =
+            tokio::net::lookup_host((host, port)).await?.next().ok_or(io::ErrorKind::NotFound)?;
         let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         if addr.is_ipv6() {

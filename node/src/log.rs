@@ -68,8 +68,7 @@ pub fn start(level: &str, path: &str) -> std::io::Result<()> {
     };
     let builder = tracing_subscriber::fmt()
         .event_format(RedisFormat)
-        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
-        .with_ansi(false);
+        .with_env_filter(tracing_subscriber::EnvFilter::new(level));
     if path.is_empty() {
         builder.init();
     } else {

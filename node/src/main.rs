@@ -11,11 +11,17 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("-v" | "--version") => {
-            println!("Shoal server v={} (Redis {})", env!("CARGO_PKG_VERSION"), node::commands::info::REDIS_VERSION);
+            println!(
+                "Shoal server v={} (Redis {})",
+                env!("CARGO_PKG_VERSION"),
+                node::commands::info::REDIS_VERSION
+            );
             return ExitCode::SUCCESS;
         }
         Some("-h" | "--help") => {
-            println!("Usage: shoal-server [/path/to/shoal.conf] [--directive value ...] [-]\n       shoal-server --local-cluster NODES [--directive value ...]");
+            println!(
+                "Usage: shoal-server [/path/to/shoal.conf] [--directive value ...] [-]\n       shoal-server --local-cluster NODES [--directive value ...]"
+            );
             return ExitCode::SUCCESS;
         }
         _ => {}

@@ -132,7 +132,10 @@ async fn listen<E: Env>(shared: &Arc<Shared<E>>) -> Result<Vec<E::Listener>, Str
             Err(error) if is_optional => tracing::debug!(%error, "not listening on {address}"),
             Err(error) => {
                 tracing::warn!("Failed listening on port {} (tcp), aborting: {error}", settings.port);
-                return Err(format!("Could not create server TCP listening socket {host}:{}: {error}", settings.port));
+                return Err(format!(
+                    "Could not create server TCP listening socket {host}:{}: {error}",
+                    settings.port
+                ));
             }
         }
     }
@@ -195,10 +198,15 @@ async fn sample<E: Env>(shared: Arc<Shared<E>>) {
         let micros = (now.since(at).as_micros() as u64).max(1);
         let calls: u64 = shared.total_stats().commands.iter().map(|c| c.calls).sum();
         let ticks = (shared.env.ticks())();
-        shared.counters.ops_per_s.store(calls.saturating_sub(calls_before) * 1_000_000 / micros, Ordering::Relaxed);
-        shared.counters.ticks_per_us.store((ticks.wrapping_sub(ticks_before) / micros).max(1), Ordering::Relaxed);
+        shared
+            .counters
+            .ops_per_s
+            .store(calls.saturating_sub(calls_before) * 1_000_000 / micros, Ordering::Relaxed);
+        shared
+            .counters
+            .ticks_per_us
+            .store((ticks.wrapping_sub(ticks_before) / micros).max(1), Ordering::Relaxed);
         shared.counters.peak_bytes.fetch_max(shared.engine.keyspace.used_bytes(), Ordering::Relaxed);
         (calls_before, ticks_before, at) = (calls, ticks, now);
     }
 }
-

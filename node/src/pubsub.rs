@@ -55,14 +55,21 @@ impl PubSub {
     }
 
     /// Hands a message to everyone who listens; returns how many did. `deliver` gets the encoded message.
-    pub fn publish(&self, space: Space, channel: &[u8], message: &[u8], deliver: &mut dyn FnMut(Receiver, Arc<[u8]>)) -> usize {
+    pub fn publish(
+        &self,
+        space: Space,
+        channel: &[u8],
+        message: &[u8],
+        deliver: &mut dyn FnMut(Receiver, Arc<[u8]>),
+    ) -> usize {
         let tables = self.lock();
         let mut count = 0;
         let mut send = |receivers: &BTreeMap<u64, Receiver>, pattern: Option<&[u8]>| {
             let mut encoded: [Option<Arc<[u8]>>; 2] = [None, None];
             for receiver in receivers.values() {
-                let bytes = encoded[receiver.is_resp3 as usize]
-                    .get_or_insert_with(|| encode(space, channel, pattern, message, receiver.is_resp3).into());
+                let bytes = encoded[receiver.is_resp3 as usize].get_or_insert_with(|| {
+                    encode(space, channel, pattern, message, receiver.is_resp3).into()
+                });
                 deliver(*receiver, bytes.clone());
                 count += 1;
             }

@@ -411,13 +411,7 @@ impl<E: Env> Worker<E> {
         }
     }
 
-    fn item(
-        &self,
-        batch: &Batch<E>,
-        spans: Range<u32>,
-        raw: Range<u32>,
-        own: Option<Rc<Vec<u8>>>,
-    ) -> Item {
+    fn item(&self, batch: &Batch<E>, spans: Range<u32>, raw: Range<u32>, own: Option<Rc<Vec<u8>>>) -> Item {
         let buf: &[u8] = own.as_ref().map_or(&batch.input, |o| o);
         let args = &batch.spans[spans.start as usize..spans.end as usize];
         let mut spec = self.shared.engine.table.by_name(args[0].of(buf));
@@ -465,7 +459,10 @@ impl<E: Env> Worker<E> {
         let now = self.shared.env.now();
         let status = self.shared.status(now.mono);
         let setting = Setting { settings: &settings, view: view.as_deref(), now, status };
-        self.shared.engine.keyspace.set_clock(evict::fresh(now.wall.0, settings.engine.maxmemory_policy.is_lfu()));
+        self.shared
+            .engine
+            .keyspace
+            .set_clock(evict::fresh(now.wall.0, settings.engine.maxmemory_policy.is_lfu()));
         let mut groups = std::mem::take(&mut batch.groups);
         let mut prefetched = 0;
         for group in &groups {
@@ -639,7 +636,11 @@ impl<E: Env> Worker<E> {
         }
         let class = if connection.session.borrow().is_subscribed() { 2 } else { 0 };
         if connection.is_over_limit(settings.output_limits[class], now.mono.as_ms()) {
-            tracing::warn!(client = connection.id, bytes = connection.output_bytes(), "client closed: it does not read its replies");
+            tracing::warn!(
+                client = connection.id,
+                bytes = connection.output_bytes(),
+                "client closed: it does not read its replies"
+            );
             connection.close(false);
         }
     }
@@ -795,7 +796,11 @@ impl<E: Env> Worker<E> {
                 session.is_subscribed() || session.is_replica
             };
             let is_waiting = !matches!(*connection.phase.borrow(), Phase::Ready);
-            if settings.timeout_s > 0 && idle_ms > settings.timeout_s as i64 * 1000 && !may_idle && !is_waiting {
+            if settings.timeout_s > 0
+                && idle_ms > settings.timeout_s as i64 * 1000
+                && !may_idle
+                && !is_waiting
+            {
                 connection.close(false);
             }
         }

@@ -221,7 +221,7 @@ impl<'a> DbMut<'a> {
             self.before_write(seg);
         }
         let mut env = self.env();
-        let entry = RawEntry::create(key, content, expire, 0);
+        let entry = RawEntry::create(key, content, expire, self.keyspace.clock.load(Ordering::Relaxed));
         let root = self.root_mut();
         root.insert(hash, entry, &mut env);
         let first = root.count == 1;

@@ -25,6 +25,8 @@ pub struct Keyspace {
     /// The epoch that segments are stamped with; raised by each snapshot.
     pub(crate) epoch: AtomicU32,
     pub(crate) snapshot: Mutex<Option<Arc<Snapshot>>>,
+    /// Access clock of entries that are made now.
+    pub(crate) clock: AtomicU32,
     gate: Gate,
 }
 
@@ -58,6 +60,7 @@ impl Keyspace {
             counters: Arc::new(Counters::new(databases)),
             epoch: AtomicU32::new(0),
             snapshot: Mutex::default(),
+            clock: AtomicU32::new(0),
             gate: Gate::default(),
         };
         let own = Slot::COUNT * size_of::<SlotLine>();
@@ -72,6 +75,10 @@ impl Keyspace {
     }
     pub(crate) fn hasher(&self) -> KeyHasher {
         self.hasher
+    }
+    /// The access clock that new entries begin with; the engine sets it once per batch.
+    pub fn set_clock(&self, clock: u32) {
+        self.clock.store(clock, Ordering::Relaxed);
     }
     pub fn databases(&self) -> u16 {
         self.places.len() as u16

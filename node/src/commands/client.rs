@@ -34,13 +34,13 @@ pub const CLIENT: Command = Command {
     arity: -2,
     acl: acl::CONNECTION,
     subcommands: &[
-        Command { name: "id", summary: "Returns the unique client ID of the connection.", since: "5.0.0", ..SUB },
         Command {
-            name: "getname",
-            summary: "Returns the name of the connection.",
-            since: "2.6.9",
+            name: "id",
+            summary: "Returns the unique client ID of the connection.",
+            since: "5.0.0",
             ..SUB
         },
+        Command { name: "getname", summary: "Returns the name of the connection.", since: "2.6.9", ..SUB },
         Command {
             name: "setname",
             summary: "Sets the connection name.",
@@ -134,7 +134,12 @@ pub const CLIENT: Command = Command {
             ],
             ..SUB
         },
-        Command { name: "help", summary: "Returns helpful text about the different subcommands.", since: "5.0.0", ..SUB },
+        Command {
+            name: "help",
+            summary: "Returns helpful text about the different subcommands.",
+            since: "5.0.0",
+            ..SUB
+        },
     ],
     ..Command::BASE
 };
@@ -200,7 +205,10 @@ impl Filter {
                 while i + 1 < cx.args.len()
                     && let Ok(id) = cx.int(i + 1)
                 {
-                    ids.push(u64::try_from(id).map_err(|_| Error::text("ERR client-id should be greater than 0"))?);
+                    ids.push(
+                        u64::try_from(id)
+                            .map_err(|_| Error::text("ERR client-id should be greater than 0"))?,
+                    );
                     i += 1;
                 }
                 if ids.is_empty() {
@@ -278,7 +286,8 @@ fn kill<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         }
     };
     let me = cx.session.id;
-    let chosen: Vec<Arc<Client>> = cx.shared().clients.all().into_iter().filter(|c| filter.holds(c, me)).collect();
+    let chosen: Vec<Arc<Client>> =
+        cx.shared().clients.all().into_iter().filter(|c| filter.holds(c, me)).collect();
     for client in &chosen {
         client.is_killed.store(true, Ordering::Relaxed);
         cx.shared().post_to(client.id, Letter::Kill { client: client.id, is_soft: client.id == me });

@@ -110,13 +110,15 @@ fn info(spec: &Spec, out: &mut Reply) {
     out.array(10);
     out.bulk(spec.full_name.as_bytes());
     out.int(command.arity as i64);
-    let flags: Vec<&str> = flag::NAMES.iter().filter(|(f, _)| flags(command) & f != 0).map(|(_, n)| *n).collect();
+    let flags: Vec<&str> =
+        flag::NAMES.iter().filter(|(f, _)| flags(command) & f != 0).map(|(_, n)| *n).collect();
     out.set(flags.len());
     flags.iter().for_each(|f| out.simple(f));
     out.int(first);
     out.int(last);
     out.int(step);
-    let categories: Vec<&str> = acl::NAMES.iter().filter(|(c, _)| spec.acl & c != 0).map(|(_, n)| *n).collect();
+    let categories: Vec<&str> =
+        acl::NAMES.iter().filter(|(c, _)| spec.acl & c != 0).map(|(_, n)| *n).collect();
     out.set(categories.len());
     categories.iter().for_each(|c| out.simple(&format!("@{c}")));
     out.array(command.tips.len());
@@ -212,7 +214,8 @@ fn doc(spec: &Spec, out: &mut Reply) {
         out.bulk(b"doc_flags");
         out.set(1);
         out.simple("deprecated");
-        for (name, value) in [("deprecated_since", deprecated.since), ("replaced_by", deprecated.replaced_by)] {
+        for (name, value) in [("deprecated_since", deprecated.since), ("replaced_by", deprecated.replaced_by)]
+        {
             out.bulk(name.as_bytes());
             out.bulk(value.as_bytes());
         }
@@ -248,7 +251,7 @@ fn doc(spec: &Spec, out: &mut Reply) {
 fn arg(arg: &Arg, out: &mut Reply) {
     let mark = out.mark();
     let mut fields = 2;
-    let mut text = |out: &mut Reply, name: &str, value: &str| {
+    let text = |out: &mut Reply, name: &str, value: &str| {
         out.bulk(name.as_bytes());
         out.bulk(value.as_bytes());
     };
@@ -315,7 +318,8 @@ fn keys<E: Env>(cx: &mut HostCx<E>, has_flags: bool) -> Outcome {
         }
         cx.out.bulk(args[place]);
         if has_flags {
-            let names: Vec<&str> = key::NAMES.iter().filter(|(f, _)| flags & f != 0).map(|(_, n)| *n).collect();
+            let names: Vec<&str> =
+                key::NAMES.iter().filter(|(f, _)| flags & f != 0).map(|(_, n)| *n).collect();
             cx.out.set(names.len());
             names.iter().for_each(|n| cx.out.simple(n));
         }

@@ -10,8 +10,13 @@ use proto::view::Role;
 
 type Outcome = Result<HostOutcome, Error>;
 
-const BASE: Command =
-    Command { group: Group::Connection, flags: OPEN, acl: acl::CONNECTION, run: Handler::Host, ..Command::BASE };
+const BASE: Command = Command {
+    group: Group::Connection,
+    flags: OPEN,
+    acl: acl::CONNECTION,
+    run: Handler::Host,
+    ..Command::BASE
+};
 const OPEN: u32 = flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::FAST;
 
 const PING: Command = Command {
@@ -131,7 +136,10 @@ const HELLO: Command = Command {
         ],
     )
     .optional()],
-    history: &[("6.2.0", "`protover` made optional; when called without arguments reports the current connection's context.")],
+    history: &[(
+        "6.2.0",
+        "`protover` made optional; when called without arguments reports the current connection's context.",
+    )],
     ..BASE
 };
 fn hello<E: Env>(cx: &mut HostCx<E>) -> Outcome {
@@ -279,7 +287,8 @@ fn asking<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     cx.ok()
 }
 
-pub static COMMANDS: &[Command] = &[PING, ECHO, SELECT, AUTH, HELLO, QUIT, RESET, READONLY, READWRITE, ASKING];
+pub static COMMANDS: &[Command] =
+    &[PING, ECHO, SELECT, AUTH, HELLO, QUIT, RESET, READONLY, READWRITE, ASKING];
 
 pub fn functions<E: Env>() -> Functions<E> {
     &[

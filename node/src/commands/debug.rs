@@ -55,11 +55,7 @@ pub static COMMANDS: &[Command] = &[Command {
             args: &[Arg::integer("is-on")],
             ..SUB
         },
-        Command {
-            name: "jmap",
-            summary: "Accepted for compatibility.",
-            ..SUB
-        },
+        Command { name: "jmap", summary: "Accepted for compatibility.", ..SUB },
         Command { name: "help", summary: "Returns helpful text about the different subcommands.", ..SUB },
     ],
     ..SUB

@@ -109,8 +109,14 @@ fn clients<E: Env>(i: &mut Info<'_, E>) {
     i.line("connected_clients", all.iter().filter(|c| !c.has(state::REPLICA)).count());
     i.line("cluster_connections", i.shared.control.links());
     i.line("maxclients", i.shared.settings().maxclients);
-    i.line("client_recent_max_input_buffer", all.iter().map(|c| c.query_bytes.load(Ordering::Relaxed)).max().unwrap_or(0));
-    i.line("client_recent_max_output_buffer", all.iter().map(|c| c.output_bytes.load(Ordering::Relaxed)).max().unwrap_or(0));
+    i.line(
+        "client_recent_max_input_buffer",
+        all.iter().map(|c| c.query_bytes.load(Ordering::Relaxed)).max().unwrap_or(0),
+    );
+    i.line(
+        "client_recent_max_output_buffer",
+        all.iter().map(|c| c.output_bytes.load(Ordering::Relaxed)).max().unwrap_or(0),
+    );
     i.line("blocked_clients", i.shared.counters.blocked.load(Ordering::Relaxed));
     i.line("tracking_clients", 0);
     i.line("pubsub_clients", pubsub);

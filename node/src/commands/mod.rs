@@ -50,6 +50,7 @@ fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
     ]
     .into_iter()
     .flatten()
+    .copied()
 }
 
 /// The function of a command that runs in the node.

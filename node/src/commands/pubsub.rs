@@ -21,7 +21,12 @@ const BASE: Command = Command {
 const CHANNELS: &[Arg] = &[Arg::string("channel").multiple()];
 
 pub static COMMANDS: &[Command] = &[
-    Command { name: "subscribe", summary: "Listens for messages published to channels.", args: CHANNELS, ..BASE },
+    Command {
+        name: "subscribe",
+        summary: "Listens for messages published to channels.",
+        args: CHANNELS,
+        ..BASE
+    },
     Command {
         name: "unsubscribe",
         summary: "Stops listening to messages posted to channels.",
@@ -87,12 +92,49 @@ pub static COMMANDS: &[Command] = &[
         flags: 0,
         run: Handler::Container,
         subcommands: &[
-            Command { name: "channels", summary: "Returns the active channels.", arity: -2, args: &[Arg::pattern("pattern").optional()], ..INFO },
-            Command { name: "numpat", summary: "Returns a count of unique pattern subscriptions.", arity: 2, ..INFO },
-            Command { name: "numsub", summary: "Returns a count of subscribers to channels.", arity: -2, args: &[Arg::string("channel").multiple().optional()], ..INFO },
-            Command { name: "shardchannels", summary: "Returns the active shard channels.", since: "7.0.0", arity: -2, args: &[Arg::pattern("pattern").optional()], ..INFO },
-            Command { name: "shardnumsub", summary: "Returns the count of subscribers of shard channels.", since: "7.0.0", arity: -2, args: &[Arg::string("shardchannel").multiple().optional()], ..INFO },
-            Command { name: "help", summary: "Returns helpful text about the different subcommands.", since: "6.2.0", arity: 2, ..INFO },
+            Command {
+                name: "channels",
+                summary: "Returns the active channels.",
+                arity: -2,
+                args: &[Arg::pattern("pattern").optional()],
+                ..INFO
+            },
+            Command {
+                name: "numpat",
+                summary: "Returns a count of unique pattern subscriptions.",
+                arity: 2,
+                ..INFO
+            },
+            Command {
+                name: "numsub",
+                summary: "Returns a count of subscribers to channels.",
+                arity: -2,
+                args: &[Arg::string("channel").multiple().optional()],
+                ..INFO
+            },
+            Command {
+                name: "shardchannels",
+                summary: "Returns the active shard channels.",
+                since: "7.0.0",
+                arity: -2,
+                args: &[Arg::pattern("pattern").optional()],
+                ..INFO
+            },
+            Command {
+                name: "shardnumsub",
+                summary: "Returns the count of subscribers of shard channels.",
+                since: "7.0.0",
+                arity: -2,
+                args: &[Arg::string("shardchannel").multiple().optional()],
+                ..INFO
+            },
+            Command {
+                name: "help",
+                summary: "Returns helpful text about the different subcommands.",
+                since: "6.2.0",
+                arity: 2,
+                ..INFO
+            },
         ],
         ..BASE
     },
@@ -114,11 +156,8 @@ fn subscribe<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
         check_slots(cx)?;
     }
     let verb = SPACES[space as usize].1;
-    let receiver = Receiver {
-        client: cx.session.id,
-        worker: cx.host.worker.index,
-        is_resp3: cx.session.is_resp3,
-    };
+    let receiver =
+        Receiver { client: cx.session.id, worker: cx.host.worker.index, is_resp3: cx.session.is_resp3 };
     for name in &cx.args[1..] {
         let connection = cx.host.connection;
         let mut subscriptions = connection.subscriptions.borrow_mut();

@@ -66,12 +66,7 @@ pub static COMMANDS: &[Command] = &[
                 arity: 2,
                 ..CONFIG_SUB
             },
-            Command {
-                name: "resetstat",
-                summary: "Resets the server's statistics.",
-                arity: 2,
-                ..CONFIG_SUB
-            },
+            Command { name: "resetstat", summary: "Resets the server's statistics.", arity: 2, ..CONFIG_SUB },
             Command {
                 name: "help",
                 summary: "Returns helpful text about the different subcommands.",
@@ -128,7 +123,8 @@ pub static COMMANDS: &[Command] = &[
         arity: -1,
         flags: flag::ADMIN | flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::NO_MULTI | flag::ALLOW_BUSY,
         args: &[
-            Arg::one_of("save-selector", &[Arg::word("nosave", "NOSAVE"), Arg::word("save", "SAVE")]).optional(),
+            Arg::one_of("save-selector", &[Arg::word("nosave", "NOSAVE"), Arg::word("save", "SAVE")])
+                .optional(),
             Arg::word("now", "NOW").since("7.0.0").optional(),
             Arg::word("force", "FORCE").since("7.0.0").optional(),
             Arg::word("abort", "ABORT").since("7.0.0").optional(),
@@ -193,7 +189,9 @@ fn config_set<E: Env>(cx: &mut HostCx<E>) -> Outcome {
             Err(SetError::Invalid(reason)) => reason,
             Err(SetError::Unknown) => unreachable!("looked up above"),
         };
-        return Err(Error::err(&format!("CONFIG SET failed (possibly related to argument '{shown}') - {reason}")));
+        return Err(Error::err(&format!(
+            "CONFIG SET failed (possibly related to argument '{shown}') - {reason}"
+        )));
     }
     *config = next;
     shared.publish_config(&config);
@@ -227,7 +225,10 @@ fn time<E: Env>(cx: &mut HostCx<E>) -> Outcome {
 }
 
 /// Hands a request to the persistence task, which answers.
-fn persist<E: Env>(cx: &mut HostCx<E>, make: fn(crate::shared::Ticket<E::Socket>) -> PersistRequest<E::Socket>) -> Outcome {
+fn persist<E: Env>(
+    cx: &mut HostCx<E>,
+    make: fn(crate::shared::Ticket<E::Socket>) -> PersistRequest<E::Socket>,
+) -> Outcome {
     let request = make(cx.ticket());
     cx.shared().persist.request(request);
     Ok(HostOutcome::Later)

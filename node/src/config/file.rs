@@ -87,7 +87,8 @@ fn load_text(
             continue;
         }
         let fail = |reason: String| FileError { line: i + 1, text: trimmed.to_string(), reason };
-        let words = split_inline(trimmed.as_bytes()).ok_or_else(|| fail("Unbalanced quotes in configuration line".into()))?;
+        let words = split_inline(trimmed.as_bytes())
+            .ok_or_else(|| fail("Unbalanced quotes in configuration line".into()))?;
         let mut words: Vec<String> = words.iter().map(|w| String::from_utf8_lossy(w).into_owned()).collect();
         let name = words.remove(0).to_ascii_lowercase();
         if name == "include" {
@@ -123,7 +124,8 @@ fn load_text(
 
 /// A word as it may stand in a file.
 fn quoted(word: &str) -> String {
-    let is_plain = !word.is_empty() && word.bytes().all(|c| c.is_ascii_graphic() && !matches!(c, b'"' | b'\'' | b'\\' | b'#'));
+    let is_plain = !word.is_empty()
+        && word.bytes().all(|c| c.is_ascii_graphic() && !matches!(c, b'"' | b'\'' | b'\\' | b'#'));
     if is_plain {
         return word.to_string();
     }
@@ -200,7 +202,8 @@ mod tests {
 
     #[test]
     fn the_command_line_comes_after_the_file() {
-        let config = load(&["shoal.conf", "--port", "7000", "--save", ""], "port 6000\nsave 60 1\n# x\n").unwrap();
+        let config =
+            load(&["shoal.conf", "--port", "7000", "--save", ""], "port 6000\nsave 60 1\n# x\n").unwrap();
         assert_eq!((config.get("port"), config.get("save")), ("7000", ""));
         assert_eq!(load(&["-"], "").unwrap().get("port"), "7777");
     }
@@ -209,8 +212,15 @@ mod tests {
     fn a_bad_line_is_told_with_its_place() {
         let error = load(&["f"], "port 1\n\nbogus 3\n").err().unwrap();
         assert_eq!((error.line, error.text.as_str()), (3, "bogus 3"));
-        assert!(error.to_string().contains("at line 3\n>>> 'bogus 3'\nBad directive or wrong number of arguments"));
-        assert_eq!(load(&["f"], "port x").err().unwrap().reason, "argument couldn't be parsed into an integer");
+        assert!(
+            error
+                .to_string()
+                .contains("at line 3\n>>> 'bogus 3'\nBad directive or wrong number of arguments")
+        );
+        assert_eq!(
+            load(&["f"], "port x").err().unwrap().reason,
+            "argument couldn't be parsed into an integer"
+        );
     }
 
     #[test]

@@ -43,7 +43,8 @@ impl Kind {
                 _ => Err("argument must be 'yes' or 'no'".into()),
             },
             Kind::Int(min, max) => {
-                let n: i64 = one()?.parse().map_err(|_| "argument couldn't be parsed into an integer".to_string())?;
+                let n: i64 =
+                    one()?.parse().map_err(|_| "argument couldn't be parsed into an integer".to_string())?;
                 in_bounds(n, *min, *max).map(|n| n.to_string())
             }
             Kind::Memory(min, max) => {
@@ -53,9 +54,9 @@ impl Kind {
             Kind::Enum(names) => {
                 let word = one()?;
                 let found = names.iter().find(|n| n.eq_ignore_ascii_case(word));
-                found.map(|n| n.to_string()).ok_or_else(|| {
-                    format!("argument(s) must be one of the following: {}", names.join(", "))
-                })
+                found
+                    .map(|n| n.to_string())
+                    .ok_or_else(|| format!("argument(s) must be one of the following: {}", names.join(", ")))
             }
             Kind::Text => Ok(one()?.to_string()),
             Kind::Words => Ok(words.join(" ")),
@@ -129,8 +130,10 @@ fn output_limits(words: &[String], old: &str) -> Result<String, String> {
         let name = if class[0].eq_ignore_ascii_case("replica") { "slave" } else { class[0] };
         let place = CLASSES.iter().position(|c| c.eq_ignore_ascii_case(name));
         let place = place.ok_or("Invalid client class specified in buffer limit configuration.")?;
-        let hard = parse_memory(class[1]).ok_or("Error in hard, soft or soft_seconds setting in buffer limit configuration.")?;
-        let soft = parse_memory(class[2]).ok_or("Error in hard, soft or soft_seconds setting in buffer limit configuration.")?;
+        let hard = parse_memory(class[1])
+            .ok_or("Error in hard, soft or soft_seconds setting in buffer limit configuration.")?;
+        let soft = parse_memory(class[2])
+            .ok_or("Error in hard, soft or soft_seconds setting in buffer limit configuration.")?;
         let seconds: u32 = class[3]
             .parse()
             .map_err(|_| "Error in hard, soft or soft_seconds setting in buffer limit configuration.")?;

@@ -10,11 +10,23 @@ use tokio::sync::mpsc;
 /// What commands ask of the persistence task.
 pub enum PersistRequest<S> {
     Save(Ticket<S>),
-    BackgroundSave { ticket: Ticket<S>, is_scheduled: bool },
+    BackgroundSave {
+        ticket: Ticket<S>,
+        is_scheduled: bool,
+    },
     RewriteLog(Ticket<S>),
-    Reload { ticket: Ticket<S>, is_saved: bool, is_flushed: bool },
+    Reload {
+        ticket: Ticket<S>,
+        is_saved: bool,
+        is_flushed: bool,
+    },
     /// `save`: what the command says; `None`: as `save` is configured.
-    ShutDown { ticket: Option<Ticket<S>>, save: Option<bool>, is_now: bool, is_forced: bool },
+    ShutDown {
+        ticket: Option<Ticket<S>>,
+        save: Option<bool>,
+        is_now: bool,
+        is_forced: bool,
+    },
     /// Some directive was set.
     ConfigChanged,
 }
