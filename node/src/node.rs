@@ -58,7 +58,9 @@ pub async fn run<E: Env>(env: E, config: Config) -> Result<(), String> {
         tokio::task::spawn_local(accept(shared.clone(), listener));
     }
     tokio::task::spawn_local(sample(shared.clone()));
-    drop(control_inbox);
+    if shared.settings().is_cluster {
+        tokio::task::spawn_local(control(shared.clone(), control_inbox));
+    }
     tracing::info!("Ready to accept connections");
     persist::run(shared.clone(), persist_inbox).await;
     shared.mail.iter().for_each(|m| m.post(Letter::Stop));
@@ -106,17 +108,23 @@ fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: us
         control,
         persist,
         replication: ReplicationState::new(ReplId(random_id())),
+        migrations: crate::migrate::Migrations::default(),
         env,
     };
     (Arc::new(shared), persist_inbox, control_inbox)
 }
 
 async fn listen<E: Env>(shared: &Arc<Shared<E>>) -> Result<Vec<E::Listener>, String> {
+    match shared.settings().port {
+        0 => Ok(Vec::new()),
+        port => listen_on(shared, port).await,
+    }
+}
+
+/// Listens on a port of every configured address.
+pub async fn listen_on<E: Env>(shared: &Shared<E>, port: u16) -> Result<Vec<E::Listener>, String> {
     let settings = shared.settings.load_full();
     let mut listeners = Vec::new();
-    if settings.port == 0 {
-        return Ok(listeners);
-    }
     for address in &settings.bind {
         let (is_optional, address) = match address.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -127,11 +135,11 @@ async fn listen<E: Env>(shared: &Arc<Shared<E>>) -> Result<Vec<E::Listener>, Str
             "::*" => "::",
             other => other,
         };
-        match shared.env.listen(host, settings.port).await {
+        match shared.env.listen(host, port).await {
             Ok(listener) => listeners.push(listener),
             Err(error) if is_optional => tracing::debug!(%error, "not listening on {address}"),
             Err(error) => {
-                tracing::warn!("Failed listening on port {} (tcp), aborting: {error}", settings.port);
+                tracing::warn!("Failed listening on port {} (tcp), aborting: {error}", port);
                 return Err(format!(
                     "Could not create server TCP listening socket {host}:{}: {error}",
                     settings.port
@@ -185,6 +193,14 @@ async fn refuse<E: Env>(shared: &Shared<E>, socket: E::Socket, text: &str) {
     use tokio::io::AsyncWriteExt;
     if let Ok(mut stream) = shared.env.adopt(socket) {
         let _ = stream.write_all(text.as_bytes()).await;
+    }
+}
+
+/// Runs the cluster side; a node whose cluster side cannot go on must not go on either.
+async fn control<E: Env>(shared: Arc<Shared<E>>, inbox: crate::control::ControlInbox) {
+    if let Err(error) = crate::control::run(shared.clone(), inbox).await {
+        tracing::error!("{error}");
+        shared.env.exit(1);
     }
 }
 

@@ -38,6 +38,7 @@ pub struct Shared<E: Env> {
     pub control: crate::control::ControlHandle,
     pub persist: crate::persist::PersistHandle<E::Socket>,
     pub replication: crate::replica::ReplicationState,
+    pub migrations: crate::migrate::Migrations,
 }
 
 /// What decides whether commands run; read once per batch.
@@ -133,6 +134,22 @@ impl<E: Env> Shared<E> {
     /// Carries out what follows from the settings in force.
     pub fn apply_config(&self) {
         self.feed.set_backlog_bytes(self.settings().backlog_bytes);
+    }
+
+    /// Removes all data, at once for everybody; it is freed in the background.
+    pub fn flush_all(&self) {
+        let closed = self.engine.keyspace.gate().close();
+        let mut garbage: Vec<Box<dyn std::any::Any + Send>> = Vec::new();
+        for slot in proto::Slot::all() {
+            let mut guard = self.engine.keyspace.lock_wait(slot);
+            for db in 0..self.engine.keyspace.databases() {
+                if let Some(table) = guard.db_mut(db).take_table() {
+                    garbage.push(Box::new(table));
+                }
+            }
+        }
+        drop(closed);
+        self.persist.dispose(garbage);
     }
 
     /// CONFIG RESETSTAT. Workers forget at their next look.
