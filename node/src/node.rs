@@ -67,13 +67,13 @@ pub async fn run<E: Env>(env: E, config: Config) -> Result<(), String> {
     Ok(())
 }
 
-type Built<E> = (
+pub(crate) type Built<E> = (
     Arc<Shared<E>>,
     persist::PersistInbox<<E as Env>::Socket>,
     tokio::sync::mpsc::UnboundedReceiver<crate::control::ControlRequest>,
 );
 
-fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: usize) -> Built<E> {
+pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: usize) -> Built<E> {
     settings.engine.thresholds.hash_seed = env.rand();
     let random_id = || {
         let mut id = [0u8; 20];
@@ -87,7 +87,8 @@ fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: us
     let (control, control_inbox) = ControlHandle::new(settings.is_cluster);
     let state = State::default();
     state.is_expiring.store(true, Ordering::Relaxed);
-    let stats = (0..workers).map(|_| Mutex::new(Stats::new(table.len()))).collect();
+    // One for each worker, and one for the control thread, which applies a primary's stream.
+    let stats = (0..=workers).map(|_| Mutex::new(Stats::new(table.len()))).collect();
     let functions = table.specs().iter().map(|s| commands::function::<E>(&s.full_name)).collect();
     let shared = Shared {
         engine: Engine { keyspace, table, feed: Arc::new(EngineFeed(feed.clone())) },
@@ -102,6 +103,7 @@ fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: us
         mail: (0..workers).map(|_| Arc::new(Mail::default())).collect(),
         load: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         stats,
+        worker_dirty: (0..workers).map(|_| Default::default()).collect(),
         counters: Counters::default(),
         started: env.now(),
         run_id: ReplId(random_id()).to_string(),
