@@ -60,6 +60,7 @@ pub async fn run<E: Env>(env: E, config: Config) -> Result<(), String> {
     tokio::task::spawn_local(sample(shared.clone()));
     if shared.settings().is_cluster {
         tokio::task::spawn_local(control(shared.clone(), control_inbox));
+        tokio::task::spawn_local(crate::migrate::run(shared.clone()));
     }
     tracing::info!("Ready to accept connections");
     persist::run(shared.clone(), persist_inbox).await;
@@ -97,6 +98,8 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         config: Mutex::new(config),
         settings: ArcSwap::from_pointee(settings),
         view: ArcSwapOption::empty(),
+        topology: ArcSwapOption::empty(),
+        adopted: tokio::sync::Notify::new(),
         state,
         clients: Clients::default(),
         pubsub: PubSub::default(),
