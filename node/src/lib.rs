@@ -1,1 +1,27 @@
-//! 
+//! shoal-server: workers and connections, the control loop, configuration, persistence and replication links.
+//!
+//! Invariant: the world reaches the node through [`env::Env`] and `storage::Disk` alone.
+//! Invariant: threads meet in [`shared::Shared`] and in letter boxes, nowhere else.
+
+pub mod clients;
+pub mod commands;
+pub mod config;
+pub mod connection;
+pub mod control;
+pub mod digest;
+pub mod env;
+pub mod host;
+pub mod local_cluster;
+pub mod log;
+pub mod mail;
+pub mod migrate;
+pub mod node;
+pub mod persist;
+pub mod pubsub;
+pub mod replica;
+pub mod shared;
+pub mod worker;
+
+pub use config::{Config, NodeSettings};
+pub use env::{Env, Real};
+pub use node::run;

@@ -1,1 +1,84 @@
-fn main() {}
+//! The server's binary: reads its configuration as redis-server does, and runs a node.
+
+use node::config::load_args;
+use node::{Real, log};
+use std::io::Read;
+use std::process::ExitCode;
+use std::sync::Arc;
+use storage::RealDisk;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("-v" | "--version") => {
+            println!(
+                "Shoal server v={} (Redis {})",
+                env!("CARGO_PKG_VERSION"),
+                node::commands::info::REDIS_VERSION
+            );
+            return ExitCode::SUCCESS;
+        }
+        Some("-h" | "--help") => {
+            println!(
+                "Usage: shoal-server [/path/to/shoal.conf] [--directive value ...] [-]\n       shoal-server --local-cluster NODES [--directive value ...]"
+            );
+            return ExitCode::SUCCESS;
+        }
+        Some("--local-cluster") => return local_cluster(&args[1..]),
+        _ => {}
+    }
+    let mut stdin = || {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    };
+    let config = match load_args(&args, &|path| std::fs::read_to_string(path), &mut stdin) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Err(error) = log::start(config.get("loglevel"), config.get("logfile")) {
+        eprintln!("Can't open the log file: {error}");
+        return ExitCode::FAILURE;
+    }
+    serve(config)
+}
+
+fn local_cluster(args: &[String]) -> ExitCode {
+    let Some(nodes) = args.first().and_then(|n| n.parse().ok()) else {
+        eprintln!("--local-cluster needs the number of nodes");
+        return ExitCode::FAILURE;
+    };
+    match node::local_cluster::run(nodes, &args[1..]) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("The local cluster could not be formed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: node::Config) -> ExitCode {
+    let dir = config.get("dir").to_string();
+    if let Err(error) = std::env::set_current_dir(&dir) {
+        eprintln!("Can't chdir to '{dir}': {error}");
+        return ExitCode::FAILURE;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("Can't start the event loop: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let env = Real::new(Arc::new(RealDisk::new(".")));
+    match tokio::task::LocalSet::new().block_on(&runtime, node::run(env, config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,7 @@
-//! 
+//! Replication: the feed that everything reads, histories, and who is in step with a primary.
+//!
+//! Invariant: nothing here does I/O, reads a clock or starts a thread.
+
+#![forbid(unsafe_code)]
+
+pub mod feed;

@@ -1,1 +1,47 @@
-//! 
+//! Keys and values in memory and on disk: the keyspace, its tables, snapshots, RDB, AOF and the disk itself.
+//!
+//! Invariant: nothing here knows a command. Nothing reads a clock, starts a thread or draws a random number.
+
+pub mod aof;
+mod counters;
+mod crc64;
+mod db;
+mod directory;
+pub mod disk;
+mod entry;
+mod gate;
+pub mod hash;
+pub mod intset;
+mod keyhash;
+mod keyspace;
+pub mod list;
+#[cfg(test)]
+mod model_test;
+pub mod packed;
+pub mod rdb;
+mod segment;
+pub mod set;
+mod size;
+mod slot;
+mod snapshot;
+mod table;
+pub mod thresholds;
+mod value;
+pub mod zset;
+
+pub use crc64::crc64;
+pub use db::{Db, DbMut, EntryMut, Expiry, Table};
+pub use disk::{Disk, DiskFile, MemDisk, RealDisk};
+pub use entry::Entry;
+pub use gate::{Gate, GateClosed, GateInside, GateReader};
+pub use hash::Hash;
+pub use keyhash::KeyHasher;
+pub use keyspace::Keyspace;
+pub use list::List;
+pub use set::{Set, parse_int};
+pub use size::class_size;
+pub use slot::{Ownership, SlotGuard, SlotState};
+pub use snapshot::{Block, Snapshot, SnapshotBusy, SnapshotOptions};
+pub use thresholds::Thresholds;
+pub use value::{Kind, Value, ValueMut, ValueRef, str_encoding};
+pub use zset::ZSet;

@@ -154,7 +154,7 @@ impl Plan {
 
     fn make_quorum_stress(&mut self, r: &mut Rng) {
         if r.chance(500) {
-            self.delay_us = (1 * MS, r.between(20, 300) * MS);
+            self.delay_us = (MS, r.between(20, 300) * MS);
         }
         self.loss_per_mille = if r.chance(600) { r.below(150) } else { 0 };
         self.dup_per_mille = if r.chance(600) { r.below(80) } else { 0 };

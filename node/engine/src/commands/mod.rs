@@ -1,0 +1,77 @@
+//! The commands that the engine runs, a file per family. Each is one `const` and one function below it.
+
+pub mod algebra;
+pub mod collection;
+pub mod expiry;
+pub mod generic;
+pub mod hash;
+pub mod list;
+pub mod list_blocking;
+pub mod scan;
+pub mod set;
+pub mod set_algebra;
+pub mod string;
+pub mod zset;
+pub mod zset_algebra;
+pub mod zset_pop;
+pub mod zset_range;
+
+use crate::spec::Command;
+
+/// All commands that run in the engine.
+pub fn all() -> impl Iterator<Item = &'static Command> {
+    [
+        string::COMMANDS,
+        generic::COMMANDS,
+        expiry::COMMANDS,
+        scan::COMMANDS,
+        crate::multi::COMMANDS,
+        hash::COMMANDS,
+        list::COMMANDS,
+        list_blocking::COMMANDS,
+        set::COMMANDS,
+        set_algebra::COMMANDS,
+        zset::COMMANDS,
+        zset_range::COMMANDS,
+        zset_pop::COMMANDS,
+        zset_algebra::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Checks that declarations hold together; the node runs it over its whole table as well.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Handler, flag};
+
+    fn check(command: &Command, container: Option<&Command>) {
+        let name = command.name;
+        assert!(!name.is_empty() && name == name.to_lowercase(), "{name}");
+        assert!(!command.summary.is_empty() && !command.since.is_empty(), "{name} is not described");
+        assert_ne!(command.arity, 0, "{name}");
+        assert!(!(command.has(flag::WRITE) && command.has(flag::READONLY)), "{name} writes and is read-only");
+        assert!(
+            !command.has(flag::DENYOOM) || command.has(flag::WRITE),
+            "{name} is refused memory but does not write"
+        );
+        if matches!(command.run, Handler::Keys(_)) {
+            assert!(command.has(flag::WRITE | flag::READONLY) || command.keys.is_empty(), "{name} has keys");
+        }
+        for sub in command.subcommands {
+            assert!(container.is_none(), "{name} is nested too deeply");
+            check(sub, Some(command));
+        }
+    }
+
+    #[test]
+    fn declarations_hold_together() {
+        all().for_each(|c| check(c, None));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        crate::Table::new(all());
+    }
+}

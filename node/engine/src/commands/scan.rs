@@ -1,0 +1,209 @@
+//! Going through the keys of a database: SCAN, KEYS, RANDOMKEY, DBSIZE.
+//!
+//! A cursor is the slot in the upper 16 bits and a place within the slot below, so that it survives changes of every
+//! other slot, their migration included.
+
+use crate::cx::Cx;
+use crate::number::parse_u64;
+use crate::spec::{Arg, Command, Group, Handler, acl, flag};
+use crate::{Error, glob};
+use proto::Slot;
+
+const BASE: Command = Command { group: Group::Generic, ..Command::BASE };
+const SLOT_SHIFT: u32 = 48;
+/// Slots visited by one SCAN although they gave nothing. Bounds the time of one call over a sparse database.
+const SLOTS_PER_CALL_MAX: usize = 256;
+
+/// MATCH, COUNT and TYPE, which SCAN and its kin for collections share.
+pub struct Filter<'a> {
+    pub pattern: Option<&'a [u8]>,
+    pub count: usize,
+    pub kind: Option<&'a [u8]>,
+}
+
+impl<'a> Filter<'a> {
+    /// Parses the options from argument `from` on.
+    pub fn parse(cx: &Cx<'a, '_>, from: usize, has_type: bool) -> Result<Filter<'a>, Error> {
+        let mut filter = Filter { pattern: None, count: 10, kind: None };
+        let mut i = from;
+        while i < cx.args.len() {
+            let value = *cx.args.get(i + 1).ok_or(Error::Syntax)?;
+            if cx.is_word(i, "MATCH") {
+                filter.pattern = (value != b"*").then_some(value);
+            } else if cx.is_word(i, "COUNT") {
+                let count = cx.int(i + 1)?;
+                if count < 1 {
+                    return Err(Error::Syntax);
+                }
+                filter.count = count as usize;
+            } else if has_type && cx.is_word(i, "TYPE") {
+                filter.kind = Some(value);
+            } else {
+                return Err(Error::Syntax);
+            }
+            i += 2;
+        }
+        Ok(filter)
+    }
+
+    pub fn is_match(&self, text: &[u8]) -> bool {
+        self.pattern.is_none_or(|p| glob::matches(p, text, false))
+    }
+}
+
+/// A cursor among the arguments.
+pub fn parse_cursor(text: &[u8]) -> Result<u64, Error> {
+    parse_u64(text).ok_or(Error::text("ERR invalid cursor"))
+}
+
+pub const SCAN: Command = Command {
+    name: "scan",
+    summary: "Iterates over the key names in the database.",
+    since: "2.8.0",
+    complexity: "O(1) for every call. O(N) for a complete iteration.",
+    arity: -2,
+    flags: flag::READONLY | flag::WHOLE_DB,
+    args: &[
+        Arg::integer("cursor"),
+        Arg::pattern("pattern").token("MATCH").optional(),
+        Arg::integer("count").token("COUNT").optional(),
+        Arg::string("type").token("TYPE").since("6.0.0").optional(),
+    ],
+    history: &[("6.0.0", "Added the `TYPE` subcommand.")],
+    tips: &["nondeterministic_output", "request_policy:special"],
+    run: Handler::Keys(scan),
+    ..BASE
+};
+fn scan(cx: &mut Cx) -> Result<(), Error> {
+    let cursor = parse_cursor(cx.args[1])?;
+    let filter = Filter::parse(cx, 2, true)?;
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    let next = scan_from(cx, cursor, filter.count, &mut |key, kind| {
+        let is_kind = filter.kind.is_none_or(|k| k.eq_ignore_ascii_case(kind.as_bytes()));
+        if is_kind && filter.is_match(key) {
+            found.push(key.to_vec());
+        }
+    });
+    cx.out.array(2);
+    cx.out.bulk(next.to_string().as_bytes());
+    cx.out.array(found.len());
+    found.iter().for_each(|key| cx.out.bulk(key));
+    Ok(())
+}
+
+/// Visits at least `count` keys (whole segments) from `cursor` on, if there are that many. Returns the next cursor, 0
+/// at the end. Expired keys are passed over.
+fn scan_from(cx: &mut Cx, cursor: u64, count: usize, each: &mut dyn FnMut(&[u8], &str)) -> u64 {
+    let (db, now_ms) = (cx.keys.db, cx.keys.now_ms);
+    let Some(mut slot) = Slot::new((cursor >> SLOT_SHIFT) as u16) else { return 0 };
+    let mut place = cursor & ((1 << SLOT_SHIFT) - 1);
+    let mut visited = 0;
+    for _ in 0..SLOTS_PER_CALL_MAX.max(count) {
+        place = cx.keys.locks.visit(slot, |guard| {
+            guard.db(db).scan(place, &mut |entry| {
+                visited += 1;
+                if entry.expire_ms().is_none_or(|at| at > now_ms) {
+                    each(entry.key(), entry.kind().name());
+                }
+            })
+        });
+        if place == 0 {
+            let following = Slot::new(slot.number() + 1).and_then(|s| cx.keys.keyspace.next_occupied(db, s));
+            match following {
+                Some(next) => slot = next,
+                None => return 0,
+            }
+        }
+        if visited >= count {
+            break;
+        }
+    }
+    (slot.number() as u64) << SLOT_SHIFT | place
+}
+
+pub const KEYS: Command = Command {
+    name: "keys",
+    summary: "Returns all key names that match a pattern.",
+    complexity: "O(N) with N being the number of keys in the database.",
+    arity: 2,
+    flags: flag::READONLY | flag::WHOLE_DB,
+    acl: acl::KEYSPACE | acl::DANGEROUS,
+    args: &[Arg::pattern("pattern")],
+    tips: &["request_policy:all_shards", "nondeterministic_output_order"],
+    run: Handler::Keys(keys),
+    ..BASE
+};
+fn keys(cx: &mut Cx) -> Result<(), Error> {
+    let pattern = cx.args[1];
+    let mark = cx.out.mark();
+    let mut count = 0;
+    let mut cursor = 0;
+    loop {
+        let mut found: Vec<Vec<u8>> = Vec::new();
+        cursor = scan_from(cx, cursor, 1024, &mut |key, _| {
+            if glob::matches(pattern, key, false) {
+                found.push(key.to_vec());
+            }
+        });
+        count += found.len();
+        found.iter().for_each(|key| cx.out.bulk(key));
+        if cursor == 0 {
+            break;
+        }
+    }
+    cx.out.array_at(mark, count);
+    Ok(())
+}
+
+pub const RANDOMKEY: Command = Command {
+    name: "randomkey",
+    summary: "Returns a random key name from the database.",
+    arity: 1,
+    flags: flag::READONLY | flag::WHOLE_DB,
+    tips: &["request_policy:all_shards", "nondeterministic_output"],
+    run: Handler::Keys(randomkey),
+    ..BASE
+};
+fn randomkey(cx: &mut Cx) -> Result<(), Error> {
+    const TRIES_MAX: usize = 100; // as Redis: then even an expired key will do
+    let (db, now_ms) = (cx.keys.db, cx.keys.now_ms);
+    for attempt in 0..TRIES_MAX {
+        let start = Slot::new(cx.rng.below(Slot::COUNT as u64) as u16).expect("below the count");
+        let keyspace = cx.keys.keyspace;
+        let first = Slot::new(0).expect("slot 0");
+        let Some(slot) = keyspace.next_occupied(db, start).or_else(|| keyspace.next_occupied(db, first))
+        else {
+            break;
+        };
+        let rand = cx.rng.next_u64();
+        let key = cx.keys.locks.visit(slot, |guard| {
+            let entry = guard.db(db).sample(rand)?;
+            let is_live = entry.expire_ms().is_none_or(|at| at > now_ms) || attempt == TRIES_MAX - 1;
+            is_live.then(|| entry.key().to_vec())
+        });
+        if let Some(key) = key {
+            cx.out.bulk(&key);
+            return Ok(());
+        }
+    }
+    cx.out.null();
+    Ok(())
+}
+
+pub const DBSIZE: Command = Command {
+    name: "dbsize",
+    summary: "Returns the number of keys in the database.",
+    group: Group::Server,
+    arity: 1,
+    flags: flag::READONLY | flag::FAST | flag::WHOLE_DB,
+    acl: acl::KEYSPACE,
+    tips: &["request_policy:all_shards", "response_policy:agg_sum"],
+    run: Handler::Keys(dbsize),
+    ..Command::BASE
+};
+fn dbsize(cx: &mut Cx) -> Result<(), Error> {
+    cx.out.int(cx.keys.keyspace.len(cx.keys.db) as i64);
+    Ok(())
+}
+
+pub static COMMANDS: &[Command] = &[SCAN, KEYS, RANDOMKEY, DBSIZE];

@@ -1,0 +1,169 @@
+//! Room for new data when `maxmemory` is reached: keys are sampled and the best of the sample goes, as in Redis.
+//!
+//! The access clock of an entry is 24 bits: seconds for LRU; minutes (16 bits) and a logarithmic counter (8) for LFU.
+//!
+//! Invariant: no lock is held when this begins, and one slot is locked at a time.
+
+use crate::keys::{Keys, Locks};
+use crate::settings::{EvictionPolicy, notify};
+use crate::{Error, Turn};
+use proto::Slot;
+
+const CLOCK_MAX: u32 = (1 << 24) - 1;
+/// Counter of a new key: high enough not to be evicted at once. Redis's LFU_INIT_VAL.
+const LFU_NEW: u32 = 5;
+/// Keys removed before a command goes on although more room is wanted. Bounds the pause of one command.
+const EVICTIONS_PER_COMMAND_MAX: usize = 64;
+/// Slots looked at for one victim: sparse keyspaces have many empty ones.
+const SLOTS_PER_SAMPLE_MAX: usize = 64;
+
+/// The clock of an entry that is used now, from what it was.
+pub fn touched(clock: u32, now_ms: i64, is_lfu: bool) -> u32 {
+    if !is_lfu {
+        return (now_ms / 1000) as u32 & CLOCK_MAX;
+    }
+    let counter = lfu_decayed(clock, now_ms);
+    // Logarithmic: the more it was used, the rarer it counts. The low bits of time and clock serve as the dice.
+    let dice = (now_ms as u32).wrapping_mul(0x9E37_79B9) ^ clock.wrapping_mul(0x85EB_CA6B);
+    const LFU_LOG_FACTOR: u32 = 10;
+    let odds = counter.saturating_sub(LFU_NEW) * LFU_LOG_FACTOR + 1;
+    let counter = if counter < 255 && (dice >> 8).is_multiple_of(odds) { counter + 1 } else { counter };
+    lfu_minutes(now_ms) << 8 | counter
+}
+
+/// The clock of a new entry.
+pub fn fresh(now_ms: i64, is_lfu: bool) -> u32 {
+    if is_lfu { lfu_minutes(now_ms) << 8 | LFU_NEW } else { touched(0, now_ms, false) }
+}
+
+/// Seconds since an entry was used, under an LRU policy.
+pub fn idle_s(clock: u32, now_ms: i64) -> u32 {
+    ((now_ms / 1000) as u32 & CLOCK_MAX).wrapping_sub(clock) & CLOCK_MAX
+}
+
+/// How often an entry was used (logarithmic, 0 to 255), under an LFU policy.
+pub fn lfu_decayed(clock: u32, now_ms: i64) -> u32 {
+    let minutes = lfu_minutes(now_ms).wrapping_sub(clock >> 8) & 0xFFFF;
+    (clock & 0xFF).saturating_sub(minutes)
+}
+
+fn lfu_minutes(now_ms: i64) -> u32 {
+    (now_ms / 60_000) as u32 & 0xFFFF
+}
+
+/// Evicts until the limit is kept. `Err`: the policy forbids it or nothing can go.
+pub fn make_room(turn: &mut Turn) -> Result<(), Error> {
+    let limit = turn.settings.maxmemory;
+    // A replica keeps what its primary keeps.
+    if limit == 0 || turn.status.is_replica || turn.engine.keyspace.used_bytes() <= limit {
+        return Ok(());
+    }
+    if turn.settings.maxmemory_policy == EvictionPolicy::NoEviction {
+        return Err(Error::Oom);
+    }
+    for _ in 0..EVICTIONS_PER_COMMAND_MAX {
+        if !evict_one(turn) {
+            return Err(Error::Oom);
+        }
+        if turn.engine.keyspace.used_bytes() <= limit {
+            break;
+        }
+    }
+    Ok(())
+}
+
+struct Candidate {
+    db: u16,
+    slot: Slot,
+    key: Vec<u8>,
+    /// The higher, the sooner it goes.
+    score: u64,
+}
+
+fn evict_one(turn: &mut Turn) -> bool {
+    let Some(victim) = best_of_sample(turn) else { return false };
+    // Somebody else uses the slot: what he does may free memory as well.
+    let Ok(locks) = Locks::take_for(turn, &[victim.slot]) else { return true };
+    let mut keys = Keys::new(turn, locks, victim.db);
+    keys.sees_expired = true;
+    if keys.delete_quietly(&victim.key) {
+        keys.stats.evicted += 1;
+        keys.changed(&victim.key, notify::EVICTED, "evicted");
+        keys.unit.push(victim.db, &[b"DEL".as_slice(), &victim.key]);
+        turn.engine.feed.append(Some(victim.slot), &keys.unit);
+    }
+    keys.give_back(turn);
+    true
+}
+
+fn best_of_sample(turn: &mut Turn) -> Option<Candidate> {
+    let keyspace = &*turn.engine.keyspace;
+    let policy = turn.settings.maxmemory_policy;
+    let mut best: Option<Candidate> = None;
+    let mut seen = 0;
+    let start = turn.local.rng.below(Slot::COUNT as u64) as usize;
+    // At first random slots; in a keyspace with few keys then all of them in order.
+    for i in 0..SLOTS_PER_SAMPLE_MAX + Slot::COUNT {
+        if seen >= turn.settings.maxmemory_samples || (i > SLOTS_PER_SAMPLE_MAX && best.is_some()) {
+            break;
+        }
+        let number = if i < SLOTS_PER_SAMPLE_MAX {
+            turn.local.rng.below(Slot::COUNT as u64) as usize
+        } else {
+            (start + i) % Slot::COUNT
+        };
+        let slot = Slot::new(number as u16).expect("below the count");
+        let Some(guard) = keyspace.try_lock(slot) else { continue };
+        for db in 0..keyspace.databases() {
+            let Some(entry) = guard.db(db).sample(turn.local.rng.next_u64()) else { continue };
+            let expire = entry.expire_ms();
+            if policy.is_volatile() && expire.is_none() {
+                continue;
+            }
+            seen += 1;
+            let score = score(policy, entry.clock(), expire, turn.now.wall.0, &mut turn.local.rng);
+            if best.as_ref().is_none_or(|b| score > b.score) {
+                best = Some(Candidate { db, slot, key: entry.key().to_vec(), score });
+            }
+        }
+    }
+    best
+}
+
+fn score(policy: EvictionPolicy, clock: u32, expire: Option<i64>, now_ms: i64, rng: &mut crate::Rng) -> u64 {
+    match policy {
+        EvictionPolicy::AllKeysLru | EvictionPolicy::VolatileLru => idle_s(clock, now_ms) as u64,
+        EvictionPolicy::AllKeysLfu | EvictionPolicy::VolatileLfu => 255 - lfu_decayed(clock, now_ms) as u64,
+        EvictionPolicy::VolatileTtl => u64::MAX - expire.unwrap_or(i64::MAX).max(0) as u64,
+        _ => rng.next_u64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_time_survives_the_clock_wrapping() {
+        let last_s = CLOCK_MAX as i64;
+        assert_eq!(idle_s(touched(0, last_s * 1000, false), (last_s + 11) * 1000), 11);
+    }
+
+    #[test]
+    fn frequency_decays_by_the_minute() {
+        let clock = fresh(0, true);
+        assert_eq!(lfu_decayed(clock, 0), LFU_NEW);
+        assert_eq!(lfu_decayed(clock, 3 * 60_000), LFU_NEW - 3);
+        assert_eq!(lfu_decayed(clock, 60 * 60_000), 0);
+    }
+
+    #[test]
+    fn use_counts_ever_more_slowly() {
+        let mut clock = fresh(0, true);
+        for i in 0..1000 {
+            clock = touched(clock, i, true);
+        }
+        let counter = clock & 0xFF;
+        assert!((10..100).contains(&counter), "{counter}");
+    }
+}

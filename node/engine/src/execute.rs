@@ -1,0 +1,391 @@
+//! The way of one command: resolve, admit, queue or lock, run, replay, serve, unlock.
+
+use crate::admission::{self, Route};
+use crate::blocking::{self, Waiter};
+use crate::cx::{Cx, Replay};
+use crate::keys::{Keys, Locks};
+use crate::multi::{self, FlowCommand};
+use crate::session::{ReplyMode, Session};
+use crate::spec::{Handler, flag};
+use crate::table::Spec;
+use crate::turn::{HostOutcome, Turn};
+use crate::{Args, Error};
+use proto::Slot;
+use proto::resp::Reply;
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// What became of a command.
+pub enum Outcome {
+    /// The reply was written.
+    Done,
+    /// The slot is held by another for longer than one spins, or pauses for a move. Nothing was done: run it again.
+    Busy(Slot),
+    /// Nothing was done: run it again with the gate closed.
+    NeedsGate,
+    /// The client waits for keys; the reply comes through the mailbox.
+    Blocked(Arc<Waiter>),
+    /// The host answers later.
+    Later,
+    /// The connection ends after its replies are sent.
+    Close,
+}
+
+/// Runs a command of `args`, the name first. `resolved`: what [`crate::Table::resolve`] says of them.
+/// `raw`: the command as it stood on the wire, if it was RESP.
+pub fn execute(
+    turn: &mut Turn,
+    session: &mut Session,
+    resolved: Result<&'static Spec, Error>,
+    args: Args,
+    raw: Option<&[u8]>,
+    out: &mut Reply,
+) -> Outcome {
+    let start = out.len();
+    out.set_resp3(session.is_resp3);
+    let result = match &resolved {
+        Ok(spec) => run_resolved(turn, session, spec, args, raw, out),
+        Err(error) => Err(error.clone()),
+    };
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            refuse(turn, session, resolved.as_ref().ok().copied(), &error);
+            out.truncate(start);
+            out.error(&error.to_string());
+            Outcome::Done
+        }
+    };
+    let is_final = !matches!(outcome, Outcome::Busy(_) | Outcome::NeedsGate);
+    if is_final {
+        finish(session, out, start, resolved.is_ok_and(|spec| spec.has(flag::ASKING)));
+    }
+    outcome
+}
+
+/// One-shot states end with the command.
+fn finish(session: &mut Session, out: &mut Reply, start: usize, is_asking: bool) {
+    if !is_asking && !session.in_multi() {
+        session.is_asking = false;
+    }
+    match session.reply_mode {
+        ReplyMode::On => {}
+        ReplyMode::Off => out.truncate(start),
+        ReplyMode::SkipNext => {
+            out.truncate(start);
+            session.reply_mode = ReplyMode::Skip;
+        }
+        ReplyMode::Skip => {
+            out.truncate(start);
+            session.reply_mode = ReplyMode::On;
+        }
+    }
+}
+
+fn refuse(turn: &mut Turn, session: &mut Session, spec: Option<&'static Spec>, error: &Error) {
+    turn.local.stats.count_error(error.code());
+    if let Some(spec) = spec {
+        turn.local.stats.commands[spec.id].rejected += 1;
+    }
+    let is_exec = spec.is_some_and(|s| s.has(flag::NOT_QUEUED));
+    if let Some(multi) = &mut session.multi
+        && !is_exec
+    {
+        multi.is_aborted = true;
+    }
+}
+
+fn run_resolved(
+    turn: &mut Turn,
+    session: &mut Session,
+    spec: &'static Spec,
+    args: Args,
+    raw: Option<&[u8]>,
+    out: &mut Reply,
+) -> Result<Outcome, Error> {
+    admission::admit(turn, session, spec)?;
+    let is_queued = session.in_multi() && !spec.has(flag::NOT_QUEUED);
+    if is_queued {
+        // Redirects are told while queueing, so that the client need not send the rest.
+        let slots = spec.slots(args).unwrap_or_default();
+        admission::route(turn, session, &slots, spec.is_write())?;
+        session.multi.as_mut().expect("in a transaction").push(spec, args);
+        out.simple("QUEUED");
+        return Ok(Outcome::Done);
+    }
+    if spec.has(flag::EXCLUSIVE) && turn.exclusive.is_none() {
+        return Ok(Outcome::NeedsGate);
+    }
+    if turn.status.is_paused && (spec.is_write() || spec.has(flag::MAY_REPLICATE)) && !session.is_primary_link
+    {
+        return Ok(Outcome::Busy(Slot::default()));
+    }
+    match spec.command.run {
+        Handler::Keys(_) => run_keys(turn, session, spec, args, raw, out),
+        Handler::Host => run_host(turn, session, spec, args, out),
+        Handler::Flow(FlowCommand::Exec) => exec(turn, session, spec, out),
+        Handler::Flow(FlowCommand::Watch) => watch(turn, session, spec, args, out),
+        Handler::Flow(command) => multi::unlocked(command, session, turn.engine, out).map(|()| Outcome::Done),
+        Handler::Container => Err(Error::Arity(spec.full_name.clone())),
+    }
+}
+
+fn run_host(
+    turn: &mut Turn,
+    session: &mut Session,
+    spec: &'static Spec,
+    args: Args,
+    out: &mut Reply,
+) -> Result<Outcome, Error> {
+    let started = (turn.ticks)();
+    let result = turn.host.run(spec, args, session, out);
+    let stats = &mut turn.local.stats.commands[spec.id];
+    if !matches!(result, Ok(HostOutcome::NeedsGate)) {
+        stats.calls += 1;
+        stats.ticks += (turn.ticks)().wrapping_sub(started);
+    }
+    match result {
+        Ok(HostOutcome::Done) => Ok(Outcome::Done),
+        Ok(HostOutcome::Later) => Ok(Outcome::Later),
+        Ok(HostOutcome::Close) => Ok(Outcome::Close),
+        Ok(HostOutcome::NeedsGate) => Ok(Outcome::NeedsGate),
+        Err(error) => {
+            stats.failed += 1;
+            turn.local.stats.count_error(error.code());
+            out.error(&error.to_string());
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+fn run_keys(
+    turn: &mut Turn,
+    session: &mut Session,
+    spec: &'static Spec,
+    args: Args,
+    raw: Option<&[u8]>,
+    out: &mut Reply,
+) -> Result<Outcome, Error> {
+    // Redis: arguments that do not fit the key specs name no keys. The function says what is wrong with them before it
+    // touches any.
+    let slots = spec.slots(args).unwrap_or_default();
+    let route = admission::route(turn, session, &slots, spec.is_write())?;
+    let locks = match Locks::take_for(turn, &slots) {
+        Ok(locks) => locks,
+        Err(slot) => return Ok(Outcome::Busy(slot)),
+    };
+    let mut keys = keys(turn, session, locks);
+    if let Some(slot) = paused(&mut keys, session, &slots) {
+        keys.give_back(turn);
+        return Ok(Outcome::Busy(slot));
+    }
+    if let [slot, ..] = *slots
+        && let Err(error) = admission::check_presence(turn, route, &mut keys, spec, args, slot)
+    {
+        conclude(turn, session, keys, &slots);
+        return Err(error);
+    }
+    let wait = run_one(turn, spec, args, raw, out, &mut keys, !session.is_primary_link);
+    let blocked = wait.map(|request| {
+        let mailbox = &turn.local.mailbox;
+        blocking::enqueue(&mut keys, session.id, session.is_resp3, spec, args, request, mailbox)
+    });
+    conclude(turn, session, keys, &slots);
+    Ok(blocked.map_or(Outcome::Done, Outcome::Blocked))
+}
+
+/// A slot that pauses for a hand-over: its commands wait.
+fn paused(keys: &mut Keys<'_>, session: &Session, slots: &[Slot]) -> Option<Slot> {
+    if session.is_primary_link {
+        return None;
+    }
+    slots.iter().copied().find(|slot| keys.locks.guard(*slot).state().ownership == storage::Ownership::Paused)
+}
+
+/// The keyspace as this session's commands see it.
+fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>) -> Keys<'g> {
+    let mut keys = Keys::new(turn, locks, session.db);
+    keys.may_expire &= !session.is_primary_link;
+    keys.sees_expired = session.is_primary_link;
+    keys.is_no_touch = session.is_no_touch;
+    keys
+}
+
+/// Runs one command whose slots are locked; writes its reply or its error. Returns what it wants to wait for.
+fn run_one(
+    turn: &mut Turn,
+    spec: &'static Spec,
+    args: Args,
+    raw: Option<&[u8]>,
+    out: &mut Reply,
+    keys: &mut Keys<'_>,
+    may_block: bool,
+) -> Option<blocking::WaitRequest> {
+    let Handler::Keys(run) = spec.command.run else {
+        unreachable!("only commands with keys run under locks")
+    };
+    let start = out.len();
+    let dirty = keys.effects.dirty;
+    let started = (turn.ticks)();
+    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, may_block);
+    let result = run(&mut cx);
+    let (wait, replay) = (cx.wait, cx.replay);
+    let ticks = (turn.ticks)().wrapping_sub(started);
+    let stats = &mut keys.stats.commands[spec.id];
+    stats.calls += 1;
+    stats.ticks += ticks;
+    if let Err(error) = result {
+        stats.failed += 1;
+        keys.stats.count_error(error.code());
+        out.truncate(start);
+        out.error(&error.to_string());
+    }
+    if keys.effects.dirty > dirty && replay == Replay::AsIs && spec.has(flag::WRITE | flag::MAY_REPLICATE) {
+        match raw {
+            Some(bytes) => keys.unit.push_raw(keys.db, bytes),
+            None => keys.unit.push(keys.db, args),
+        }
+    }
+    wait
+}
+
+/// What follows from a command or a transaction: waiters are served, the unit goes into the feed, the locks are
+/// released, replies of the served and notifications go out.
+fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, mut keys: Keys<'g>, slots: &[Slot]) {
+    keys.stats.dirty += keys.effects.dirty;
+    if !keys.effects.ready.is_empty() {
+        // What was served is replayed after what served it, in one unit: nothing comes between them.
+        let served = blocking::serve(&mut keys, &mut turn.local.rng);
+        let end = append(turn, session, &keys, slots);
+        served.into_iter().for_each(|s| s.deliver(end));
+    } else if !keys.unit.is_empty() {
+        append(turn, session, &keys, slots);
+    }
+    keys.give_back(turn);
+}
+
+fn append(turn: &Turn, session: &mut Session, keys: &Keys<'_>, slots: &[Slot]) -> u64 {
+    if keys.unit.is_empty() || session.is_primary_link {
+        return session.written;
+    }
+    let slot = match slots {
+        [slot] => Some(*slot),
+        _ => match *keys.locks.slots() {
+            [slot] => Some(slot),
+            _ => None,
+        },
+    };
+    session.written = turn.engine.feed.append(slot, &keys.unit);
+    session.written
+}
+
+fn watch(
+    turn: &mut Turn,
+    session: &mut Session,
+    spec: &Spec,
+    args: Args,
+    out: &mut Reply,
+) -> Result<Outcome, Error> {
+    if session.in_multi() {
+        return Err(Error::text("ERR WATCH inside MULTI is not allowed"));
+    }
+    let slots = spec.slots(args).unwrap_or_default();
+    admission::route(turn, session, &slots, false)?;
+    let locks = match Locks::take_for(turn, &slots) {
+        Ok(locks) => locks,
+        Err(slot) => return Ok(Outcome::Busy(slot)),
+    };
+    let mut keys = keys(turn, session, locks);
+    multi::watch(session, &mut keys, args);
+    conclude(turn, session, keys, &slots);
+    out.ok();
+    Ok(Outcome::Done)
+}
+
+fn exec(
+    turn: &mut Turn,
+    session: &mut Session,
+    spec: &'static Spec,
+    out: &mut Reply,
+) -> Result<Outcome, Error> {
+    let Some(transaction) = &session.multi else { return Err(Error::text("ERR EXEC without MULTI")) };
+    if transaction.is_aborted {
+        session.multi = None;
+        multi::unwatch(session, turn.engine);
+        return Err(Error::text("EXECABORT Transaction discarded because of previous errors."));
+    }
+    let flags = transaction.flags();
+    if flags & (flag::EXCLUSIVE | flag::WHOLE_DB) != 0 && turn.exclusive.is_none() {
+        return Ok(Outcome::NeedsGate);
+    }
+    if turn.status.is_paused && flags & flag::WRITE != 0 {
+        return Ok(Outcome::Busy(Slot::default()));
+    }
+    let slots = transaction.slots();
+    let route = match admission::route(turn, session, &slots, flags & flag::WRITE != 0) {
+        Ok(route) => route,
+        Err(error) => {
+            session.multi = None;
+            multi::unwatch(session, turn.engine);
+            return Err(error);
+        }
+    };
+    let locks = match multi::locks(session, turn) {
+        Ok(locks) => locks,
+        Err(slot) => return Ok(Outcome::Busy(slot)),
+    };
+    let mut keys = keys(turn, session, locks);
+    if let Some(slot) = paused(&mut keys, session, &slots) {
+        keys.give_back(turn);
+        return Ok(Outcome::Busy(slot));
+    }
+    keys.stats.commands[spec.id].calls += 1;
+    let transaction = *session.multi.take().expect("checked above");
+    if multi::is_watch_broken(session, &mut keys) {
+        out.null_array();
+    } else {
+        run_queue(turn, session, &mut keys, transaction, route, out);
+    }
+    conclude(turn, session, keys, &slots);
+    multi::unwatch(session, turn.engine);
+    Ok(Outcome::Done)
+}
+
+fn run_queue<'g>(
+    turn: &mut Turn<'g>,
+    session: &mut Session,
+    keys: &mut Keys<'g>,
+    transaction: multi::Multi,
+    route: Route,
+    out: &mut Reply,
+) {
+    out.array(transaction.queue.len());
+    for (spec, args) in &transaction.queue {
+        let args: SmallVec<[&[u8]; 8]> = args.iter().map(|a| a.as_slice()).collect();
+        keys.db = session.db;
+        match spec.command.run {
+            Handler::Keys(_) => {
+                let slot = spec.slots(&args).and_then(|s| s.first().copied()).unwrap_or_default();
+                if let Err(error) = admission::check_presence(turn, route, keys, spec, &args, slot) {
+                    out.error(&error.to_string());
+                    continue;
+                }
+                run_one(turn, spec, &args, None, out, keys, false);
+            }
+            Handler::Host => {
+                // The host uses the worker's statistics: lend them back for the call.
+                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
+                let result = run_host(turn, session, spec, &args, out);
+                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
+                assert!(
+                    matches!(result, Ok(Outcome::Done)),
+                    "{} in a transaction answers at once",
+                    spec.full_name
+                );
+            }
+            // Inside a transaction there is nothing left to forget.
+            Handler::Flow(_) => out.ok(),
+            Handler::Container => out.error(&Error::Arity(spec.full_name.clone()).to_string()),
+        }
+    }
+}

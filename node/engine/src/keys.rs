@@ -1,0 +1,499 @@
+//! Keys under lock: lookups with expiry, changes with what follows from them (watchers, waiters, notifications,
+//! the count of changes).
+
+use crate::blocking::SlotSide;
+use crate::error::Error;
+use crate::evict;
+use crate::propagate::Unit;
+use crate::settings::{Settings, notify};
+use crate::stats::Stats;
+use crate::turn::{Host, Turn};
+use proto::Slot;
+use smallvec::SmallVec;
+use std::any::Any;
+use storage::{
+    Db, DbMut, Entry, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Value, ValueMut, ValueRef,
+    ZSet,
+};
+
+/// Locked slots. Ascending, all taken before the first effect; with the gate closed they are taken as they are met,
+/// since nobody else runs.
+pub struct Locks<'g> {
+    keyspace: &'g Keyspace,
+    held: SmallVec<[SlotGuard<'g>; 2]>,
+    exclusive: Option<&'g GateClosed<'g>>,
+}
+
+impl<'g> Locks<'g> {
+    /// Locks `slots`, which ascend. `Err`: this slot is held by another for longer than one spins; nothing is locked.
+    pub fn take(keyspace: &'g Keyspace, slots: &[Slot]) -> Result<Locks<'g>, Slot> {
+        let mut held = SmallVec::new();
+        for slot in slots {
+            held.push(keyspace.lock(*slot).ok_or(*slot)?);
+        }
+        Ok(Locks { keyspace, held, exclusive: None })
+    }
+
+    /// With the gate closed: every slot may be used.
+    pub fn exclusive(keyspace: &'g Keyspace, closed: &'g GateClosed<'g>) -> Locks<'g> {
+        Locks { keyspace, held: SmallVec::new(), exclusive: Some(closed) }
+    }
+
+    /// Locks the slots, or none where the gate is closed.
+    pub fn take_for(turn: &Turn<'g>, slots: &[Slot]) -> Result<Locks<'g>, Slot> {
+        match turn.exclusive {
+            Some(closed) => Ok(Locks::exclusive(&turn.engine.keyspace, closed)),
+            None => Locks::take(&turn.engine.keyspace, slots),
+        }
+    }
+
+    /// Also locks `slots` if none of them has to be waited for. Order does not matter for a lock that is not waited for.
+    pub fn try_extend(&mut self, slots: &[Slot]) -> bool {
+        for slot in slots {
+            if let Err(place) = self.place(*slot) {
+                match self.keyspace.try_lock(*slot) {
+                    Some(guard) => self.held.insert(place, guard),
+                    None => return false,
+                }
+            }
+        }
+        true
+    }
+
+    /// Slots that are held at present.
+    pub fn slots(&self) -> SmallVec<[Slot; 4]> {
+        self.held.iter().map(|g| g.slot()).collect()
+    }
+
+    fn place(&self, slot: Slot) -> Result<usize, usize> {
+        match self.held.as_slice() {
+            [only] if only.slot() == slot => Ok(0),
+            held => held.binary_search_by_key(&slot, |g| g.slot()),
+        }
+    }
+
+    /// The guard of a slot. Panics when the slot is not among the locked: the key specs of the command are wrong.
+    #[inline]
+    pub fn guard(&mut self, slot: Slot) -> &mut SlotGuard<'g> {
+        let place = match self.place(slot) {
+            Ok(place) => place,
+            Err(place) => {
+                assert!(
+                    self.exclusive.is_some(),
+                    "slot {slot} is not locked: a key outside the declared key specs"
+                );
+                // A long exclusive command must not hold all slots that it passed.
+                self.held.clear();
+                let _ = place;
+                self.held.push(self.keyspace.lock_wait(slot));
+                0
+            }
+        };
+        &mut self.held[place]
+    }
+}
+
+impl<'g> Locks<'g> {
+    /// Runs `f` on any slot, for commands that go through the keyspace. They hold no other lock: with others they
+    /// run with the gate closed.
+    pub fn visit<R>(&mut self, slot: Slot, f: impl FnOnce(&mut SlotGuard<'g>) -> R) -> R {
+        if self.exclusive.is_some() || self.place(slot).is_ok() {
+            return f(self.guard(slot));
+        }
+        assert!(self.held.is_empty(), "waiting for a slot while another is held");
+        f(&mut self.keyspace.lock_wait(slot))
+    }
+}
+
+/// A change that notifications tell of.
+struct Event {
+    name: &'static str,
+    db: u16,
+    key: Vec<u8>,
+}
+
+impl Event {
+    fn publish(&self, set: u32, host: &mut dyn Host) {
+        if set & notify::KEYSPACE != 0 {
+            let channel = [format!("__keyspace@{}__:", self.db).as_bytes(), &self.key].concat();
+            host.publish(&channel, self.name.as_bytes());
+        }
+        if set & notify::KEYEVENT != 0 {
+            host.publish(format!("__keyevent@{}__:{}", self.db, self.name).as_bytes(), &self.key);
+        }
+    }
+}
+
+/// What a command has caused so far.
+#[derive(Default)]
+pub struct Effects {
+    /// Number of changes; Redis's `dirty`.
+    pub dirty: u64,
+    events: Vec<Event>,
+    /// Keys that clients wait for and that changed.
+    pub ready: Vec<(u16, Vec<u8>)>,
+    /// Removed values and tables, to be freed elsewhere.
+    pub garbage: Vec<Box<dyn Any + Send>>,
+}
+
+/// The keyspace as one command sees it.
+pub struct Keys<'g> {
+    pub locks: Locks<'g>,
+    pub keyspace: &'g Keyspace,
+    pub settings: &'g Settings,
+    pub db: u16,
+    pub now_ms: i64,
+    /// False on a replica and while a stream is applied: expired keys are hidden or kept, never removed.
+    pub may_expire: bool,
+    /// True while a stream is applied: an expired key is still there, its primary will delete it.
+    pub sees_expired: bool,
+    /// Reads leave the access clock alone.
+    pub is_no_touch: bool,
+    pub effects: Effects,
+    pub unit: Unit,
+    pub stats: Stats,
+}
+
+/// A type of collection that a key may hold.
+pub trait Collection: Sized {
+    fn of(value: ValueRef<'_>) -> Option<&Self>;
+    fn of_mut(value: ValueMut<'_>) -> Option<&mut Self>;
+    fn is_empty(&self) -> bool;
+    fn new() -> Self;
+    fn into_value(self) -> Value;
+}
+
+macro_rules! collection {
+    ($t:ident) => {
+        impl Collection for $t {
+            fn of(value: ValueRef<'_>) -> Option<&Self> {
+                if let ValueRef::$t(v) = value { Some(v) } else { None }
+            }
+            fn of_mut(value: ValueMut<'_>) -> Option<&mut Self> {
+                if let ValueMut::$t(v) = value { Some(v) } else { None }
+            }
+            fn is_empty(&self) -> bool {
+                self.len() == 0
+            }
+            fn new() -> Self {
+                $t::new()
+            }
+            fn into_value(self) -> Value {
+                Value::$t(Box::new(self))
+            }
+        }
+    };
+}
+collection!(List);
+collection!(Set);
+collection!(Hash);
+collection!(ZSet);
+
+impl<'g> Keys<'g> {
+    /// Borrows the worker's unit and statistics; [`Keys::give_back`] returns them.
+    pub fn new(turn: &mut Turn<'g>, locks: Locks<'g>, db: u16) -> Keys<'g> {
+        let mut unit = std::mem::take(&mut turn.local.unit);
+        unit.clear();
+        Keys {
+            locks,
+            keyspace: &turn.engine.keyspace,
+            settings: turn.settings,
+            db,
+            now_ms: turn.now.wall.0,
+            may_expire: !turn.status.is_replica,
+            sees_expired: false,
+            is_no_touch: false,
+            effects: Effects::default(),
+            unit,
+            stats: std::mem::take(&mut turn.local.stats),
+        }
+    }
+
+    /// Unlocks and hands back what was borrowed; what was removed and what is to be told goes to the host.
+    pub fn give_back(mut self, turn: &mut Turn<'g>) {
+        let garbage = std::mem::take(&mut self.effects.garbage);
+        let events = std::mem::take(&mut self.effects.events);
+        let set = self.settings.notify_keyspace_events;
+        turn.local.unit = self.unit;
+        turn.local.stats = self.stats;
+        drop(self.locks);
+        if !garbage.is_empty() {
+            turn.host.dispose(garbage);
+        }
+        events.iter().for_each(|e| e.publish(set, turn.host));
+    }
+
+    fn db(&mut self, key: &[u8]) -> (Db<'_>, u64) {
+        let hash = self.keyspace.hash(key);
+        let db = self.db;
+        (self.locks.guard(Slot::of_key(key)).db(db), hash)
+    }
+    fn db_mut(&mut self, key: &[u8]) -> (DbMut<'_>, u64) {
+        let hash = self.keyspace.hash(key);
+        let db = self.db;
+        (self.locks.guard(Slot::of_key(key)).db_mut(db), hash)
+    }
+
+    /// Whether the key is there and has not expired. An expired one is removed where this node may.
+    pub fn exists(&mut self, key: &[u8]) -> bool {
+        let now_ms = self.now_ms;
+        let (db, hash) = self.db(key);
+        let expire = match db.get(key, hash) {
+            None => return false,
+            Some(entry) => entry.expire_ms(),
+        };
+        if self.sees_expired || expire.is_none_or(|at| at > now_ms) {
+            return true;
+        }
+        if self.may_expire {
+            self.expire(key);
+        }
+        false
+    }
+
+    /// Whether the key is still held although its time has come.
+    pub fn is_held_expired(&mut self, key: &[u8]) -> bool {
+        let now_ms = self.now_ms;
+        let (db, hash) = self.db(key);
+        db.get(key, hash).and_then(|e| e.expire_ms()).is_some_and(|at| at <= now_ms)
+    }
+
+    /// Removes a key whose time has come, as a write of its own.
+    pub fn expire(&mut self, key: &[u8]) {
+        let (mut db, hash) = self.db_mut(key);
+        db.remove(key, hash);
+        let verb: &[u8] = if self.settings.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
+        self.unit.push(self.db, &[verb, key]);
+        self.stats.expired += 1;
+        self.changed(key, notify::EXPIRED, "expired");
+    }
+
+    /// The entry of a key for reading, which counts as a hit or a miss.
+    pub fn read(&mut self, key: &[u8]) -> Option<Entry<'_>> {
+        if !self.exists(key) {
+            self.stats.misses += 1;
+            if self.settings.notify_keyspace_events & notify::KEY_MISS != 0 {
+                self.event(key, notify::KEY_MISS, "keymiss");
+            }
+            return None;
+        }
+        self.stats.hits += 1;
+        let clock = (!self.is_no_touch).then_some((self.now_ms, self.settings.maxmemory_policy.is_lfu()));
+        let (db, hash) = self.db(key);
+        let entry = db.get(key, hash)?;
+        if let Some((now_ms, is_lfu)) = clock {
+            entry.set_clock(evict::touched(entry.clock(), now_ms, is_lfu));
+        }
+        Some(entry)
+    }
+
+    /// As [`Keys::read`] without statistics and access clock: TTL, TYPE, OBJECT, EXISTS.
+    pub fn peek(&mut self, key: &[u8]) -> Option<Entry<'_>> {
+        if !self.exists(key) {
+            return None;
+        }
+        let (db, hash) = self.db(key);
+        db.get(key, hash)
+    }
+
+    /// The string at a key. `Err` when it holds another type.
+    pub fn read_str(&mut self, key: &[u8]) -> Result<Option<&[u8]>, Error> {
+        match self.read(key).map(|e| e.value()) {
+            None => Ok(None),
+            Some(ValueRef::Str(bytes)) => Ok(Some(bytes)),
+            Some(_) => Err(Error::WrongType),
+        }
+    }
+
+    /// The collection at a key. `Err` when it holds another type.
+    pub fn read_as<C: Collection + 'static>(&mut self, key: &[u8]) -> Result<Option<&C>, Error> {
+        match self.read(key) {
+            None => Ok(None),
+            Some(entry) => C::of(entry.value()).map(Some).ok_or(Error::WrongType),
+        }
+    }
+
+    /// Runs `f` on the collection at a key; `None` when there is none. Removes the key if the collection is empty
+    /// afterwards. `Err` when the key holds another type.
+    pub fn update<C: Collection, R>(
+        &mut self,
+        key: &[u8],
+        f: impl FnOnce(&mut C) -> R,
+    ) -> Result<Option<R>, Error> {
+        if !self.exists(key) {
+            return Ok(None);
+        }
+        let (mut db, hash) = self.db_mut(key);
+        let Some(mut entry) = db.get_mut(key, hash) else { return Ok(None) };
+        let collection = C::of_mut(entry.value_mut()).ok_or(Error::WrongType)?;
+        let result = f(collection);
+        let is_empty = collection.is_empty();
+        drop(entry);
+        if is_empty {
+            self.drop_empty(key);
+        }
+        Ok(Some(result))
+    }
+
+    /// As [`Keys::update`], on a new collection where there is none. A collection that stays empty is not kept.
+    pub fn update_or_new<C: Collection, R>(
+        &mut self,
+        key: &[u8],
+        f: impl FnOnce(&mut C) -> R,
+    ) -> Result<R, Error> {
+        if self.exists(key) {
+            return self.update(key, f).map(|r| r.expect("the key exists"));
+        }
+        let mut collection = C::new();
+        let result = f(&mut collection);
+        if !collection.is_empty() {
+            self.store(key, collection.into_value(), None);
+        }
+        Ok(result)
+    }
+
+    fn drop_empty(&mut self, key: &[u8]) {
+        let (mut db, hash) = self.db_mut(key);
+        db.remove(key, hash);
+        self.event(key, notify::GENERIC, "del");
+    }
+
+    /// Puts a string at a key, whatever was there. The caller says [`Keys::changed`].
+    pub fn store_str(&mut self, key: &[u8], value: &[u8], expiry: Expiry) {
+        let (mut db, hash) = self.db_mut(key);
+        db.set_str(key, hash, value, expiry);
+    }
+
+    /// Appends to the string at a key, which is there. The caller says [`Keys::changed`].
+    pub fn append_str(&mut self, key: &[u8], tail: &[u8]) {
+        let (mut db, hash) = self.db_mut(key);
+        if let Some(mut entry) = db.get_mut(key, hash) {
+            entry.append(tail);
+        }
+    }
+
+    /// Writes `patch` at `offset` into the string at a key, which is made and filled with zeros as needed.
+    /// The caller says [`Keys::changed`].
+    pub fn overwrite_str(&mut self, key: &[u8], offset: usize, patch: &[u8]) {
+        let (mut db, hash) = self.db_mut(key);
+        if db.get(key, hash).is_none() {
+            db.set_str(key, hash, b"", Expiry::None);
+        }
+        let mut entry = db.get_mut(key, hash).expect("just made");
+        let end = offset + patch.len();
+        let len = match entry.read().value() {
+            ValueRef::Str(old) => old.len(),
+            _ => unreachable!("the caller checked the type"),
+        };
+        entry.resize_str(end.max(len))[offset..end].copy_from_slice(patch);
+    }
+
+    /// Puts a value at a key, whatever was there. The caller says [`Keys::changed`].
+    pub fn store(&mut self, key: &[u8], value: Value, expire_ms: Option<i64>) {
+        let (mut db, hash) = self.db_mut(key);
+        db.insert(key, hash, value, expire_ms);
+    }
+
+    /// Removes a key, and says nothing about it: the caller says [`Keys::changed`].
+    pub fn take(&mut self, key: &[u8]) -> Option<Value> {
+        if !self.exists(key) {
+            return None;
+        }
+        let (mut db, hash) = self.db_mut(key);
+        db.remove(key, hash)
+    }
+
+    /// Removes a key and says so with a `del` event. False: it was not there.
+    pub fn delete(&mut self, key: &[u8]) -> bool {
+        let is_there = self.delete_quietly(key);
+        if is_there {
+            self.changed(key, notify::GENERIC, "del");
+        }
+        is_there
+    }
+
+    /// Removes a key and frees its value. The caller says [`Keys::changed`].
+    pub fn delete_quietly(&mut self, key: &[u8]) -> bool {
+        let Some(value) = self.take(key) else { return false };
+        self.discard(value);
+        true
+    }
+
+    /// Frees a value: here if it is small, elsewhere if it is not.
+    fn discard(&mut self, value: Value) {
+        const FREED_HERE_MAX: usize = 64 * 1024; // bytes; about 10 microseconds of freeing
+        if value.as_ref().outside_bytes() > FREED_HERE_MAX {
+            self.effects.garbage.push(Box::new(value));
+        }
+    }
+
+    /// Removes all keys of a database, or of all. Only with the gate closed.
+    pub fn flush(&mut self, db: Option<u16>) {
+        for slot in Slot::all() {
+            let guard = self.locks.guard(slot);
+            for db in db.map_or(0..self.keyspace.databases(), |db| db..db + 1) {
+                if let Some(table) = guard.db_mut(db).take_table() {
+                    self.effects.garbage.push(Box::new(table));
+                }
+            }
+            if let Some(side) = guard.state_mut().side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
+                side.mark_all_watchers(db);
+            }
+        }
+    }
+
+    /// Swaps two databases. Only with the gate closed. Clients that wait for keys of either may find them now.
+    pub fn swap_dbs(&mut self, a: u16, b: u16) {
+        let closed = self.locks.exclusive.expect("runs with the gate closed");
+        self.locks.held.clear();
+        self.keyspace.swap_dbs(a, b, closed);
+        for slot in Slot::all() {
+            let state = self.locks.guard(slot).state_mut();
+            if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
+                side.mark_all_watchers(Some(a));
+                side.mark_all_watchers(Some(b));
+                self.effects.ready.extend(side.waited_keys(&[a, b]));
+            }
+        }
+    }
+
+    /// Sets or removes (`None`) the expiry time of a key. False: no such key.
+    pub fn set_expire(&mut self, key: &[u8], at_ms: Option<i64>) -> bool {
+        let (mut db, hash) = self.db_mut(key);
+        db.set_expire(key, hash, at_ms)
+    }
+
+    /// Says that a key changed: watchers see it, clients that wait for it are served, subscribers are told, and the
+    /// command is replayed elsewhere.
+    pub fn changed(&mut self, key: &[u8], class: u32, event: &'static str) {
+        self.effects.dirty += 1;
+        self.touched(key);
+        self.event(key, class, event);
+    }
+
+    /// As [`Keys::changed`] without counting a further change or telling an event.
+    pub fn touched(&mut self, key: &[u8]) {
+        let db = self.db;
+        let state = self.locks.guard(Slot::of_key(key)).state_mut();
+        if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
+            side.mark_watchers(db, key);
+            if side.has_waiters(db, key) {
+                self.effects.ready.push((db, key.to_vec()));
+            }
+        }
+    }
+
+    /// Tells subscribers of keyspace notifications, if any class is switched on.
+    pub fn event(&mut self, key: &[u8], class: u32, name: &'static str) {
+        if self.settings.notify_keyspace_events & class != 0 {
+            self.effects.events.push(Event { name, db: self.db, key: key.to_vec() });
+        }
+    }
+
+    /// What lives beside the slot of `key`: watchers and waiters; made on demand.
+    pub fn side(&mut self, slot: Slot) -> &mut SlotSide {
+        let state = self.locks.guard(slot).state_mut();
+        let side = state.side.get_or_insert_with(|| Box::new(SlotSide::default()));
+        side.downcast_mut::<SlotSide>().expect("only the engine uses the side of a slot")
+    }
+}

@@ -1,0 +1,259 @@
+//! The command table: every declaration by name, with what is derived from it once.
+
+use crate::spec::{Command, flag};
+use crate::{Args, Error};
+use proto::Slot;
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+
+/// A declared command in the table.
+pub struct Spec {
+    pub command: &'static Command,
+    /// Place in the table; indexes statistics.
+    pub id: usize,
+    /// `get`, `config|get`.
+    pub full_name: String,
+    pub subcommands: Vec<&'static Spec>,
+    pub acl: u32,
+    /// The first key is argument 1 and this is known without looking at other arguments.
+    pub is_first_key_plain: bool,
+}
+
+impl Spec {
+    #[inline]
+    pub fn has(&self, flags: u32) -> bool {
+        self.command.flags & flags != 0
+    }
+    /// Whether `args` (with the name, and the subcommand's) are as many as the declaration says.
+    #[inline]
+    pub fn is_arity(&self, args: usize) -> bool {
+        let arity = self.command.arity as isize;
+        if arity >= 0 { args as isize == arity } else { args as isize >= -arity }
+    }
+    /// Places of the keys among the arguments. `None`: the arguments do not fit.
+    pub fn key_positions(&self, args: Args) -> Option<SmallVec<[usize; 4]>> {
+        let mut places = SmallVec::new();
+        for spec in self.command.keys.iter().filter(|k| k.flags & crate::spec::key::NOT_KEY == 0) {
+            spec.positions(args, &mut |place| places.push(place))?;
+        }
+        Some(places)
+    }
+    /// The slots of the keys, ascending and each once.
+    pub fn slots(&self, args: Args) -> Option<SmallVec<[Slot; 4]>> {
+        if self.is_first_key_plain && self.command.keys.len() == 1 && is_one_key(self.command) {
+            return Some(SmallVec::from_slice(&[Slot::of_key(args.get(1)?)]));
+        }
+        let mut slots: SmallVec<[Slot; 4]> =
+            self.key_positions(args)?.iter().map(|i| Slot::of_key(args[*i])).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        Some(slots)
+    }
+    /// First key, last key and step as COMMAND shows them (from the first key spec that is a plain range).
+    pub fn legacy_range(&self) -> (i64, i64, i64) {
+        use crate::spec::{Begin, Find};
+        let Some(first) = self.command.keys.first() else { return (0, 0, 0) };
+        match (first.begin, first.find) {
+            (Begin::Index(begin), Find::Range { last, step, limit: _ }) => {
+                let (begin, last) = (begin as i64, last as i64);
+                let mut end = if last < 0 { last } else { begin + last };
+                // Redis unites the plain ranges that follow one another.
+                for spec in &self.command.keys[1..] {
+                    if let (Begin::Index(i), Find::Range { last, step: 1, limit: 0 }) =
+                        (spec.begin, spec.find)
+                        && end >= 0
+                        && i as i64 == end + 1
+                    {
+                        end = if last < 0 { last as i64 } else { i as i64 + last as i64 };
+                    }
+                }
+                (begin, end, step as i64)
+            }
+            _ => (0, 0, 0),
+        }
+    }
+}
+
+fn is_one_key(command: &Command) -> bool {
+    matches!(command.keys[0].find, crate::spec::Find::Range { last: 0, .. })
+}
+
+/// All commands of a node. Lives as long as the process.
+pub struct Table {
+    specs: Vec<&'static Spec>,
+    /// Top-level commands, in order of name.
+    by_name: BTreeMap<&'static str, &'static Spec>,
+    /// Open addressing by [`name_hash`]; a power of two, at most half full.
+    hashed: Vec<Option<&'static Spec>>,
+}
+
+impl Table {
+    /// Builds the table. Panics on a name that is declared twice: a programmer's error.
+    pub fn new(commands: impl IntoIterator<Item = &'static Command>) -> Table {
+        let mut table = Table { specs: Vec::new(), by_name: BTreeMap::new(), hashed: Vec::new() };
+        for command in commands {
+            let spec = table.add(command, None);
+            assert!(table.by_name.insert(command.name, spec).is_none(), "{} is declared twice", command.name);
+        }
+        table.hashed = vec![None; (table.by_name.len() * 4).next_power_of_two()];
+        for spec in table.by_name.values() {
+            let mut at = name_hash(spec.command.name.as_bytes()) as usize;
+            while table.hashed[at & (table.hashed.len() - 1)].is_some() {
+                at += 1;
+            }
+            let mask = table.hashed.len() - 1;
+            table.hashed[at & mask] = Some(spec);
+        }
+        table
+    }
+
+    fn add(&mut self, command: &'static Command, parent: Option<&'static Command>) -> &'static Spec {
+        let subcommands = command.subcommands.iter().map(|sub| self.add(sub, Some(command))).collect();
+        let spec: &'static Spec = Box::leak(Box::new(Spec {
+            command,
+            id: self.specs.len(),
+            full_name: parent.map_or(command.name.into(), |p| format!("{}|{}", p.name, command.name)),
+            subcommands,
+            acl: command.acl_categories(),
+            is_first_key_plain: command.keys.first().is_some_and(|k| k.begin == crate::spec::Begin::Index(1)),
+        }));
+        self.specs.push(spec);
+        spec
+    }
+
+    /// Number of specs, subcommands included; ids are below it.
+    pub fn len(&self) -> usize {
+        self.specs.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.specs.is_empty()
+    }
+    pub fn specs(&self) -> &[&'static Spec] {
+        &self.specs
+    }
+    /// Top-level commands in order of name.
+    pub fn commands(&self) -> impl Iterator<Item = &'static Spec> + '_ {
+        self.by_name.values().copied()
+    }
+
+    /// A top-level command by its name in any case.
+    #[inline]
+    pub fn by_name(&self, name: &[u8]) -> Option<&'static Spec> {
+        let mask = self.hashed.len() - 1;
+        let mut at = name_hash(name) as usize & mask;
+        loop {
+            let spec = self.hashed[at]?;
+            if spec.command.name.as_bytes().eq_ignore_ascii_case(name) {
+                return Some(spec);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    /// A command by `name` or `container|name`.
+    pub fn by_full_name(&self, name: &[u8]) -> Option<&'static Spec> {
+        match memchr::memchr(b'|', name) {
+            None => self.by_name(name),
+            Some(bar) => subcommand(self.by_name(&name[..bar])?, &name[bar + 1..]),
+        }
+    }
+
+    /// The command that `args` name, with its subcommand. Checks the number of arguments.
+    #[inline]
+    pub fn resolve(&self, args: Args) -> Result<&'static Spec, Error> {
+        let spec = self.by_name(args[0]).ok_or_else(|| unknown_command(args))?;
+        let spec = match (spec.subcommands.is_empty(), args.get(1)) {
+            (true, _) => spec,
+            (false, Some(name)) => match subcommand(spec, name) {
+                Some(sub) => sub,
+                None if matches!(spec.command.run, crate::spec::Handler::Container) => {
+                    return Err(unknown_subcommand(spec, name));
+                }
+                None => spec,
+            },
+            (false, None) => spec,
+        };
+        if !spec.is_arity(args.len()) {
+            return Err(Error::Arity(spec.full_name.clone()));
+        }
+        Ok(spec)
+    }
+}
+
+fn subcommand(spec: &'static Spec, name: &[u8]) -> Option<&'static Spec> {
+    spec.subcommands.iter().find(|s| s.command.name.as_bytes().eq_ignore_ascii_case(name)).copied()
+}
+
+#[inline]
+fn name_hash(name: &[u8]) -> u32 {
+    name.iter().fold(0x811c_9dc5u32, |h, c| (h ^ (c | 0x20) as u32).wrapping_mul(0x0100_0193))
+}
+
+fn unknown_command(args: Args) -> Error {
+    const SHOWN_BYTES_MAX: usize = 128;
+    let clip =
+        |bytes: &[u8], max: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
+    let mut shown = String::new();
+    for arg in &args[1..] {
+        if shown.len() >= SHOWN_BYTES_MAX {
+            break;
+        }
+        shown.push_str(&format!("'{}' ", clip(arg, SHOWN_BYTES_MAX - shown.len())));
+    }
+    Error::err(&format!(
+        "unknown command '{}', with args beginning with: {shown}",
+        clip(args[0], SHOWN_BYTES_MAX)
+    ))
+}
+
+fn unknown_subcommand(spec: &Spec, name: &[u8]) -> Error {
+    let name = String::from_utf8_lossy(&name[..name.len().min(128)]).into_owned();
+    Error::err(&format!("unknown subcommand '{name}'. Try {} HELP.", spec.command.name.to_uppercase()))
+}
+
+impl Spec {
+    /// Lines of the container's HELP.
+    pub fn help(&self) -> Vec<String> {
+        let mut lines = vec![format!(
+            "{} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+            self.command.name.to_uppercase()
+        )];
+        for sub in &self.subcommands {
+            let args: Vec<String> = sub.command.args.iter().map(syntax).collect();
+            let head = format!("{} {}", sub.command.name.to_uppercase(), args.join(" "));
+            lines.push(head.trim_end().to_string());
+            lines.push(format!("    {}", sub.command.summary));
+        }
+        lines
+    }
+    pub fn is_container(&self) -> bool {
+        matches!(self.command.run, crate::spec::Handler::Container)
+    }
+    pub fn is_write(&self) -> bool {
+        self.has(flag::WRITE)
+    }
+}
+
+/// An argument as it is written in a synopsis: `[EX seconds]`, `<a | b>`, `key [key ...]`.
+pub fn syntax(arg: &crate::spec::Arg) -> String {
+    use crate::spec::ArgKind;
+    let inner = match arg.kind {
+        ArgKind::PureToken => String::new(),
+        ArgKind::OneOf => {
+            let parts: Vec<String> = arg.children.iter().map(syntax).collect();
+            if arg.is_optional { parts.join("|") } else { format!("<{}>", parts.join("|")) }
+        }
+        ArgKind::Block => arg.children.iter().map(syntax).collect::<Vec<_>>().join(" "),
+        _ => arg.name.to_string(),
+    };
+    let mut text = match (arg.token, inner.is_empty()) {
+        (Some(token), true) => token.to_string(),
+        (Some(token), false) => format!("{token} {inner}"),
+        (None, _) => inner.clone(),
+    };
+    if arg.is_multiple {
+        let repeated = if arg.is_multiple_token { text.clone() } else { inner };
+        text = format!("{text} [{repeated} ...]");
+    }
+    if arg.is_optional { format!("[{text}]") } else { text }
+}

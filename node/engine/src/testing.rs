@@ -1,0 +1,187 @@
+//! An engine for tests: one line in, the reply's bytes out; time stands still until it is moved.
+
+use crate::blocking::Mailbox;
+use crate::propagate::{Feed, Unit};
+use crate::stats::Stats;
+use crate::turn::{Host, HostOutcome, Local, Status, Turn};
+use crate::{Args, Engine, Error, Outcome, Rng, Session, Settings, Spec, Table, execute};
+use proto::resp::{Reply, split_inline};
+use proto::{Mono, Now, Slot, WallMs};
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+use storage::{GateClosed, Keyspace};
+
+/// What was replayed: one text a unit, commands joined by `; `.
+#[derive(Default)]
+pub struct Recorder(Mutex<Vec<String>>);
+
+impl Feed for Recorder {
+    fn is_attached(&self) -> bool {
+        true
+    }
+    fn append(&self, _slot: Option<Slot>, unit: &Unit) -> u64 {
+        let text = |bytes: &[u8]| {
+            let (value, _) = proto::resp::decode(bytes).unwrap().unwrap();
+            let words: Vec<String> = value
+                .as_list()
+                .unwrap()
+                .iter()
+                .map(|v| String::from_utf8_lossy(v.as_bytes().unwrap()).into_owned())
+                .collect();
+            words.join(" ")
+        };
+        let commands: Vec<String> = unit.ops().map(|(_, bytes)| text(bytes)).collect();
+        let mut units = self.0.lock().unwrap();
+        units.push(commands.join("; "));
+        units.len() as u64
+    }
+}
+
+/// Replies for clients that waited: session and text.
+#[derive(Default)]
+pub struct Letters(pub Mutex<Vec<(u64, String)>>);
+
+impl Mailbox for Letters {
+    fn deliver(&self, session: u64, reply: Vec<u8>, _written: u64) {
+        self.0.lock().unwrap().push((session, String::from_utf8_lossy(&reply).into_owned()));
+    }
+    fn retry(&self, session: u64) {
+        self.0.lock().unwrap().push((session, "retry".into()));
+    }
+}
+
+#[derive(Default)]
+struct NoHost {
+    published: Vec<String>,
+}
+
+impl Host for NoHost {
+    fn run(
+        &mut self,
+        spec: &'static Spec,
+        _args: Args,
+        _session: &mut Session,
+        _out: &mut Reply,
+    ) -> Result<HostOutcome, Error> {
+        panic!("{} needs a node", spec.full_name)
+    }
+    fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
+        drop(garbage);
+    }
+    fn publish(&mut self, channel: &[u8], message: &[u8]) {
+        self.published.push(format!(
+            "{} {}",
+            String::from_utf8_lossy(channel),
+            String::from_utf8_lossy(message)
+        ));
+    }
+}
+
+/// A lone engine with one client.
+pub struct Runner {
+    pub engine: Engine,
+    pub settings: Settings,
+    pub status: Status,
+    pub now_ms: i64,
+    pub session: Session,
+    pub letters: Arc<Letters>,
+    feed: Arc<Recorder>,
+    host: NoHost,
+    local: Local,
+}
+
+impl Default for Runner {
+    fn default() -> Runner {
+        let feed = Arc::new(Recorder::default());
+        let table = Table::new(crate::commands::all());
+        let letters = Arc::new(Letters::default());
+        let local = Local {
+            rng: Rng::new(42),
+            stats: Stats::new(table.len()),
+            unit: Unit::default(),
+            mailbox: letters.clone(),
+        };
+        Runner {
+            engine: Engine { keyspace: Arc::new(Keyspace::new(16, [1, 2])), table, feed: feed.clone() },
+            settings: Settings::default(),
+            status: Status::default(),
+            now_ms: 1_700_000_000_000,
+            session: Session::new(1),
+            letters,
+            feed,
+            host: NoHost::default(),
+            local,
+        }
+    }
+}
+
+impl Runner {
+    /// Runs a line as the runner's own client; gives the reply as it stands on the wire.
+    pub fn run(&mut self, line: &str) -> String {
+        let mut session = std::mem::replace(&mut self.session, Session::new(0));
+        let reply = self.run_as(&mut session, line);
+        self.session = session;
+        reply
+    }
+
+    /// Runs a line as another client. A client that waits gets no reply: the text `blocked`.
+    pub fn run_as(&mut self, session: &mut Session, line: &str) -> String {
+        let words = split_inline(line.as_bytes()).expect("a line of words");
+        let args: Vec<&[u8]> = words.iter().map(|w| w.as_slice()).collect();
+        let mut out = Reply::new(session.is_resp3);
+        let keyspace = self.engine.keyspace.clone();
+        let closed;
+        let outcome = match self.attempt(session, &args, &mut out, None) {
+            Outcome::NeedsGate => {
+                closed = keyspace.gate().close();
+                self.attempt(session, &args, &mut out, Some(&closed))
+            }
+            outcome => outcome,
+        };
+        match outcome {
+            Outcome::Blocked(_) => "blocked".into(),
+            Outcome::Done => String::from_utf8_lossy(&out.take()).into_owned(),
+            Outcome::Busy(slot) => panic!("slot {slot} is held"),
+            _ => panic!("only a node answers later"),
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        session: &mut Session,
+        args: Args,
+        out: &mut Reply,
+        exclusive: Option<&GateClosed<'_>>,
+    ) -> Outcome {
+        let mut turn = Turn {
+            engine: &self.engine,
+            settings: &self.settings,
+            cluster: None,
+            status: self.status,
+            now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
+            ticks: || 0,
+            exclusive,
+            local: &mut self.local,
+            host: &mut self.host,
+        };
+        execute(&mut turn, session, self.engine.table.resolve(args), args, None, out)
+    }
+
+    /// What was replayed since the last call.
+    pub fn replayed(&self) -> Vec<String> {
+        std::mem::take(&mut self.feed.0.lock().unwrap())
+    }
+    /// Notifications since the last call.
+    pub fn published(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.host.published)
+    }
+    /// Runs several lines and gives the last reply.
+    pub fn all(&mut self, lines: &[&str]) -> String {
+        lines.iter().map(|l| self.run(l)).last().unwrap_or_default()
+    }
+}
+
+/// Runs lines on a fresh engine and gives the last reply.
+pub fn run(lines: &[&str]) -> String {
+    Runner::default().all(lines)
+}

@@ -1,0 +1,86 @@
+//! What holds for a batch of commands: time, configuration, cluster view, role. Read once, so that each command of
+//! the batch sees the same.
+
+use crate::blocking::Mailbox;
+use crate::propagate::Unit;
+use crate::session::Session;
+use crate::stats::Stats;
+use crate::table::Spec;
+use crate::{Args, Engine, Error, Rng, Settings};
+use proto::resp::Reply;
+use proto::{ClusterView, Now};
+use std::any::Any;
+use std::sync::Arc;
+use storage::GateClosed;
+
+/// Surroundings of a batch.
+pub struct Turn<'a> {
+    pub engine: &'a Engine,
+    pub settings: &'a Settings,
+    /// `None` when cluster mode is off.
+    pub cluster: Option<&'a ClusterView>,
+    pub status: Status,
+    pub now: Now,
+    /// A counter for measuring commands, such as the cycle counter; constant in simulation.
+    pub ticks: fn() -> u64,
+    /// The gate is closed: this worker alone runs, and may take any slot.
+    pub exclusive: Option<&'a GateClosed<'a>>,
+    pub local: &'a mut Local,
+    pub host: &'a mut dyn Host,
+}
+
+/// The node's state as far as it decides what may run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Status {
+    pub is_loading: bool,
+    pub is_replica: bool,
+    /// The link to the primary is up. Meaningless on a primary.
+    pub is_link_up: bool,
+    /// Cluster mode: this node is a primary and its lease holds.
+    pub has_lease: bool,
+    /// The last snapshot failed and writes must not go on.
+    pub is_save_failing: bool,
+    /// The AOF cannot be written.
+    pub is_log_failing: bool,
+    /// Replicas whose last acknowledgement is recent.
+    pub good_replicas: u32,
+    /// Writes wait: a hand-over of the primary's role is under way.
+    pub is_paused: bool,
+}
+
+/// What a worker keeps between batches.
+pub struct Local {
+    pub rng: Rng,
+    pub stats: Stats,
+    pub unit: Unit,
+    /// Where replies for clients go that wait in this or another worker.
+    pub mailbox: Arc<dyn Mailbox>,
+}
+
+/// The node, as the engine sees it.
+pub trait Host {
+    /// Runs a command whose handler is [`crate::spec::Handler::Host`].
+    fn run(
+        &mut self,
+        spec: &'static Spec,
+        args: Args,
+        session: &mut Session,
+        out: &mut Reply,
+    ) -> Result<HostOutcome, Error>;
+    /// Takes what was removed from the keyspace and is too large to be freed here.
+    fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>);
+    /// A keyspace notification that somebody may have subscribed to.
+    fn publish(&mut self, channel: &[u8], message: &[u8]);
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HostOutcome {
+    /// The reply was written.
+    Done,
+    /// The reply comes later; the connection runs nothing else until then.
+    Later,
+    /// The connection ends after its replies are sent.
+    Close,
+    /// Nothing was done: run it again with the gate closed.
+    NeedsGate,
+}

@@ -1,0 +1,330 @@
+//! INFO: sections of `key:value` lines, in the form that exporters parse.
+
+use crate::env::Env;
+use crate::shared::Shared;
+use engine::stats::Stats;
+use proto::Now;
+use proto::view::Role;
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+
+/// The version that clients and tools take us for; they switch features on by it.
+pub const REDIS_VERSION: &str = "7.0.15";
+
+/// Everything that a section is made from.
+struct Info<'a, E: Env> {
+    shared: &'a Shared<E>,
+    stats: Stats,
+    now: Now,
+    out: String,
+}
+
+type Section<E> = fn(&mut Info<'_, E>);
+
+fn sections<E: Env>() -> [(&'static str, bool, Section<E>); 11] {
+    // Name, shown by default, function.
+    [
+        ("server", true, server),
+        ("clients", true, clients),
+        ("memory", true, memory),
+        ("persistence", true, persistence),
+        ("stats", true, stats),
+        ("replication", true, replication),
+        ("cpu", true, cpu),
+        ("commandstats", false, command_stats),
+        ("errorstats", true, error_stats),
+        ("cluster", true, cluster),
+        ("keyspace", true, keyspace),
+    ]
+}
+
+/// The text of the asked sections; none: the default ones.
+pub fn text<E: Env>(shared: &Shared<E>, asked: &[String], now: Now) -> String {
+    let mut info = Info { shared, stats: shared.total_stats(), now, out: String::new() };
+    let is_default = asked.is_empty() || asked.iter().any(|a| a == "default");
+    let is_all = asked.iter().any(|a| a == "all" || a == "everything");
+    for (name, is_shown, section) in sections::<E>() {
+        if is_all || is_default && is_shown || asked.iter().any(|a| a == name) {
+            if !info.out.is_empty() {
+                info.out.push_str("\r\n");
+            }
+            let mut title = name.to_string();
+            title[..1].make_ascii_uppercase();
+            let title = if name == "cpu" { "CPU".into() } else { title };
+            let _ = write!(info.out, "# {title}\r\n");
+            section(&mut info);
+        }
+    }
+    if is_all || is_default || asked.iter().any(|a| a == "modules") {
+        let gap = if info.out.is_empty() { "" } else { "\r\n" };
+        let _ = write!(info.out, "{gap}# Modules\r\n");
+    }
+    info.out
+}
+
+impl<E: Env> Info<'_, E> {
+    fn line(&mut self, name: &str, value: impl std::fmt::Display) {
+        let _ = write!(self.out, "{name}:{value}\r\n");
+    }
+    fn uptime_s(&self) -> u64 {
+        self.now.mono.since(self.shared.started.mono).as_secs()
+    }
+}
+
+fn server<E: Env>(i: &mut Info<'_, E>) {
+    let settings = i.shared.settings();
+    let uptime_s = i.uptime_s();
+    i.line("redis_version", REDIS_VERSION);
+    i.line("shoal_version", env!("CARGO_PKG_VERSION"));
+    i.line("redis_git_sha1", "00000000");
+    i.line("redis_git_dirty", 0);
+    i.line("redis_build_id", "0");
+    i.line("redis_mode", if settings.is_cluster { "cluster" } else { "standalone" });
+    i.line("os", std::env::consts::OS);
+    i.line("arch_bits", usize::BITS);
+    i.line("monotonic_clock", "CLOCK_BOOTTIME");
+    i.line("multiplexing_api", "epoll");
+    i.line("process_id", std::process::id());
+    i.line("process_supervised", "no");
+    i.line("run_id", &i.shared.run_id.clone());
+    i.line("tcp_port", settings.port);
+    i.line("server_time_usec", i.now.wall.0 * 1000);
+    i.line("uptime_in_seconds", uptime_s);
+    i.line("uptime_in_days", uptime_s / 86400);
+    i.line("hz", settings.hz);
+    i.line("configured_hz", settings.hz);
+    i.line("lru_clock", i.now.wall.0 / 1000 & 0xFF_FFFF);
+    i.line("executable", "shoal-server");
+    let path = i.shared.config().path.clone().unwrap_or_default();
+    i.line("config_file", path);
+    i.line("io_threads_active", 0);
+    i.line("workers", i.shared.mail.len());
+}
+
+fn clients<E: Env>(i: &mut Info<'_, E>) {
+    use crate::clients::state;
+    let all = i.shared.clients.all();
+    let count = |states: u32| all.iter().filter(|c| c.has(states)).count();
+    let pubsub = count(state::SUBSCRIBED);
+    i.line("connected_clients", all.iter().filter(|c| !c.has(state::REPLICA)).count());
+    i.line("cluster_connections", i.shared.control.links());
+    i.line("maxclients", i.shared.settings().maxclients);
+    i.line(
+        "client_recent_max_input_buffer",
+        all.iter().map(|c| c.query_bytes.load(Ordering::Relaxed)).max().unwrap_or(0),
+    );
+    i.line(
+        "client_recent_max_output_buffer",
+        all.iter().map(|c| c.output_bytes.load(Ordering::Relaxed)).max().unwrap_or(0),
+    );
+    i.line("blocked_clients", i.shared.counters.blocked.load(Ordering::Relaxed));
+    i.line("tracking_clients", 0);
+    i.line("pubsub_clients", pubsub);
+    i.line("clients_in_timeout_table", 0);
+}
+
+fn memory<E: Env>(i: &mut Info<'_, E>) {
+    let used = i.shared.engine.keyspace.used_bytes();
+    let peak = i.shared.counters.peak_bytes.fetch_max(used, Ordering::Relaxed).max(used);
+    let rss = resident_bytes().unwrap_or(used);
+    let limit = i.shared.settings().engine.maxmemory;
+    let config = i.shared.config();
+    let policy = config.get("maxmemory-policy").to_string();
+    drop(config);
+    i.line("used_memory", used);
+    i.line("used_memory_human", human(used));
+    i.line("used_memory_rss", rss);
+    i.line("used_memory_rss_human", human(rss));
+    i.line("used_memory_peak", peak);
+    i.line("used_memory_peak_human", human(peak));
+    i.line("used_memory_peak_perc", format!("{:.2}%", used as f64 * 100.0 / peak.max(1) as f64));
+    i.line("used_memory_dataset", used);
+    i.line("used_memory_overhead", 0);
+    i.line("used_memory_startup", 0);
+    i.line("used_memory_lua", 0);
+    i.line("used_memory_scripts", 0);
+    i.line("number_of_cached_scripts", 0);
+    i.line("maxmemory", limit);
+    i.line("maxmemory_human", human(limit));
+    i.line("maxmemory_policy", policy);
+    i.line("mem_fragmentation_ratio", format!("{:.2}", rss as f64 / used.max(1) as f64));
+    i.line("mem_fragmentation_bytes", rss as i64 - used as i64);
+    i.line("mem_replication_backlog", i.shared.feed.end().0.saturating_sub(i.shared.feed.first().0));
+    i.line("mem_clients_normal", 0);
+    i.line("mem_aof_buffer", i.shared.feed.kept_bytes());
+    i.line("mem_allocator", "system");
+    i.line("active_defrag_running", 0);
+    i.line("lazyfree_pending_objects", 0);
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+/// `1.50M`, as Redis writes sizes for people.
+fn human(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["K", "M", "G", "T", "P"];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.2}{}", UNITS[unit])
+}
+
+fn persistence<E: Env>(i: &mut Info<'_, E>) {
+    let status = i.shared.persist.status();
+    let is_loading = i.shared.state.is_loading.load(Ordering::Relaxed);
+    let settings = i.shared.settings();
+    let dirty = i.shared.dirty().saturating_sub(status.dirty_at_save);
+    i.line("loading", is_loading as u8);
+    i.line("async_loading", 0);
+    i.line("current_cow_peak", 0);
+    i.line("current_cow_size", 0);
+    i.line("current_fork_perc", "0.00");
+    i.line("current_save_keys_processed", 0);
+    i.line("current_save_keys_total", 0);
+    i.line("rdb_changes_since_last_save", dirty);
+    i.line("rdb_bgsave_in_progress", status.is_saving as u8);
+    i.line("rdb_last_save_time", status.last_save_s);
+    i.line("rdb_last_bgsave_status", if status.is_last_save_ok { "ok" } else { "err" });
+    i.line("rdb_last_bgsave_time_sec", status.last_save_duration_s);
+    i.line("rdb_current_bgsave_time_sec", if status.is_saving { 0 } else { -1 });
+    i.line("rdb_saves", status.saves);
+    i.line("rdb_last_cow_size", 0);
+    i.line("rdb_last_load_keys_expired", status.loaded_expired);
+    i.line("rdb_last_load_keys_loaded", status.loaded_keys);
+    i.line("aof_enabled", settings.appendonly as u8);
+    i.line("aof_rewrite_in_progress", status.is_rewriting as u8);
+    i.line("aof_rewrite_scheduled", 0);
+    i.line("aof_last_rewrite_time_sec", status.last_rewrite_duration_s);
+    i.line("aof_current_rewrite_time_sec", if status.is_rewriting { 0 } else { -1 });
+    i.line("aof_last_bgrewrite_status", if status.is_last_rewrite_ok { "ok" } else { "err" });
+    i.line("aof_rewrites", status.rewrites);
+    i.line("aof_last_write_status", if status.is_log_ok { "ok" } else { "err" });
+    i.line("aof_last_cow_size", 0);
+    i.line("module_fork_in_progress", 0);
+    i.line("module_fork_last_cow_size", 0);
+    if settings.appendonly {
+        i.line("aof_current_size", status.log_bytes);
+        i.line("aof_base_size", status.log_base_bytes);
+        i.line("aof_pending_rewrite", 0);
+        i.line("aof_buffer_length", i.shared.feed.kept_bytes());
+        i.line("aof_pending_bio_fsync", 0);
+        i.line("aof_delayed_fsync", 0);
+    }
+}
+
+fn stats<E: Env>(i: &mut Info<'_, E>) {
+    let s = i.shared;
+    let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+    let repl = s.replication.info();
+    let total = std::mem::take(&mut i.stats);
+    let calls: u64 = total.commands.iter().map(|c| c.calls).sum();
+    i.line("total_connections_received", load(&s.clients.accepted));
+    i.line("total_commands_processed", calls);
+    i.line("instantaneous_ops_per_sec", load(&s.counters.ops_per_s));
+    i.line("total_net_input_bytes", load(&s.counters.net_in));
+    i.line("total_net_output_bytes", load(&s.counters.net_out));
+    i.line("instantaneous_input_kbps", "0.00");
+    i.line("instantaneous_output_kbps", "0.00");
+    i.line("rejected_connections", load(&s.clients.rejected));
+    i.line("sync_full", repl.full_syncs);
+    i.line("sync_partial_ok", repl.partial_ok);
+    i.line("sync_partial_err", repl.partial_err);
+    i.line("expired_keys", total.expired);
+    i.line("expired_stale_perc", "0.00");
+    i.line("expired_time_cap_reached_count", 0);
+    i.line("evicted_keys", total.evicted);
+    i.line("evicted_clients", 0);
+    i.line("keyspace_hits", total.hits);
+    i.line("keyspace_misses", total.misses);
+    i.line("pubsub_channels", s.pubsub.len(crate::pubsub::Space::Channel));
+    i.line("pubsub_patterns", s.pubsub.len(crate::pubsub::Space::Pattern));
+    i.line("pubsubshard_channels", s.pubsub.len(crate::pubsub::Space::Sharded));
+    i.line("latest_fork_usec", 0);
+    i.line("total_forks", 0);
+    i.line("migrate_cached_sockets", 0);
+    i.line("slave_expires_tracked_keys", 0);
+    i.line("total_error_replies", total.errors);
+    i.line("unexpected_error_replies", 0);
+    i.stats = total;
+}
+
+fn replication<E: Env>(i: &mut Info<'_, E>) {
+    let lines = i.shared.replication.describe(i.shared, i.now);
+    for (name, value) in lines {
+        i.line(&name, value);
+    }
+}
+
+fn cpu<E: Env>(i: &mut Info<'_, E>) {
+    let usage = |who| {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: the pointer is to a zeroed rusage, which the call fills; on failure it stays zero, which is valid.
+        unsafe {
+            libc::getrusage(who, usage.as_mut_ptr());
+            usage.assume_init()
+        }
+    };
+    let text = |t: libc::timeval| format!("{}.{:06}", t.tv_sec, t.tv_usec);
+    let own = usage(libc::RUSAGE_SELF);
+    i.line("used_cpu_sys", text(own.ru_stime));
+    i.line("used_cpu_user", text(own.ru_utime));
+    let children = usage(libc::RUSAGE_CHILDREN);
+    i.line("used_cpu_sys_children", text(children.ru_stime));
+    i.line("used_cpu_user_children", text(children.ru_utime));
+}
+
+fn command_stats<E: Env>(i: &mut Info<'_, E>) {
+    let per_us = i.shared.counters.ticks_per_us.load(Ordering::Relaxed).max(1);
+    let total = std::mem::take(&mut i.stats);
+    for spec in i.shared.engine.table.specs() {
+        let Some(s) = total.commands.get(spec.id).filter(|s| s.calls + s.rejected > 0) else { continue };
+        let usec = s.ticks / per_us;
+        let each = s.ticks as f64 / per_us as f64 / s.calls.max(1) as f64;
+        i.line(
+            &format!("cmdstat_{}", spec.full_name),
+            format!(
+                "calls={},usec={usec},usec_per_call={each:.2},rejected_calls={},failed_calls={}",
+                s.calls, s.rejected, s.failed
+            ),
+        );
+    }
+    i.stats = total;
+}
+
+fn error_stats<E: Env>(i: &mut Info<'_, E>) {
+    for (code, count) in i.stats.error_codes.clone() {
+        i.line(&format!("errorstat_{code}"), format!("count={count}"));
+    }
+}
+
+fn cluster<E: Env>(i: &mut Info<'_, E>) {
+    i.line("cluster_enabled", i.shared.settings().is_cluster as u8);
+}
+
+fn keyspace<E: Env>(i: &mut Info<'_, E>) {
+    let keyspace = &i.shared.engine.keyspace;
+    for db in 0..keyspace.databases() {
+        let keys = keyspace.len(db);
+        if keys > 0 {
+            let expires = keyspace.expires_len(db);
+            i.line(&format!("db{db}"), format!("keys={keys},expires={expires},avg_ttl=0"));
+        }
+    }
+}
+
+/// Whether a view shows this node as a primary.
+pub fn is_primary<E: Env>(shared: &Shared<E>) -> bool {
+    match &*shared.view.load() {
+        Some(view) => view.me().role == Role::Primary,
+        None => !shared.state.is_replica.load(Ordering::Relaxed),
+    }
+}

@@ -1,0 +1,82 @@
+//! The commands that the node runs itself: connections, channels, the server, replication, the cluster.
+
+pub mod client;
+pub mod cluster;
+pub mod command;
+pub mod connection;
+pub mod debug;
+pub mod info;
+pub mod pubsub;
+pub mod replication;
+pub mod server;
+
+use crate::env::Env;
+use crate::host::HostFn;
+use engine::{Command, Table};
+
+/// A node's commands with their functions, by full name.
+pub type Functions<E> = &'static [(&'static str, HostFn<E>)];
+
+/// Every command of a node, declared.
+pub fn declared() -> impl Iterator<Item = &'static Command> {
+    let own = [
+        connection::COMMANDS,
+        client::COMMANDS,
+        pubsub::COMMANDS,
+        server::COMMANDS,
+        command::COMMANDS,
+        debug::COMMANDS,
+        replication::COMMANDS,
+        cluster::COMMANDS,
+    ];
+    engine::commands::all().chain(own.into_iter().flatten())
+}
+
+/// The table of a node.
+pub fn table() -> Table {
+    Table::new(declared())
+}
+
+fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
+    [
+        connection::functions::<E>(),
+        client::functions::<E>(),
+        pubsub::functions::<E>(),
+        server::functions::<E>(),
+        command::functions::<E>(),
+        debug::functions::<E>(),
+        replication::functions::<E>(),
+        cluster::functions::<E>(),
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+/// The function of a command that runs in the node.
+pub fn function<E: Env>(full_name: &str) -> Option<HostFn<E>> {
+    functions::<E>().find(|(name, _)| *name == full_name).map(|(_, f)| f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Real;
+    use engine::spec::Handler;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_command_of_the_node_has_one_function() {
+        let table = table();
+        let declared: BTreeSet<&str> = table
+            .specs()
+            .iter()
+            .filter(|s| matches!(s.command.run, Handler::Host))
+            .map(|s| s.full_name.as_str())
+            .collect();
+        let named: Vec<&str> = functions::<Real>().map(|(name, _)| name).collect();
+        let unique: BTreeSet<&str> = named.iter().copied().collect();
+        assert_eq!(unique.len(), named.len(), "a function is registered twice");
+        assert_eq!(declared, unique);
+    }
+}

@@ -1,0 +1,286 @@
+//! The server as a whole: CONFIG, INFO, saving, ending.
+
+use super::Functions;
+use crate::config::{Config, SetError, rewrite};
+use crate::env::Env;
+use crate::host::HostCx;
+use crate::persist::PersistRequest;
+use engine::spec::{Arg, Command, Group, Handler, acl, flag};
+use engine::{Error, HostOutcome};
+
+type Outcome = Result<HostOutcome, Error>;
+
+const BASE: Command = Command {
+    group: Group::Server,
+    arity: 1,
+    flags: flag::ADMIN | flag::NOSCRIPT,
+    acl: acl::DANGEROUS,
+    run: Handler::Host,
+    ..Command::BASE
+};
+const CONFIG_SUB: Command = Command {
+    since: "2.0.0",
+    complexity: "O(N) where N is the number of configuration parameters provided",
+    flags: flag::ADMIN | flag::NOSCRIPT | flag::LOADING | flag::STALE,
+    ..BASE
+};
+
+pub static COMMANDS: &[Command] = &[
+    Command {
+        name: "info",
+        summary: "Returns information and statistics about the server.",
+        arity: -1,
+        flags: flag::LOADING | flag::STALE,
+        args: &[Arg::string("section").multiple().optional()],
+        tips: &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"],
+        ..BASE
+    },
+    Command {
+        name: "config",
+        summary: "A container for server configuration commands.",
+        since: "2.0.0",
+        complexity: "Depends on subcommand.",
+        arity: -2,
+        flags: 0,
+        run: Handler::Container,
+        subcommands: &[
+            Command {
+                name: "get",
+                summary: "Returns the effective values of configuration parameters.",
+                arity: -3,
+                args: &[Arg::string("parameter").multiple()],
+                ..CONFIG_SUB
+            },
+            Command {
+                name: "set",
+                summary: "Sets configuration parameters in-flight.",
+                arity: -4,
+                args: &[Arg::block("data", &[Arg::string("parameter"), Arg::string("value")]).multiple()],
+                tips: &["request_policy:all_nodes", "response_policy:all_succeeded"],
+                ..CONFIG_SUB
+            },
+            Command {
+                name: "rewrite",
+                summary: "Persists the effective configuration to file.",
+                since: "2.8.0",
+                arity: 2,
+                ..CONFIG_SUB
+            },
+            Command { name: "resetstat", summary: "Resets the server's statistics.", arity: 2, ..CONFIG_SUB },
+            Command {
+                name: "help",
+                summary: "Returns helpful text about the different subcommands.",
+                since: "5.0.0",
+                arity: 2,
+                flags: flag::LOADING | flag::STALE,
+                ..CONFIG_SUB
+            },
+        ],
+        ..BASE
+    },
+    Command {
+        name: "time",
+        summary: "Returns the server time.",
+        since: "2.6.0",
+        flags: flag::LOADING | flag::STALE | flag::FAST,
+        acl: 0,
+        tips: &["nondeterministic_output"],
+        ..BASE
+    },
+    Command {
+        name: "save",
+        summary: "Synchronously saves the database(s) to disk.",
+        complexity: "O(N) where N is the total number of keys in all databases",
+        flags: flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI,
+        ..BASE
+    },
+    Command {
+        name: "bgsave",
+        summary: "Saves the database(s) to disk while serving.",
+        arity: -1,
+        args: &[Arg::word("schedule", "SCHEDULE").since("3.2.2").optional()],
+        flags: flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI,
+        ..BASE
+    },
+    Command {
+        name: "bgrewriteaof",
+        summary: "Rewrites the append-only file while serving.",
+        flags: flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI,
+        ..BASE
+    },
+    Command {
+        name: "lastsave",
+        summary: "Returns the Unix timestamp of the last successful save to disk.",
+        flags: flag::LOADING | flag::STALE | flag::FAST,
+        acl: acl::ADMIN | acl::DANGEROUS,
+        tips: &["nondeterministic_output"],
+        ..BASE
+    },
+    Command {
+        name: "shutdown",
+        summary: "Saves the database(s) to disk and ends the server.",
+        complexity: "O(N) when saving, where N is the total number of keys in all databases, otherwise O(1)",
+        arity: -1,
+        flags: flag::ADMIN | flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::NO_MULTI | flag::ALLOW_BUSY,
+        args: &[
+            Arg::one_of("save-selector", &[Arg::word("nosave", "NOSAVE"), Arg::word("save", "SAVE")])
+                .optional(),
+            Arg::word("now", "NOW").since("7.0.0").optional(),
+            Arg::word("force", "FORCE").since("7.0.0").optional(),
+            Arg::word("abort", "ABORT").since("7.0.0").optional(),
+        ],
+        ..BASE
+    },
+];
+
+fn info<E: Env>(cx: &mut HostCx<E>) -> Outcome {
+    let sections: Vec<String> = (1..cx.args.len()).map(|i| cx.text(i).to_lowercase()).collect();
+    let text = super::info::text(cx.shared(), &sections, cx.host.setting.now);
+    cx.out.verbatim("txt", text.as_bytes());
+    Ok(HostOutcome::Done)
+}
+
+fn config_get<E: Env>(cx: &mut HostCx<E>) -> Outcome {
+    let shared = cx.shared().clone();
+    let config = shared.config();
+    let found = config.matching(&cx.args[2..]);
+    cx.out.map(found.len());
+    for (name, value) in found {
+        cx.out.bulk(name.as_bytes());
+        cx.out.bulk(value.as_bytes());
+    }
+    Ok(HostOutcome::Done)
+}
+
+fn config_set<E: Env>(cx: &mut HostCx<E>) -> Outcome {
+    if !cx.args.len().is_multiple_of(2) {
+        return Err(Error::Arity("config|set".into()));
+    }
+    let shared = cx.shared().clone();
+    let mut config = shared.config();
+    // All or nothing: a copy is changed and takes the place of the old one.
+    let mut next: Config = config.clone();
+    let mut seen = std::collections::BTreeSet::new();
+    for i in (2..cx.args.len()).step_by(2) {
+        let (name, value) = (cx.text(i), cx.text(i + 1));
+        let shown = name.to_lowercase();
+        let Some(directive) = Config::directive(&name) else {
+            return Err(Error::err(&format!(
+                "Unknown option or number of arguments for CONFIG SET - '{name}'"
+            )));
+        };
+        if !seen.insert(directive.name) {
+            return Err(Error::err(&format!(
+                "CONFIG SET failed (possibly related to argument '{shown}') - duplicate parameter"
+            )));
+        }
+        if matches!(directive.kind, crate::config::Kind::Save) {
+            next.clear(directive.name);
+        }
+        let words = match directive.kind {
+            crate::config::Kind::Words | crate::config::Kind::Save | crate::config::Kind::OutputLimits => {
+                value.split_whitespace().map(String::from).collect()
+            }
+            _ => vec![value],
+        };
+        let reason = match next.set(&name, &words, false) {
+            Ok(()) => continue,
+            Err(SetError::Immutable) => "can't set immutable config".to_string(),
+            Err(SetError::Invalid(reason)) => reason,
+            Err(SetError::Unknown) => unreachable!("looked up above"),
+        };
+        return Err(Error::err(&format!(
+            "CONFIG SET failed (possibly related to argument '{shown}') - {reason}"
+        )));
+    }
+    *config = next;
+    shared.publish_config(&config);
+    drop(config);
+    shared.persist.request(PersistRequest::ConfigChanged);
+    shared.apply_config();
+    cx.ok()
+}
+
+fn config_rewrite<E: Env>(cx: &mut HostCx<E>) -> Outcome {
+    let shared = cx.shared().clone();
+    let config = shared.config().clone();
+    let Some(path) = config.path.clone() else {
+        return Err(Error::text("ERR The server is running without a config file"));
+    };
+    let old = std::fs::read_to_string(&path).unwrap_or_default();
+    let text = rewrite(&config, &old);
+    let fail = |e: std::io::Error| Error::err(&format!("Rewriting config file: {e}"));
+    let temporary = format!("{path}.tmp-{}", shared.run_id);
+    std::fs::write(&temporary, text).map_err(fail)?;
+    std::fs::rename(&temporary, &path).map_err(fail)?;
+    cx.ok()
+}
+
+fn time<E: Env>(cx: &mut HostCx<E>) -> Outcome {
+    let now = cx.host.setting.now;
+    cx.out.array(2);
+    cx.out.bulk_int(now.wall.0 / 1000);
+    cx.out.bulk_int(now.wall.0 % 1000 * 1000 + (now.mono.0 % 1000) as i64);
+    Ok(HostOutcome::Done)
+}
+
+/// Hands a request to the persistence task, which answers.
+fn persist<E: Env>(
+    cx: &mut HostCx<E>,
+    make: fn(crate::shared::Ticket<E::Socket>) -> PersistRequest<E::Socket>,
+) -> Outcome {
+    let request = make(cx.ticket());
+    cx.shared().persist.request(request);
+    Ok(HostOutcome::Later)
+}
+
+fn shutdown<E: Env>(cx: &mut HostCx<E>) -> Outcome {
+    let (mut save, mut is_now, mut is_forced, mut is_abort) = (None, false, false, false);
+    for i in 1..cx.args.len() {
+        match cx.text(i).to_lowercase().as_str() {
+            "save" if save.is_none() => save = Some(true),
+            "nosave" if save.is_none() => save = Some(false),
+            "now" => is_now = true,
+            "force" => is_forced = true,
+            "abort" => is_abort = true,
+            _ => return Err(Error::Syntax),
+        }
+    }
+    if is_abort {
+        return Err(match cx.args.len() {
+            2 => Error::text("ERR No shutdown in progress."),
+            _ => Error::Syntax,
+        });
+    }
+    let ticket = cx.ticket();
+    cx.shared().persist.request(PersistRequest::ShutDown { ticket: Some(ticket), save, is_now, is_forced });
+    Ok(HostOutcome::Later)
+}
+
+pub fn functions<E: Env>() -> Functions<E> {
+    &[
+        ("info", info::<E>),
+        ("config|get", config_get::<E>),
+        ("config|set", config_set::<E>),
+        ("config|rewrite", config_rewrite::<E>),
+        ("config|resetstat", |cx| {
+            cx.shared().reset_stats();
+            cx.ok()
+        }),
+        ("config|help", |cx| cx.help()),
+        ("time", time::<E>),
+        ("save", |cx| persist(cx, PersistRequest::Save)),
+        ("bgsave", |cx| match (cx.args.len(), cx.is_word(1, "SCHEDULE")) {
+            (1, _) => persist(cx, |ticket| PersistRequest::BackgroundSave { ticket, is_scheduled: false }),
+            (2, true) => persist(cx, |ticket| PersistRequest::BackgroundSave { ticket, is_scheduled: true }),
+            _ => Err(Error::Syntax),
+        }),
+        ("bgrewriteaof", |cx| persist(cx, PersistRequest::RewriteLog)),
+        ("lastsave", |cx| {
+            let at_s = cx.shared().persist.status().last_save_s;
+            cx.out.int(at_s);
+            Ok(HostOutcome::Done)
+        }),
+        ("shutdown", shutdown::<E>),
+    ]
+}

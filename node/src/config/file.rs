@@ -1,0 +1,243 @@
+//! Configuration files and command lines: `name word...`, with quotes as in the inline protocol; and CONFIG REWRITE,
+//! which keeps comments and order.
+
+use super::{Config, DIRECTIVES, SetError};
+use proto::resp::split_inline;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Where a configuration is wrong, and why.
+#[derive(Debug)]
+pub struct FileError {
+    /// 1 for the first.
+    pub line: usize,
+    pub text: String,
+    pub reason: String,
+}
+
+impl fmt::Display for FileError {
+    /// As Redis prints it to the standard error.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\n*** FATAL CONFIG FILE ERROR (Redis 7.0.15) ***")?;
+        writeln!(f, "Reading the configuration file, at line {}", self.line)?;
+        writeln!(f, ">>> '{}'", self.text)?;
+        write!(f, "{}", self.reason)
+    }
+}
+
+/// Reads what the process was started with: a file's path or `-` for `stdin` first, then `--name word...`.
+/// `read` gives a file's text.
+pub fn load_args(
+    args: &[String],
+    read: &dyn Fn(&str) -> std::io::Result<String>,
+    stdin: &mut dyn FnMut() -> std::io::Result<String>,
+) -> Result<Config, FileError> {
+    let mut config = Config::default();
+    let mut text = String::new();
+    let mut args = args.iter().peekable();
+    if let Some(path) = args.next_if(|a| !a.starts_with('-')) {
+        let fail = |e: std::io::Error| FileError {
+            line: 0,
+            text: path.clone(),
+            reason: format!("Fatal error, can't open config file '{path}': {e}"),
+        };
+        text.push_str(&read(path).map_err(fail)?);
+        config.path = Some(absolute(path));
+    }
+    let mut is_in_option = false;
+    for arg in args {
+        if arg == "-" {
+            let fail = |e: std::io::Error| FileError { line: 0, text: "-".into(), reason: e.to_string() };
+            text.push('\n');
+            text.push_str(&stdin().map_err(fail)?);
+            is_in_option = false;
+        } else if let Some(name) = arg.strip_prefix("--") {
+            text.push('\n');
+            text.push_str(name);
+            is_in_option = true;
+        } else if is_in_option {
+            text.push(' ');
+            text.push_str(&quoted(arg));
+        } else {
+            let reason = "an option begins with two dashes".to_string();
+            return Err(FileError { line: 0, text: arg.clone(), reason });
+        }
+    }
+    load_text(&mut config, &text, read, 0)?;
+    Ok(config)
+}
+
+fn absolute(path: &str) -> String {
+    std::path::absolute(path).map(|p| p.to_string_lossy().into_owned()).unwrap_or_else(|_| path.to_string())
+}
+
+const INCLUDES_MAX: usize = 16;
+
+fn load_text(
+    config: &mut Config,
+    text: &str,
+    read: &dyn Fn(&str) -> std::io::Result<String>,
+    depth: usize,
+) -> Result<(), FileError> {
+    // The first line of an accumulating directive replaces its default.
+    let mut begun: BTreeSet<&'static str> = BTreeSet::new();
+    for (i, line) in text.lines().enumerate() {
+        let trimmed = line.trim();
+        if trimmed.is_empty() || trimmed.starts_with('#') {
+            continue;
+        }
+        let fail = |reason: String| FileError { line: i + 1, text: trimmed.to_string(), reason };
+        let words = split_inline(trimmed.as_bytes())
+            .ok_or_else(|| fail("Unbalanced quotes in configuration line".into()))?;
+        let mut words: Vec<String> = words.iter().map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+        let name = words.remove(0).to_ascii_lowercase();
+        if name == "include" {
+            if depth == INCLUDES_MAX {
+                return Err(fail("Includes are nested too deeply".into()));
+            }
+            for path in &words {
+                let text = read(path).map_err(|e| fail(format!("can't open '{path}': {e}")))?;
+                load_text(config, &text, read, depth + 1)?;
+            }
+            continue;
+        }
+        if words.is_empty() && Config::directive(&name).is_none_or(|d| !d.kind.is_accumulating()) {
+            return Err(fail("wrong number of arguments".into()));
+        }
+        if let Some(directive) = Config::directive(&name)
+            && directive.kind.is_accumulating()
+            && begun.insert(directive.name)
+            && matches!(directive.kind, super::Kind::Save)
+        {
+            config.values.insert(directive.name, String::new());
+        }
+        config.set(&name, &words, true).map_err(|e| {
+            fail(match e {
+                SetError::Unknown => "Bad directive or wrong number of arguments".into(),
+                SetError::Immutable => "can't set immutable config".into(),
+                SetError::Invalid(reason) => reason,
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// A word as it may stand in a file.
+fn quoted(word: &str) -> String {
+    let is_plain = !word.is_empty()
+        && word.bytes().all(|c| c.is_ascii_graphic() && !matches!(c, b'"' | b'\'' | b'\\' | b'#'));
+    if is_plain {
+        return word.to_string();
+    }
+    let mut text = String::from("\"");
+    for c in word.bytes() {
+        match c {
+            b'"' | b'\\' => text.extend(['\\', c as char]),
+            b'\n' => text.push_str("\\n"),
+            b'\r' => text.push_str("\\r"),
+            b'\t' => text.push_str("\\t"),
+            c if c.is_ascii_graphic() || c == b' ' => text.push(c as char),
+            c => text.push_str(&format!("\\x{c:02x}")),
+        }
+    }
+    text.push('"');
+    text
+}
+
+/// The text of the file with the values in force: lines of known directives are renewed where they stand, comments and
+/// order stay, what is not the default and not there is appended.
+pub fn rewrite(config: &Config, old: &str) -> String {
+    const SIGNATURE: &str = "# Generated by CONFIG REWRITE";
+    let mut out: Vec<String> = Vec::new();
+    let mut written: BTreeSet<&'static str> = BTreeSet::new();
+    let mut has_signature = false;
+    for line in old.lines() {
+        has_signature |= line == SIGNATURE;
+        let word = line.split_whitespace().next().unwrap_or_default();
+        match Config::directive(word) {
+            Some(directive) if !line.trim_start().starts_with('#') => {
+                if written.insert(directive.name) {
+                    out.extend(lines(config, directive.name));
+                }
+            }
+            _ => out.push(line.to_string()),
+        }
+    }
+    for directive in DIRECTIVES {
+        if !config.is_default(directive) && !written.contains(directive.name) {
+            if !has_signature {
+                out.push(SIGNATURE.into());
+                has_signature = true;
+            }
+            out.extend(lines(config, directive.name));
+        }
+    }
+    out.join("\n") + "\n"
+}
+
+fn lines(config: &Config, name: &'static str) -> Vec<String> {
+    let value = config.get(name);
+    let directive = Config::directive(name).expect("declared");
+    let per_line = |n: usize| {
+        let words: Vec<&str> = value.split_whitespace().collect();
+        words.chunks(n).map(|c| format!("{name} {}", c.join(" "))).collect::<Vec<_>>()
+    };
+    match directive.kind {
+        super::Kind::Save if value.is_empty() => vec![format!("{name} \"\"")],
+        super::Kind::Save => per_line(2),
+        super::Kind::OutputLimits => per_line(4),
+        super::Kind::Words => vec![format!("{name} {value}")],
+        _ => vec![format!("{name} {}", quoted(value))],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(args: &[&str], file: &str) -> Result<Config, FileError> {
+        let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+        load_args(&args, &|_| Ok(file.to_string()), &mut || Ok("port 7777\n".into()))
+    }
+
+    #[test]
+    fn the_command_line_comes_after_the_file() {
+        let config =
+            load(&["shoal.conf", "--port", "7000", "--save", ""], "port 6000\nsave 60 1\n# x\n").unwrap();
+        assert_eq!((config.get("port"), config.get("save")), ("7000", ""));
+        assert_eq!(load(&["-"], "").unwrap().get("port"), "7777");
+    }
+
+    #[test]
+    fn a_bad_line_is_told_with_its_place() {
+        let error = load(&["f"], "port 1\n\nbogus 3\n").err().unwrap();
+        assert_eq!((error.line, error.text.as_str()), (3, "bogus 3"));
+        assert!(
+            error
+                .to_string()
+                .contains("at line 3\n>>> 'bogus 3'\nBad directive or wrong number of arguments")
+        );
+        assert_eq!(
+            load(&["f"], "port x").err().unwrap().reason,
+            "argument couldn't be parsed into an integer"
+        );
+    }
+
+    #[test]
+    fn save_lines_add_up_and_replace_the_default() {
+        assert_eq!(load(&["f"], "save 900 1\nsave 300 10\n").unwrap().get("save"), "900 1 300 10");
+    }
+
+    #[test]
+    fn rewriting_keeps_comments_and_order() {
+        let mut config = load(&["f"], "# head\nport 1\nsave 900 1\n# tail\n").unwrap();
+        config.set("port", &["2".into()], true).unwrap();
+        config.set("maxmemory", &["5mb".into()], true).unwrap();
+        let text = rewrite(&config, "# head\nport 1\nsave 900 1\n# tail\n");
+        assert_eq!(
+            text,
+            "# head\nport 2\nsave 900 1\n# tail\n# Generated by CONFIG REWRITE\nmaxmemory 5242880\n"
+        );
+        assert_eq!(rewrite(&config, &text), text);
+    }
+}

@@ -1,0 +1,353 @@
+//! One client connection: it reads and parses; the worker executes for it; it writes what the worker left.
+//!
+//! A connection's task runs on its worker's thread. It hands complete commands to the worker's batch and keeps only what
+//! belongs to no complete command, so that an idle connection holds no buffer.
+//!
+//! Invariant: replies leave in the order of their commands; a held reply holds all that follow it.
+
+use crate::clients::Client;
+use crate::env::Env;
+use crate::pubsub::Subscriptions;
+use crate::worker::Worker;
+use bytes::BufMut;
+use engine::Session;
+use engine::blocking::Waiter;
+use proto::limits;
+use proto::resp::{Limits, Partial};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use tokio::io::AsyncWrite;
+
+/// Bytes read at one wake: what a connection may do per turn, so that one pipelining client cannot starve the rest.
+pub const READ_BYTES: usize = 16 * 1024;
+/// A command of which more than this has arrived is read into the connection's own buffer.
+const OWN_BUFFER_BYTES: usize = 32 * 1024;
+/// Unsent bytes at which a connection is not read any more until its client reads. Choice: the default soft limit of
+/// subscribers in redis.conf.
+const OUTPUT_PAUSE_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a connection is doing.
+#[derive(Clone, Default)]
+pub enum Phase {
+    /// Takes commands.
+    #[default]
+    Ready,
+    /// Its commands stand in the worker's batch.
+    InBatch,
+    /// Runs its command again when the worker says so: a slot is held.
+    Parked,
+    /// Waits for keys until the waiter's time is up.
+    Blocked(Arc<Waiter>),
+    /// Somebody else works on its reply.
+    Waiting,
+    /// Ends after what it has to say is sent.
+    Closing,
+    Closed,
+}
+
+/// A piece of output.
+struct Output {
+    bytes: Bytes,
+    sent: usize,
+    /// May leave when the feed is released up to here; 0: at once.
+    until: u64,
+}
+
+enum Bytes {
+    Owned(Vec<u8>),
+    Shared(Arc<[u8]>),
+}
+
+impl Bytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Bytes::Owned(b) => b,
+            Bytes::Shared(b) => b,
+        }
+    }
+}
+
+/// See the module's head.
+pub struct Connection<E: Env> {
+    pub id: u64,
+    pub client: Arc<Client>,
+    pub stream: RefCell<E::Stream>,
+    pub session: RefCell<Session>,
+    pub subscriptions: RefCell<Subscriptions>,
+    pub phase: RefCell<Phase>,
+    /// Input that belongs to no complete command, or to commands that were put off.
+    pub input: RefCell<Vec<u8>>,
+    /// How far `input` was parsed.
+    pub partial: RefCell<Option<Box<Partial>>>,
+    /// `input` holds complete commands.
+    pub has_deferred: Cell<bool>,
+    output: RefCell<VecDeque<Output>>,
+    output_bytes: Cell<usize>,
+    /// Since when the output is above the soft limit, in ms of the monotonic clock; 0: it is not.
+    soft_since_ms: Cell<u64>,
+    waker: RefCell<Option<Waker>>,
+    /// When a blocked client's time is up.
+    pub deadline: RefCell<Option<Pin<Box<tokio::time::Sleep>>>>,
+}
+
+impl<E: Env> Connection<E> {
+    pub fn new(client: Arc<Client>, stream: E::Stream, session: Session) -> Connection<E> {
+        Connection {
+            id: client.id,
+            client,
+            stream: RefCell::new(stream),
+            session: RefCell::new(session),
+            subscriptions: RefCell::default(),
+            phase: RefCell::default(),
+            input: RefCell::default(),
+            partial: RefCell::default(),
+            has_deferred: Cell::new(false),
+            output: RefCell::default(),
+            output_bytes: Cell::new(0),
+            soft_since_ms: Cell::new(0),
+            waker: RefCell::new(None),
+            deadline: RefCell::new(None),
+        }
+    }
+
+    pub fn set_phase(&self, phase: Phase) {
+        *self.phase.borrow_mut() = phase;
+    }
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Closed)
+    }
+    pub fn is_ready(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Ready | Phase::InBatch)
+    }
+    /// Lets the connection's task run again.
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+    /// Ends the connection after its replies, or at once.
+    pub fn close(&self, is_soft: bool) {
+        let phase = if is_soft { Phase::Closing } else { Phase::Closed };
+        if !self.is_closed() {
+            self.set_phase(phase);
+        }
+        self.wake();
+    }
+
+    pub fn limits(&self, bulk_bytes_max: usize) -> Limits {
+        match self.session.borrow().is_authenticated {
+            true => Limits::authenticated(bulk_bytes_max),
+            false => Limits::unauthenticated(),
+        }
+    }
+
+    /// The connection's task; ends with the connection.
+    pub async fn run(self: Rc<Self>, worker: Rc<Worker<E>>) {
+        std::future::poll_fn(|cx| self.poll(cx, &worker)).await;
+        worker.forget(&self);
+    }
+
+    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, worker: &Rc<Worker<E>>) -> Poll<()> {
+        if !self.waker.borrow().as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+        }
+        let mut budget = READ_BYTES;
+        loop {
+            if self.flush(worker.shared.state.released.load(std::sync::atomic::Ordering::Acquire)).is_err() {
+                self.set_phase(Phase::Closed);
+            }
+            let phase = self.phase.borrow().clone();
+            match phase {
+                Phase::Closed => return Poll::Ready(()),
+                Phase::Closing if self.output.borrow().is_empty() => return Poll::Ready(()),
+                // Its turn comes when the batch was run, or the slot is free.
+                Phase::Closing | Phase::InBatch | Phase::Parked => return Poll::Pending,
+                Phase::Ready if self.has_deferred.get() => {
+                    self.has_deferred.set(false);
+                    if worker.resume(self) {
+                        return Poll::Pending;
+                    }
+                }
+                // The socket's readiness for writing wakes it.
+                Phase::Ready if self.output_bytes.get() > OUTPUT_PAUSE_BYTES => return Poll::Pending,
+                Phase::Ready if budget == 0 => {
+                    // A part of a long command: others have their turn before the next part.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Phase::Ready => match self.read(cx, worker, &mut budget) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(true) => {}
+                    Poll::Ready(false) => self.set_phase(Phase::Closed),
+                },
+                Phase::Blocked(_) | Phase::Waiting => {
+                    if self.is_time_up(cx) {
+                        worker.time_up(self);
+                        continue;
+                    }
+                    // Read on, to see the client leave; what it sends waits.
+                    match self.read_aside(cx, worker) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(true) => {}
+                        Poll::Ready(false) => self.set_phase(Phase::Closed),
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_time_up(&self, cx: &mut Context<'_>) -> bool {
+        match &mut *self.deadline.borrow_mut() {
+            Some(deadline) => deadline.as_mut().poll(cx).is_ready(),
+            None => false,
+        }
+    }
+
+    /// Reads once and hands complete commands to the batch. `Ready(false)`: the client is gone or speaks nonsense.
+    fn read(self: &Rc<Self>, cx: &mut Context<'_>, worker: &Rc<Worker<E>>, budget: &mut usize) -> Poll<bool> {
+        let is_own = self.input.borrow().len() >= OWN_BUFFER_BYTES;
+        let read = if is_own {
+            self.read_into(cx, &mut self.input.borrow_mut(), READ_BYTES * 4)
+        } else {
+            worker.with_input(|buf| {
+                let start = buf.len();
+                buf.extend_from_slice(&self.input.borrow());
+                let read = self.read_into(cx, buf, READ_BYTES);
+                if !matches!(read, Poll::Ready(Ok(n)) if n > 0) {
+                    buf.truncate(start);
+                }
+                read
+            })
+        };
+        let n = match read {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(n)) if n > 0 => n,
+            Poll::Ready(_) => return Poll::Ready(false),
+        };
+        *budget = budget.saturating_sub(n);
+        let alive = match is_own {
+            true => worker.parse_own(self),
+            false => worker.parse_shared(self, n),
+        };
+        Poll::Ready(alive)
+    }
+
+    /// Reads into the connection's own buffer without looking at it.
+    fn read_aside(&self, cx: &mut Context<'_>, worker: &Rc<Worker<E>>) -> Poll<bool> {
+        let max = match self.session.borrow().is_authenticated {
+            true => worker.shared.settings().query_bytes_max.min(1024 * 1024),
+            false => limits::QUERY_BYTES_MAX_UNAUTHENTICATED,
+        };
+        if self.input.borrow().len() > max {
+            return Poll::Pending;
+        }
+        match self.read_into(cx, &mut self.input.borrow_mut(), READ_BYTES) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(n)) if n > 0 => {
+                self.has_deferred.set(true);
+                Poll::Ready(true)
+            }
+            Poll::Ready(_) => Poll::Ready(false),
+        }
+    }
+
+    fn read_into(&self, cx: &mut Context<'_>, buf: &mut Vec<u8>, max: usize) -> Poll<std::io::Result<usize>> {
+        // `poll_read` clears readiness after a short read: no further system call tells that nothing is left.
+        buf.reserve(max);
+        let mut stream = self.stream.borrow_mut();
+        tokio_util::io::poll_read_buf(Pin::new(&mut *stream), cx, &mut buf.limit(max))
+    }
+
+    /// Sends `bytes` after what waits already. `until`: see [`Output`].
+    pub fn send(&self, bytes: &[u8], until: u64, released: u64) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut sent = 0;
+        if self.output.borrow().is_empty() && until <= released {
+            match self.write(bytes) {
+                Ok(n) => sent = n,
+                Err(_) => return self.close(false),
+            }
+        }
+        if sent < bytes.len() {
+            self.queue(Bytes::Owned(bytes[sent..].to_vec()), until);
+        }
+    }
+
+    /// As [`Connection::send`] for bytes that many connections get.
+    pub fn send_shared(&self, bytes: Arc<[u8]>, released: u64) {
+        if self.output.borrow().is_empty() {
+            return self.send(&bytes, 0, released);
+        }
+        self.queue(Bytes::Shared(bytes), 0);
+    }
+
+    fn queue(&self, bytes: Bytes, until: u64) {
+        self.output_bytes.set(self.output_bytes.get() + bytes.as_slice().len());
+        self.output.borrow_mut().push_back(Output { bytes, sent: 0, until });
+    }
+
+    /// Writes as much as the socket takes.
+    fn write(&self, bytes: &[u8]) -> std::io::Result<usize> {
+        let waker = self.waker.borrow().clone();
+        let waker = waker.as_ref().unwrap_or(Waker::noop());
+        let mut cx = Context::from_waker(waker);
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match Pin::new(&mut *self.stream.borrow_mut()).poll_write(&mut cx, &bytes[sent..]) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(n)) => sent += n,
+                Poll::Ready(Err(e)) => return Err(e),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends what may leave.
+    pub fn flush(&self, released: u64) -> std::io::Result<()> {
+        loop {
+            let mut output = self.output.borrow_mut();
+            let Some(front) = output.front_mut() else { return Ok(()) };
+            if front.until > released {
+                return Ok(());
+            }
+            let n = self.write(&front.bytes.as_slice()[front.sent..])?;
+            front.sent += n;
+            self.output_bytes.set(self.output_bytes.get() - n);
+            if front.sent < front.bytes.as_slice().len() {
+                return Ok(());
+            }
+            output.pop_front();
+        }
+    }
+
+    pub fn output_bytes(&self) -> usize {
+        self.output_bytes.get()
+    }
+
+    /// Whether the client does not read what it asked for. `now_ms`: monotonic.
+    pub fn is_over_limit(&self, limit: crate::config::OutputLimit, now_ms: u64) -> bool {
+        let bytes = self.output_bytes.get() as u64;
+        if !self.session.borrow().is_authenticated && bytes > limits::REPLY_BYTES_MAX_UNAUTHENTICATED as u64 {
+            return true;
+        }
+        if limit.hard_bytes > 0 && bytes > limit.hard_bytes {
+            return true;
+        }
+        if limit.soft_bytes == 0 || bytes <= limit.soft_bytes {
+            self.soft_since_ms.set(0);
+            return false;
+        }
+        if self.soft_since_ms.get() == 0 {
+            self.soft_since_ms.set(now_ms.max(1));
+        }
+        now_ms.saturating_sub(self.soft_since_ms.get()) > limit.soft_s * 1000
+    }
+}

@@ -1,0 +1,183 @@
+//! Time, randomness, network, threads and disk reach the node through this trait alone; the real node and the simulation
+//! implement it.
+//!
+//! Invariant: nothing else in the node names a socket type, a clock, a random source or a file system.
+
+use proto::{Mono, Now, WallMs};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use storage::Disk;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A thread's work, made on the thread itself, so that it need not be `Send`.
+pub type ThreadMain = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// The world around a node.
+pub trait Env: Clone + Send + Sync + 'static {
+    /// A connection, bound to the thread that uses it.
+    type Stream: AsyncRead + AsyncWrite + Unpin + 'static;
+    /// A connection on its way to the thread that will use it.
+    type Socket: Send + 'static;
+    type Listener: 'static;
+
+    fn listen(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Self::Listener>>;
+    /// The next connection: it, the peer's address and our own.
+    fn accept(
+        &self,
+        on: &Self::Listener,
+    ) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr, SocketAddr)>>;
+    /// Binds a connection to this thread.
+    fn adopt(&self, socket: Self::Socket) -> io::Result<Self::Stream>;
+    fn connect(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Self::Stream>>;
+    fn local_addr(&self, stream: &Self::Stream) -> Option<SocketAddr>;
+
+    fn now(&self) -> Now;
+    /// The only source of entropy.
+    fn rand(&self) -> u64;
+    /// Runs `main` on a thread of its own; in simulation as a task of this one.
+    fn spawn_thread(&self, name: &str, main: ThreadMain);
+    fn disk(&self) -> Arc<dyn Disk>;
+    /// Runs what may block (the disk) where it holds up nobody.
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T>;
+    /// Holds up this thread: DEBUG SLEEP.
+    fn stall(&self, time: Duration);
+    /// A counter for measuring commands; constant in simulation.
+    fn ticks(&self) -> fn() -> u64;
+    /// Ends the process, or in simulation the node.
+    fn exit(&self, code: i32);
+}
+
+/// The machine that the process runs on.
+#[derive(Clone)]
+pub struct Real {
+    disk: Arc<dyn Disk>,
+}
+
+impl Real {
+    /// `disk`: the data directory.
+    pub fn new(disk: Arc<dyn Disk>) -> Real {
+        Real { disk }
+    }
+}
+
+impl Env for Real {
+    type Stream = tokio::net::TcpStream;
+    type Socket = std::net::TcpStream;
+    type Listener = tokio::net::TcpListener;
+
+    async fn listen(&self, host: &str, port: u16) -> io::Result<Self::Listener> {
+        let addr: SocketAddr =
+            tokio::net::lookup_host((host, port)).await?.next().ok_or(io::ErrorKind::NotFound)?;
+        let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        const BACKLOG: i32 = 511; // Redis's tcp-backlog
+        socket.listen(BACKLOG)?;
+        tokio::net::TcpListener::from_std(socket.into())
+    }
+
+    async fn accept(&self, on: &Self::Listener) -> io::Result<(Self::Socket, SocketAddr, SocketAddr)> {
+        let (stream, peer) = on.accept().await?;
+        let own = stream.local_addr()?;
+        stream.set_nodelay(true)?;
+        Ok((stream.into_std()?, peer, own))
+    }
+
+    fn adopt(&self, socket: Self::Socket) -> io::Result<Self::Stream> {
+        tokio::net::TcpStream::from_std(socket)
+    }
+
+    async fn connect(&self, host: &str, port: u16) -> io::Result<Self::Stream> {
+        let stream = tokio::net::TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    fn local_addr(&self, stream: &Self::Stream) -> Option<SocketAddr> {
+        stream.local_addr().ok()
+    }
+
+    fn now(&self) -> Now {
+        let clock = |id| {
+            let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: the pointer is to a live timespec; both clocks exist on every Linux that we support.
+            let result = unsafe { libc::clock_gettime(id, &mut time) };
+            assert_eq!(result, 0, "the clock cannot be read");
+            (time.tv_sec as i64, time.tv_nsec as i64)
+        };
+        // BOOTTIME goes on while the machine sleeps: a lease must not survive that.
+        let (mono_s, mono_ns) = clock(libc::CLOCK_BOOTTIME);
+        let (wall_s, wall_ns) = clock(libc::CLOCK_REALTIME);
+        Now {
+            mono: Mono(mono_s as u64 * 1_000_000 + mono_ns as u64 / 1000),
+            wall: WallMs(wall_s * 1000 + wall_ns / 1_000_000),
+        }
+    }
+
+    fn rand(&self) -> u64 {
+        let mut bytes = [0u8; 8];
+        // SAFETY: the buffer is eight bytes long, as said.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        assert_eq!(got, 8, "the kernel has no random numbers");
+        u64::from_ne_bytes(bytes)
+    }
+
+    fn spawn_thread(&self, name: &str, main: ThreadMain) {
+        let thread = std::thread::Builder::new().name(name.to_string());
+        thread
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("the kernel refuses an event queue");
+                tokio::task::LocalSet::new().block_on(&runtime, async move { main().await });
+            })
+            .expect("the kernel refuses a thread");
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        self.disk.clone()
+    }
+
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        tokio::task::spawn_blocking(work).await.expect("work on the disk does not panic")
+    }
+
+    fn stall(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    fn ticks(&self) -> fn() -> u64 {
+        cycles
+    }
+
+    fn exit(&self, code: i32) {
+        std::process::exit(code)
+    }
+}
+
+/// The cycle counter: 9 ns a look against 20 for the clock.
+#[cfg(target_arch = "x86_64")]
+fn cycles() -> u64 {
+    // SAFETY: every x86-64 processor has the instruction.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cycles() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

@@ -1,0 +1,117 @@
+//! The node as the engine sees it while a client's command runs.
+
+use crate::connection::Connection;
+use crate::env::Env;
+use crate::pubsub::Space;
+use crate::shared::{Shared, Ticket};
+use crate::worker::{Setting, Worker};
+use engine::{Args, Error, Host, HostOutcome, Session, Spec};
+use proto::resp::Reply;
+use std::any::Any;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The host of one client's command.
+pub struct NodeHost<'a, E: Env> {
+    pub worker: &'a Rc<Worker<E>>,
+    pub connection: &'a Rc<Connection<E>>,
+    pub setting: &'a Setting<'a>,
+    /// The gate is closed.
+    pub is_exclusive: bool,
+}
+
+/// What a command's function in the node gets.
+pub struct HostCx<'a, 'h, E: Env> {
+    pub host: &'a NodeHost<'h, E>,
+    pub spec: &'static Spec,
+    pub args: Args<'a>,
+    pub session: &'a mut Session,
+    pub out: &'a mut Reply,
+}
+
+/// A command that runs in the node.
+pub type HostFn<E> = fn(&mut HostCx<'_, '_, E>) -> Result<HostOutcome, Error>;
+
+impl<E: Env> HostCx<'_, '_, E> {
+    pub fn shared(&self) -> &Arc<Shared<E>> {
+        &self.host.worker.shared
+    }
+    /// Stands for the client's reply when somebody else makes it; the function then answers `Later`.
+    pub fn ticket(&self) -> Ticket<E::Socket> {
+        Ticket::new(self.host.worker.mail.clone(), self.session.id, self.session.is_resp3)
+    }
+    pub fn arg(&self, index: usize) -> &[u8] {
+        self.args[index]
+    }
+    /// An argument as text; what is not UTF-8 is replaced.
+    pub fn text(&self, index: usize) -> String {
+        String::from_utf8_lossy(self.args[index]).into_owned()
+    }
+    pub fn is_word(&self, index: usize, word: &str) -> bool {
+        self.args.get(index).is_some_and(|a| a.eq_ignore_ascii_case(word.as_bytes()))
+    }
+    pub fn int(&self, index: usize) -> Result<i64, Error> {
+        engine::number::parse_i64(self.args[index]).ok_or(Error::NotInteger)
+    }
+    pub fn ok(&mut self) -> Result<HostOutcome, Error> {
+        self.out.ok();
+        Ok(HostOutcome::Done)
+    }
+    /// Answers with the lines of a container's help.
+    pub fn help(&mut self) -> Result<HostOutcome, Error> {
+        let container = self.spec.full_name.split('|').next().unwrap_or_default();
+        let container = self.shared().engine.table.by_name(container.as_bytes()).expect("a container");
+        let lines = container.help();
+        self.out.array(lines.len());
+        lines.iter().for_each(|l| self.out.simple(l));
+        Ok(HostOutcome::Done)
+    }
+}
+
+impl<E: Env> Host for NodeHost<'_, E> {
+    fn run(
+        &mut self,
+        spec: &'static Spec,
+        args: Args,
+        session: &mut Session,
+        out: &mut Reply,
+    ) -> Result<HostOutcome, Error> {
+        let run = self.worker.shared.functions[spec.id].expect("every command of the node has a function");
+        run(&mut HostCx { host: self, spec, args, session, out })
+    }
+    fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
+        dispose(&self.worker.shared, garbage);
+    }
+    fn publish(&mut self, channel: &[u8], message: &[u8]) {
+        self.worker.shared.publish(Space::Channel, channel, message);
+    }
+}
+
+/// The host of background work: it runs no commands.
+pub struct RoundHost<'a, E: Env> {
+    pub shared: &'a Shared<E>,
+}
+
+impl<E: Env> Host for RoundHost<'_, E> {
+    fn run(
+        &mut self,
+        spec: &'static Spec,
+        _args: Args,
+        _session: &mut Session,
+        _out: &mut Reply,
+    ) -> Result<HostOutcome, Error> {
+        // A replication stream and a log hold only commands that change data.
+        Err(Error::err(&format!("'{}' does not belong into a stream of writes", spec.full_name)))
+    }
+    fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
+        dispose(self.shared, garbage);
+    }
+    fn publish(&mut self, channel: &[u8], message: &[u8]) {
+        self.shared.publish(Space::Channel, channel, message);
+    }
+}
+
+/// Frees large values where nobody waits for it.
+fn dispose<E: Env>(shared: &Shared<E>, garbage: Vec<Box<dyn Any + Send>>) {
+    shared.persist.dispose(garbage);
+}

@@ -1,0 +1,63 @@
+//! Letter boxes: how one thread reaches a client that another thread serves.
+
+use crossbeam::queue::SegQueue;
+use engine::blocking::Mailbox;
+use std::net::SocketAddr;
+use tokio::sync::Notify;
+
+/// What a worker is told.
+pub enum Letter<S> {
+    /// A new connection: peer and own address.
+    Socket(S, SocketAddr, SocketAddr),
+    /// The reply of a client that waited. `written`: end of what serving it put into the feed, 0 for nothing.
+    Reply { client: u64, bytes: Vec<u8>, written: u64 },
+    /// The client runs its command again.
+    Retry(u64),
+    /// Something that no command of the client asked for: a message of a channel.
+    Push { client: u64, bytes: std::sync::Arc<[u8]> },
+    /// The connection ends, after what it was sent before if `is_soft`.
+    Kill { client: u64, is_soft: bool },
+    /// CLIENT UNBLOCK; true: with an error.
+    Unblock(u64, bool),
+    /// Held replies may go.
+    Released,
+    /// CONFIG RESETSTAT.
+    ResetStats,
+    /// The node ends.
+    Stop,
+}
+
+/// A worker's letter box. Bounded by its senders: each letter answers a command or carries a message whose receiver
+/// has an output limit.
+pub struct Mail<S> {
+    letters: SegQueue<Letter<S>>,
+    notify: Notify,
+}
+
+impl<S> Default for Mail<S> {
+    fn default() -> Self {
+        Mail { letters: SegQueue::new(), notify: Notify::new() }
+    }
+}
+
+impl<S> Mail<S> {
+    pub fn post(&self, letter: Letter<S>) {
+        self.letters.push(letter);
+        self.notify.notify_one();
+    }
+    pub fn take(&self) -> Option<Letter<S>> {
+        self.letters.pop()
+    }
+    pub async fn wait(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl<S: Send> Mailbox for Mail<S> {
+    fn deliver(&self, session: u64, reply: Vec<u8>, written: u64) {
+        self.post(Letter::Reply { client: session, bytes: reply, written });
+    }
+    fn retry(&self, session: u64) {
+        self.post(Letter::Retry(session));
+    }
+}

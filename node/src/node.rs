@@ -1,0 +1,230 @@
+//! A node from start to end: what it is made of and who runs where.
+
+use crate::clients::Clients;
+use crate::commands;
+use crate::config::{Config, NodeSettings};
+use crate::control::ControlHandle;
+use crate::env::Env;
+use crate::mail::{Letter, Mail};
+use crate::persist::{self, PersistHandle};
+use crate::pubsub::PubSub;
+use crate::replica::ReplicationState;
+use crate::shared::{Counters, Shared, State};
+use crate::worker::Worker;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use engine::Engine;
+use engine::stats::Stats;
+use proto::{Offset, ReplId, Slot};
+use replication::feed::Feed;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use storage::Keyspace;
+
+/// The feed, as the engine sees it.
+struct EngineFeed(Arc<Feed>);
+
+impl engine::Feed for EngineFeed {
+    fn is_attached(&self) -> bool {
+        self.0.is_attached()
+    }
+    fn append(&self, slot: Option<Slot>, unit: &engine::Unit) -> u64 {
+        if !self.0.is_attached() {
+            return self.0.end().0;
+        }
+        let ops: smallvec::SmallVec<[(u16, &[u8]); 4]> = unit.ops().collect();
+        self.0.append(slot, ops.as_slice()).0
+    }
+}
+
+/// Runs a node until it is told to end. `Err`: it could not start.
+pub async fn run<E: Env>(env: E, config: Config) -> Result<(), String> {
+    let settings = NodeSettings::from(&config);
+    let workers = match settings.workers {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        n => n,
+    };
+    let (shared, persist_inbox, control_inbox) = build(env, config, settings, workers);
+    persist::load(&shared).await?;
+    shared.apply_config();
+    for index in 0..workers {
+        let shared_ = shared.clone();
+        let main = move || -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+            Box::pin(async move { Worker::new(shared_, index).run().await })
+        };
+        shared.env.spawn_thread(&format!("worker-{index}"), Box::new(main));
+    }
+    let listeners = listen(&shared).await?;
+    for listener in listeners {
+        tokio::task::spawn_local(accept(shared.clone(), listener));
+    }
+    tokio::task::spawn_local(sample(shared.clone()));
+    if shared.settings().is_cluster {
+        tokio::task::spawn_local(control(shared.clone(), control_inbox));
+    }
+    tracing::info!("Ready to accept connections");
+    persist::run(shared.clone(), persist_inbox).await;
+    shared.mail.iter().for_each(|m| m.post(Letter::Stop));
+    Ok(())
+}
+
+pub(crate) type Built<E> = (
+    Arc<Shared<E>>,
+    persist::PersistInbox<<E as Env>::Socket>,
+    tokio::sync::mpsc::UnboundedReceiver<crate::control::ControlRequest>,
+);
+
+pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: usize) -> Built<E> {
+    settings.engine.thresholds.hash_seed = env.rand();
+    let random_id = || {
+        let mut id = [0u8; 20];
+        id.chunks_mut(8).for_each(|c| c.copy_from_slice(&env.rand().to_le_bytes()[..c.len()]));
+        id
+    };
+    let feed = Arc::new(Feed::new(Offset(0), settings.backlog_bytes));
+    let keyspace = Arc::new(Keyspace::new(settings.engine.databases, [env.rand(), env.rand()]));
+    let table = commands::table();
+    let (persist, persist_inbox) = PersistHandle::new();
+    let (control, control_inbox) = ControlHandle::new(settings.is_cluster);
+    let state = State::default();
+    state.is_expiring.store(true, Ordering::Relaxed);
+    // One for each worker, and one for the control thread, which applies a primary's stream.
+    let stats = (0..=workers).map(|_| Mutex::new(Stats::new(table.len()))).collect();
+    let functions = table.specs().iter().map(|s| commands::function::<E>(&s.full_name)).collect();
+    let shared = Shared {
+        engine: Engine { keyspace, table, feed: Arc::new(EngineFeed(feed.clone())) },
+        functions,
+        feed,
+        config: Mutex::new(config),
+        settings: ArcSwap::from_pointee(settings),
+        view: ArcSwapOption::empty(),
+        state,
+        clients: Clients::default(),
+        pubsub: PubSub::default(),
+        mail: (0..workers).map(|_| Arc::new(Mail::default())).collect(),
+        load: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+        stats,
+        worker_dirty: (0..workers).map(|_| Default::default()).collect(),
+        counters: Counters::default(),
+        started: env.now(),
+        run_id: ReplId(random_id()).to_string(),
+        control,
+        persist,
+        replication: ReplicationState::new(ReplId(random_id())),
+        migrations: crate::migrate::Migrations::default(),
+        env,
+    };
+    (Arc::new(shared), persist_inbox, control_inbox)
+}
+
+async fn listen<E: Env>(shared: &Arc<Shared<E>>) -> Result<Vec<E::Listener>, String> {
+    match shared.settings().port {
+        0 => Ok(Vec::new()),
+        port => listen_on(shared, port).await,
+    }
+}
+
+/// Listens on a port of every configured address.
+pub async fn listen_on<E: Env>(shared: &Shared<E>, port: u16) -> Result<Vec<E::Listener>, String> {
+    let settings = shared.settings.load_full();
+    let mut listeners = Vec::new();
+    for address in &settings.bind {
+        let (is_optional, address) = match address.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, address.as_str()),
+        };
+        let host = match address {
+            "*" => "0.0.0.0",
+            "::*" => "::",
+            other => other,
+        };
+        match shared.env.listen(host, port).await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if is_optional => tracing::debug!(%error, "not listening on {address}"),
+            Err(error) => {
+                tracing::warn!("Failed listening on port {} (tcp), aborting: {error}", port);
+                return Err(format!(
+                    "Could not create server TCP listening socket {host}:{}: {error}",
+                    settings.port
+                ));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+/// Hands each new connection to the worker with the fewest.
+async fn accept<E: Env>(shared: Arc<Shared<E>>, listener: E::Listener) {
+    loop {
+        match shared.env.accept(&listener).await {
+            Ok((socket, peer, own)) => {
+                shared.clients.accepted.fetch_add(1, Ordering::Relaxed);
+                if let Err(text) = admit(&shared, peer) {
+                    shared.clients.rejected.fetch_add(1, Ordering::Relaxed);
+                    refuse(&shared, socket, text).await;
+                    continue;
+                }
+                let load = |i: &usize| shared.load[*i].load(Ordering::Relaxed);
+                let index = (0..shared.mail.len()).min_by_key(load).expect("at least one worker");
+                shared.load[index].fetch_add(1, Ordering::Relaxed);
+                shared.mail[index].post(Letter::Socket(socket, peer, own));
+            }
+            Err(error) => {
+                // Out of file descriptors, or a client that left at once: go on, but not in a tight loop.
+                tracing::warn!(%error, "Accepting client connection");
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+fn admit<E: Env>(shared: &Shared<E>, peer: std::net::SocketAddr) -> Result<(), &'static str> {
+    let settings = shared.settings();
+    let count: usize = shared.load.iter().map(|l| l.load(Ordering::Relaxed)).sum();
+    if count >= settings.maxclients {
+        return Err("-ERR max number of clients reached\r\n");
+    }
+    if settings.is_protected && settings.requirepass.is_empty() && !peer.ip().to_canonical().is_loopback() {
+        return Err(
+            "-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. If you want to connect from external computers to Redis you may adopt one of the following solutions: 1) Just disable protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to Redis from the same host the server is running, however MAKE SURE Redis is not publicly accessible from internet if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the protected mode by editing the Redis configuration file, and setting the protected mode option to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it with the '--protected-mode no' option. 4) Set up an authentication password for the default user. NOTE: You only need to do one of the above things in order for the server to start accepting connections from the outside.\r\n",
+        );
+    }
+    Ok(())
+}
+
+async fn refuse<E: Env>(shared: &Shared<E>, socket: E::Socket, text: &str) {
+    use tokio::io::AsyncWriteExt;
+    if let Ok(mut stream) = shared.env.adopt(socket) {
+        let _ = stream.write_all(text.as_bytes()).await;
+    }
+}
+
+/// Runs the cluster side; a node whose cluster side cannot go on must not go on either.
+async fn control<E: Env>(shared: Arc<Shared<E>>, inbox: crate::control::ControlInbox) {
+    if let Err(error) = crate::control::run(shared.clone(), inbox).await {
+        tracing::error!("{error}");
+        shared.env.exit(1);
+    }
+}
+
+/// Rates that INFO shows.
+async fn sample<E: Env>(shared: Arc<Shared<E>>) {
+    const PERIOD: std::time::Duration = std::time::Duration::from_millis(1000);
+    let (mut calls_before, mut ticks_before, mut at) = (0u64, (shared.env.ticks())(), shared.env.now().mono);
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let now = shared.env.now().mono;
+        let micros = (now.since(at).as_micros() as u64).max(1);
+        let calls: u64 = shared.total_stats().commands.iter().map(|c| c.calls).sum();
+        let ticks = (shared.env.ticks())();
+        shared
+            .counters
+            .ops_per_s
+            .store(calls.saturating_sub(calls_before) * 1_000_000 / micros, Ordering::Relaxed);
+        shared
+            .counters
+            .ticks_per_us
+            .store((ticks.wrapping_sub(ticks_before) / micros).max(1), Ordering::Relaxed);
+        shared.counters.peak_bytes.fetch_max(shared.engine.keyspace.used_bytes(), Ordering::Relaxed);
+        (calls_before, ticks_before, at) = (calls, ticks, now);
+    }
+}

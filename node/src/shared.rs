@@ -1,0 +1,234 @@
+//! What all threads of a node share.
+
+use crate::clients::Clients;
+use crate::config::{Config, NodeSettings};
+use crate::env::Env;
+use crate::mail::{Letter, Mail};
+use crate::pubsub::PubSub;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam::utils::CachePadded;
+use engine::stats::Stats;
+use engine::{Engine, Status};
+use proto::{ClusterView, Mono, Now};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The node's common state. Threads meet here and in their letter boxes, nowhere else.
+pub struct Shared<E: Env> {
+    pub env: E,
+    pub engine: Engine,
+    /// Functions of the commands that run in the node, by spec id.
+    pub functions: Vec<Option<crate::host::HostFn<E>>>,
+    pub feed: Arc<replication::feed::Feed>,
+    pub config: Mutex<Config>,
+    pub settings: ArcSwap<NodeSettings>,
+    /// `None` when cluster mode is off.
+    pub view: ArcSwapOption<ClusterView>,
+    pub state: State,
+    pub clients: Clients,
+    pub pubsub: PubSub,
+    pub mail: Vec<Arc<Mail<E::Socket>>>,
+    /// Clients per worker, for the acceptor.
+    pub load: Vec<AtomicUsize>,
+    /// Statistics as each worker published them last.
+    pub stats: Vec<Mutex<Stats>>,
+    /// Changes counted by each worker: what decides about saving. Never goes back.
+    pub worker_dirty: Vec<CachePadded<AtomicU64>>,
+    pub counters: Counters,
+    pub started: Now,
+    /// 40 hex digits that change with every start.
+    pub run_id: String,
+    pub control: crate::control::ControlHandle,
+    pub persist: crate::persist::PersistHandle<E::Socket>,
+    pub replication: crate::replica::ReplicationState,
+    pub migrations: crate::migrate::Migrations,
+}
+
+/// What decides whether commands run; read once per batch.
+#[derive(Default)]
+pub struct State {
+    pub is_loading: AtomicBool,
+    pub is_replica: AtomicBool,
+    pub is_link_up: AtomicBool,
+    pub is_save_failing: AtomicBool,
+    pub is_log_failing: AtomicBool,
+    pub is_paused: AtomicBool,
+    /// Why writes wait before they take locks: a set of [`throttle`] causes. Whoever sets one takes it back.
+    pub throttle: AtomicU32,
+    /// Database that a replica's stream has selected; set by its link inside the gate, with the bytes it appends.
+    pub stream_db: AtomicU32,
+    pub good_replicas: AtomicU32,
+    /// Cluster mode: until when this node may serve as a primary, in microseconds of the monotonic clock.
+    pub lease_until: AtomicU64,
+    /// Replies to writes wait until the feed is released up to their end.
+    pub is_gated: AtomicBool,
+    /// Replies to reads wait as well.
+    pub is_read_gated: AtomicBool,
+    pub released: AtomicU64,
+    /// The append-only file is durable up to here; 0 while there is none.
+    pub log_synced: AtomicU64,
+    pub is_shutting_down: AtomicBool,
+    /// Active expiry is on (DEBUG SET-ACTIVE-EXPIRE).
+    pub is_expiring: AtomicBool,
+}
+
+/// Causes for writes to wait: somebody who must keep what they bring is behind.
+pub mod throttle {
+    /// A snapshot's consumer.
+    pub const SNAPSHOT: u32 = 1 << 0;
+    /// The append-only file.
+    pub const LOG: u32 = 1 << 1;
+    /// A slot migration.
+    pub const MIGRATION: u32 = 1 << 2;
+}
+
+impl State {
+    /// Sets or takes back a cause for writes to wait.
+    pub fn set_throttle(&self, cause: u32, is_on: bool) {
+        match is_on {
+            true => self.throttle.fetch_or(cause, Ordering::Relaxed),
+            false => self.throttle.fetch_and(!cause, Ordering::Relaxed),
+        };
+    }
+    /// Writes wait, for a hand-over or for somebody who is behind.
+    pub fn holds_writes(&self) -> bool {
+        self.is_paused.load(Ordering::Relaxed) || self.throttle.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// Figures of INFO that no worker owns.
+#[derive(Default)]
+pub struct Counters {
+    /// Changes that came with a primary's stream.
+    pub dirty: AtomicU64,
+    pub net_in: AtomicU64,
+    pub net_out: AtomicU64,
+    pub blocked: AtomicUsize,
+    pub peak_bytes: AtomicU64,
+    /// Commands a second, sampled by the control thread.
+    pub ops_per_s: AtomicU64,
+    pub ticks_per_us: AtomicU64,
+    pub clock_ms: AtomicI64,
+}
+
+impl<E: Env> Shared<E> {
+    pub fn settings(&self) -> arc_swap::Guard<Arc<NodeSettings>> {
+        self.settings.load()
+    }
+    pub fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Makes the typed settings follow the table.
+    pub fn publish_config(&self, config: &Config) {
+        let mut settings = NodeSettings::from(config);
+        settings.engine.thresholds.hash_seed = self.settings().engine.thresholds.hash_seed;
+        self.settings.store(Arc::new(settings));
+    }
+
+    pub fn status(&self, now: Mono) -> Status {
+        let s = &self.state;
+        let load = |b: &AtomicBool| b.load(Ordering::Relaxed);
+        Status {
+            is_loading: load(&s.is_loading),
+            is_replica: load(&s.is_replica),
+            is_link_up: load(&s.is_link_up),
+            has_lease: now.0 < s.lease_until.load(Ordering::Acquire),
+            is_save_failing: load(&s.is_save_failing),
+            is_log_failing: load(&s.is_log_failing),
+            good_replicas: s.good_replicas.load(Ordering::Relaxed),
+            is_paused: s.holds_writes(),
+        }
+    }
+
+    /// Lets held replies go whose units end at or before `end`.
+    pub fn release(&self, end: u64) {
+        if self.state.released.fetch_max(end, Ordering::AcqRel) < end {
+            self.mail.iter().for_each(|m| m.post(Letter::Released));
+        }
+    }
+
+    /// Posts to the worker that serves a client.
+    pub fn post_to(&self, client: u64, letter: Letter<E::Socket>) -> bool {
+        match self.clients.get(client) {
+            Some(c) => {
+                self.mail[c.worker].post(letter);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Sends a message to all subscribers of this node.
+    pub fn publish(&self, space: crate::pubsub::Space, channel: &[u8], message: &[u8]) -> usize {
+        self.pubsub.publish(space, channel, message, &mut |receiver, bytes| {
+            self.mail[receiver.worker].post(Letter::Push { client: receiver.client, bytes });
+        })
+    }
+
+    /// Carries out what follows from the settings in force.
+    pub fn apply_config(&self) {
+        self.feed.set_backlog_bytes(self.settings().backlog_bytes);
+    }
+
+    /// Removes all data, at once for everybody; it is freed in the background.
+    pub fn flush_all(&self) {
+        let closed = self.engine.keyspace.gate().close();
+        let mut garbage: Vec<Box<dyn std::any::Any + Send>> = Vec::new();
+        for slot in proto::Slot::all() {
+            let mut guard = self.engine.keyspace.lock_wait(slot);
+            for db in 0..self.engine.keyspace.databases() {
+                if let Some(table) = guard.db_mut(db).take_table() {
+                    garbage.push(Box::new(table));
+                }
+            }
+        }
+        drop(closed);
+        self.persist.dispose(garbage);
+    }
+
+    /// CONFIG RESETSTAT. Workers forget at their next look.
+    pub fn reset_stats(&self) {
+        self.mail.iter().for_each(|m| m.post(Letter::ResetStats));
+        for stats in &self.stats {
+            *stats.lock().unwrap_or_else(PoisonError::into_inner) = Stats::new(self.engine.table.len());
+        }
+        self.clients.accepted.store(0, Ordering::Relaxed);
+        self.clients.rejected.store(0, Ordering::Relaxed);
+        self.counters.net_in.store(0, Ordering::Relaxed);
+        self.counters.net_out.store(0, Ordering::Relaxed);
+    }
+
+    /// Changes of data since the node began, Redis's `dirty`; up to one batch of each worker behind.
+    pub fn dirty(&self) -> u64 {
+        let workers: u64 = self.worker_dirty.iter().map(|d| d.load(Ordering::Relaxed)).sum();
+        workers + self.counters.dirty.load(Ordering::Relaxed)
+    }
+
+    /// Statistics of all workers together.
+    pub fn total_stats(&self) -> Stats {
+        let mut total = Stats::new(self.engine.table.len());
+        for stats in &self.stats {
+            total.add(&stats.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        total
+    }
+}
+
+/// A reply that a client waits for while somebody else works for it.
+pub struct Ticket<S> {
+    mail: Arc<Mail<S>>,
+    client: u64,
+    pub is_resp3: bool,
+}
+
+impl<S> Ticket<S> {
+    pub fn new(mail: Arc<Mail<S>>, client: u64, is_resp3: bool) -> Ticket<S> {
+        Ticket { mail, client, is_resp3 }
+    }
+    /// Answers with what `write` writes. A client that went away is not missed.
+    pub fn answer(self, write: impl FnOnce(&mut proto::resp::Reply)) {
+        let mut out = proto::resp::Reply::new(self.is_resp3);
+        write(&mut out);
+        self.mail.post(Letter::Reply { client: self.client, bytes: out.take(), written: 0 });
+    }
+}

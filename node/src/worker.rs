@@ -1,0 +1,843 @@
+//! A worker: one thread that serves many connections and executes their commands itself.
+//!
+//! Connections parse into the worker's batch. Once all connections that were ready have done so, the batch runs: the
+//! memory that its commands will touch is prefetched in three stages (slot, segment, entry), then they are executed in
+//! order, then each connection's replies are written with one system call.
+//!
+//! Invariant: nothing is awaited while a slot is locked or the gate is entered.
+
+use crate::config::NodeSettings;
+use crate::connection::{Connection, Phase};
+use crate::env::Env;
+use crate::host::NodeHost;
+use crate::mail::{Letter, Mail};
+use crate::pubsub::Space;
+use crate::shared::Shared;
+use engine::blocking::SlotSide;
+use engine::stats::Stats;
+use engine::{Host, Local, Outcome, Rng, Session, Spec, Status, Turn, Unit, evict, execute};
+use proto::resp::{ProtocolError, Reply, Request, Span, parse_request};
+use proto::{ClusterView, Now, Slot};
+use smallvec::SmallVec;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use storage::{GateClosed, GateReader};
+use tokio::sync::Notify;
+
+/// Commands prefetched at a time. 16 does as well, more does not help.
+const BATCH_MAX: usize = 32;
+/// Input gathered at which the batch runs before its turn: bounds the worker's buffer.
+const INPUT_BYTES_MAX: usize = 1 << 20;
+/// Rounds a second of background work: expiry, limits, statistics.
+const ROUND: Duration = Duration::from_millis(100);
+
+/// A parsed command.
+struct Item {
+    spans: Range<u32>,
+    /// Where it stands, in the batch's buffer or in `own`.
+    raw: Range<u32>,
+    own: Option<Rc<Vec<u8>>>,
+    spec: Option<&'static Spec>,
+    slot: Option<Slot>,
+    hash: u64,
+    /// No command but what is wrong with the input.
+    is_error: bool,
+}
+
+/// The commands of one connection, which stand together.
+struct Group<E: Env> {
+    connection: Rc<Connection<E>>,
+    items: Range<usize>,
+}
+
+/// What one turn works on.
+struct Batch<E: Env> {
+    input: Vec<u8>,
+    spans: Vec<Span>,
+    items: Vec<Item>,
+    groups: Vec<Group<E>>,
+}
+
+impl<E: Env> Default for Batch<E> {
+    fn default() -> Self {
+        Batch { input: Vec::new(), spans: Vec::new(), items: Vec::new(), groups: Vec::new() }
+    }
+}
+
+/// What holds for all commands of a turn.
+pub struct Setting<'a> {
+    pub settings: &'a NodeSettings,
+    pub view: Option<&'a ClusterView>,
+    pub now: Now,
+    pub status: Status,
+}
+
+impl<'a> Setting<'a> {
+    pub fn turn<'t, E: Env>(
+        &self,
+        shared: &'t Shared<E>,
+        local: &'t mut Local,
+        host: &'t mut dyn Host,
+        exclusive: Option<&'t GateClosed<'t>>,
+    ) -> Turn<'t>
+    where
+        'a: 't,
+    {
+        Turn {
+            engine: &shared.engine,
+            settings: &self.settings.engine,
+            cluster: self.view,
+            status: self.status,
+            now: self.now,
+            ticks: shared.env.ticks(),
+            exclusive,
+            local,
+            host,
+        }
+    }
+}
+
+/// What the worker executes with.
+struct Core {
+    local: Local,
+    gate: GateReader,
+    out: Reply,
+    expire_cursor: usize,
+}
+
+/// See the module's head.
+pub struct Worker<E: Env> {
+    pub shared: Arc<Shared<E>>,
+    pub index: usize,
+    pub mail: Arc<Mail<E::Socket>>,
+    pub connections: RefCell<BTreeMap<u64, Rc<Connection<E>>>>,
+    batch: RefCell<Batch<E>>,
+    core: RefCell<Core>,
+    parked: RefCell<Vec<Rc<Connection<E>>>>,
+    kick: Notify,
+    is_stopped: Cell<bool>,
+}
+
+impl<E: Env> Worker<E> {
+    pub fn new(shared: Arc<Shared<E>>, index: usize) -> Rc<Worker<E>> {
+        let mail = shared.mail[index].clone();
+        let local = Local {
+            rng: Rng::new(shared.env.rand()),
+            stats: Stats::new(shared.engine.table.len()),
+            unit: Unit::default(),
+            mailbox: mail.clone(),
+        };
+        let gate = shared.engine.keyspace.gate().register();
+        Rc::new(Worker {
+            index,
+            mail,
+            connections: RefCell::default(),
+            batch: RefCell::default(),
+            core: RefCell::new(Core { local, gate, out: Reply::new(false), expire_cursor: 0 }),
+            parked: RefCell::default(),
+            kick: Notify::new(),
+            is_stopped: Cell::new(false),
+            shared,
+        })
+    }
+
+    /// Serves until the node stops.
+    pub async fn run(self: Rc<Self>) {
+        let runner = tokio::task::spawn_local(self.clone().run_batches());
+        let rounds = tokio::task::spawn_local(self.clone().run_rounds());
+        while !self.is_stopped.get() {
+            while let Some(letter) = self.mail.take() {
+                self.open(letter);
+            }
+            if !self.is_stopped.get() {
+                self.mail.wait().await;
+            }
+        }
+        runner.abort();
+        rounds.abort();
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        connections.iter().for_each(|c| c.close(false));
+    }
+
+    /// Runs the batch one turn after its first command came, so that all connections that are ready join it.
+    async fn run_batches(self: Rc<Self>) {
+        loop {
+            self.kick.notified().await;
+            self.run_batch();
+            if !self.parked.borrow().is_empty() {
+                // The slot's holder needs the processor as well; a paused slot takes longer.
+                tokio::task::yield_now().await;
+                let parked = std::mem::take(&mut *self.parked.borrow_mut());
+                if parked.len() > 1 || self.shared.state.holds_writes() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                for connection in parked {
+                    self.retry(&connection);
+                }
+            }
+        }
+    }
+
+    fn retry(&self, connection: &Rc<Connection<E>>) {
+        if matches!(*connection.phase.borrow(), Phase::Parked) {
+            connection.set_phase(Phase::Ready);
+            connection.has_deferred.set(true);
+            connection.wake();
+        }
+    }
+
+    async fn run_rounds(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(ROUND).await;
+            self.round();
+        }
+    }
+
+    fn open(self: &Rc<Self>, letter: Letter<E::Socket>) {
+        match letter {
+            Letter::Socket(socket, peer, own) => self.accept(socket, peer, own),
+            Letter::Reply { client, bytes, written } => self.on(client, |c| self.answer(c, &bytes, written)),
+            Letter::Retry(client) => self.on(client, |c| self.run_again(c)),
+            Letter::Push { client, bytes } => {
+                let released = self.released();
+                self.on(client, |c| c.send_shared(bytes, released));
+            }
+            Letter::Kill { client, is_soft } => self.on(client, |c| c.close(is_soft)),
+            Letter::Unblock(client, is_error) => self.on(client, |c| self.unblock(c, is_error)),
+            Letter::Released => {
+                let released = self.released();
+                let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+                for connection in connections.iter().filter(|c| c.output_bytes() > 0) {
+                    if connection.flush(released).is_err() {
+                        connection.close(false);
+                    }
+                    if connection.output_bytes() == 0 {
+                        connection.wake();
+                    }
+                }
+            }
+            Letter::ResetStats => {
+                let stats = &mut self.core.borrow_mut().local.stats;
+                *stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
+            }
+            Letter::Stop => self.is_stopped.set(true),
+        }
+    }
+
+    fn on(&self, client: u64, act: impl FnOnce(&Rc<Connection<E>>)) {
+        let connection = self.connections.borrow().get(&client).cloned();
+        if let Some(connection) = connection {
+            act(&connection);
+        }
+    }
+
+    fn released(&self) -> u64 {
+        self.shared.state.released.load(Ordering::Acquire)
+    }
+
+    fn accept(self: &Rc<Self>, socket: E::Socket, peer: std::net::SocketAddr, own: std::net::SocketAddr) {
+        let Ok(stream) = self.shared.env.adopt(socket) else {
+            self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);
+            return;
+        };
+        let settings = self.shared.settings();
+        let client = self.shared.clients.add(self.index, peer, own, self.shared.env.now().wall.0);
+        let mut session = Session::new(client.id);
+        session.is_authenticated = settings.requirepass.is_empty();
+        let connection = Rc::new(Connection::new(client, stream, session));
+        self.connections.borrow_mut().insert(connection.id, connection.clone());
+        tokio::task::spawn_local(connection.run(self.clone()));
+    }
+
+    /// Cleans up after a connection.
+    pub fn forget(&self, connection: &Rc<Connection<E>>) {
+        let phase = std::mem::take(&mut *connection.phase.borrow_mut());
+        connection.set_phase(Phase::Closed);
+        if let Phase::Blocked(waiter) = phase {
+            self.end_wait(&waiter);
+        }
+        engine::multi::unwatch(&mut connection.session.borrow_mut(), &self.shared.engine);
+        for (space, names) in [Space::Channel, Space::Pattern, Space::Sharded]
+            .into_iter()
+            .zip(&connection.subscriptions.borrow().spaces)
+        {
+            names.iter().for_each(|name| self.shared.pubsub.unsubscribe(space, name, connection.id));
+        }
+        self.shared.replication.forget_client(connection.id);
+        self.connections.borrow_mut().remove(&connection.id);
+        self.shared.clients.remove(connection.id);
+        self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    // Input.
+
+    pub fn with_input<R>(&self, f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        f(&mut self.batch.borrow_mut().input)
+    }
+
+    /// Parses what a connection just read into the worker's buffer: its own leftover and `fresh` bytes. False: it sent
+    /// nonsense, or too much.
+    pub fn parse_shared(self: &Rc<Self>, connection: &Rc<Connection<E>>, fresh: usize) -> bool {
+        self.shared.counters.net_in.fetch_add(fresh as u64, Ordering::Relaxed);
+        let mut batch = self.batch.borrow_mut();
+        let start = batch.input.len() - fresh - connection.input.borrow().len();
+        let end = self.parse(connection, &mut batch, start, None);
+        let mut input = connection.input.borrow_mut();
+        input.clear();
+        let alive = match end {
+            Ok(end) => {
+                input.extend_from_slice(&batch.input[end..]);
+                if input.is_empty() {
+                    input.shrink_to(0);
+                }
+                true
+            }
+            Err(error) => self.refuse(connection, &mut batch, &error),
+        };
+        let is_full = batch.input.len() > INPUT_BYTES_MAX;
+        drop((batch, input));
+        if is_full {
+            self.run_batch();
+        }
+        alive && self.check_query(connection)
+    }
+
+    /// Parses the connection's own buffer, which holds a long command or commands that were put off.
+    pub fn parse_own(self: &Rc<Self>, connection: &Rc<Connection<E>>) -> bool {
+        let buf = Rc::new(std::mem::take(&mut *connection.input.borrow_mut()));
+        let mut batch = self.batch.borrow_mut();
+        let count = batch.items.len();
+        match self.parse(connection, &mut batch, 0, Some(&buf)) {
+            // Nothing complete: the buffer goes on growing where it is.
+            Ok(_) if batch.items.len() == count => {
+                drop(batch);
+                let buf = Rc::try_unwrap(buf).unwrap_or_else(|buf| buf.to_vec());
+                *connection.input.borrow_mut() = buf;
+                self.check_query(connection)
+            }
+            Ok(end) => {
+                *connection.input.borrow_mut() = buf[end..].to_vec();
+                true
+            }
+            Err(error) => self.refuse(connection, &mut batch, &error),
+        }
+    }
+
+    /// Takes up commands that were put off. True: some stand in the batch now.
+    pub fn resume(self: &Rc<Self>, connection: &Rc<Connection<E>>) -> bool {
+        *connection.partial.borrow_mut() = None;
+        if !self.parse_own(connection) {
+            connection.set_phase(Phase::Closed);
+        }
+        matches!(*connection.phase.borrow(), Phase::InBatch)
+    }
+
+    fn check_query(&self, connection: &Rc<Connection<E>>) -> bool {
+        let len = connection.input.borrow().len();
+        let max = match connection.session.borrow().is_authenticated {
+            true => self.shared.settings().query_bytes_max,
+            false => proto::limits::QUERY_BYTES_MAX_UNAUTHENTICATED,
+        };
+        len <= max
+    }
+
+    /// A protocol error: it is told after the replies of what came before, and the connection ends.
+    fn refuse(&self, connection: &Rc<Connection<E>>, batch: &mut Batch<E>, error: &ProtocolError) -> bool {
+        let text = format!("*1\r\n${}\r\n{}\r\n", error.0.len(), error.0);
+        let own = Rc::new(text.into_bytes());
+        let len = own.len() as u32;
+        let start = batch.spans.len() as u32;
+        let prefix = len - error.0.len() as u32 - 2;
+        batch.spans.push(Span { start: prefix, len: error.0.len() as u32 });
+        let item = Item {
+            spans: start..start + 1,
+            raw: 0..len,
+            own: Some(own),
+            spec: None,
+            slot: None,
+            hash: 0,
+            is_error: true,
+        };
+        self.push(connection, batch, item);
+        true
+    }
+
+    /// Pushes the complete commands from `at` on; returns where they end.
+    fn parse(
+        &self,
+        connection: &Rc<Connection<E>>,
+        batch: &mut Batch<E>,
+        mut at: usize,
+        own: Option<&Rc<Vec<u8>>>,
+    ) -> Result<usize, ProtocolError> {
+        let limits = connection.limits(self.shared.settings().engine.proto_max_bulk_len);
+        let mut partial = connection.partial.borrow_mut();
+        loop {
+            let first = batch.spans.len() as u32;
+            let request = {
+                let Batch { input, spans, .. } = batch;
+                let buf: &[u8] = own.map_or(input, |o| o);
+                parse_request(buf, at, &limits, spans, &mut partial)?
+            };
+            match request {
+                Request::Incomplete => return Ok(at),
+                Request::Command { end } => {
+                    let spans = first..batch.spans.len() as u32;
+                    let item = self.item(batch, spans, at as u32..end as u32, own.cloned());
+                    self.push(connection, batch, item);
+                    at = end;
+                }
+                Request::Inline { args, end } => {
+                    at = end;
+                    if args.is_empty() {
+                        continue;
+                    }
+                    // An inline command becomes what it would have been on the wire.
+                    let mut encoded = Vec::new();
+                    proto::resp::encode_command(&args, &mut encoded);
+                    let encoded = Rc::new(encoded);
+                    let limits = proto::resp::Limits::authenticated(usize::MAX);
+                    parse_request(&encoded, 0, &limits, &mut batch.spans, &mut None)?;
+                    let spans = first..batch.spans.len() as u32;
+                    let len = encoded.len() as u32;
+                    let item = self.item(batch, spans, 0..len, Some(encoded));
+                    self.push(connection, batch, item);
+                }
+            }
+        }
+    }
+
+    fn item(&self, batch: &Batch<E>, spans: Range<u32>, raw: Range<u32>, own: Option<Rc<Vec<u8>>>) -> Item {
+        let buf: &[u8] = own.as_ref().map_or(&batch.input, |o| o);
+        let args = &batch.spans[spans.start as usize..spans.end as usize];
+        let mut spec = self.shared.engine.table.by_name(args[0].of(buf));
+        if spec.is_some_and(|s| !s.subcommands.is_empty() || !s.is_arity(args.len())) {
+            spec = None; // resolved when it runs
+        }
+        let (mut slot, mut hash) = (None, 0);
+        if let (Some(s), Some(key)) = (spec, args.get(1))
+            && s.is_first_key_plain
+        {
+            let key = key.of(buf);
+            let of_key = Slot::of_key(key);
+            (slot, hash) = (Some(of_key), self.shared.engine.keyspace.hash(key));
+            self.shared.engine.keyspace.prefetch_slot(of_key);
+        }
+        Item { spans, raw, own, spec, slot, hash, is_error: false }
+    }
+
+    fn push(&self, connection: &Rc<Connection<E>>, batch: &mut Batch<E>, item: Item) {
+        let place = batch.items.len();
+        batch.items.push(item);
+        match batch.groups.last_mut() {
+            Some(group) if Rc::ptr_eq(&group.connection, connection) => group.items.end = place + 1,
+            _ => {
+                if batch.groups.is_empty() {
+                    self.kick.notify_one();
+                }
+                connection.set_phase(Phase::InBatch);
+                batch.groups.push(Group { connection: connection.clone(), items: place..place + 1 });
+            }
+        }
+    }
+
+    // Execution.
+
+    /// Runs everything in the batch.
+    pub fn run_batch(self: &Rc<Self>) {
+        let mut batch = std::mem::take(&mut *self.batch.borrow_mut());
+        if batch.groups.is_empty() {
+            *self.batch.borrow_mut() = batch;
+            return;
+        }
+        let settings = self.shared.settings.load_full();
+        let view = self.shared.view.load_full();
+        let now = self.shared.env.now();
+        let status = self.shared.status(now.mono);
+        let setting = Setting { settings: &settings, view: view.as_deref(), now, status };
+        self.shared
+            .engine
+            .keyspace
+            .set_clock(evict::fresh(now.wall.0, settings.engine.maxmemory_policy.is_lfu()));
+        let mut groups = std::mem::take(&mut batch.groups);
+        let mut prefetched = 0;
+        for group in &groups {
+            let mut core = self.core.borrow_mut();
+            self.run_group(&mut core, &batch, group, &setting, &mut prefetched);
+        }
+        self.publish_dirty();
+        groups.clear();
+        batch.groups = groups;
+        batch.input.clear();
+        batch.input.shrink_to(INPUT_BYTES_MAX);
+        batch.spans.clear();
+        batch.items.clear();
+        *self.batch.borrow_mut() = batch;
+    }
+
+    fn prefetch(&self, items: &[Item]) {
+        let keyspace = &self.shared.engine.keyspace;
+        for item in items {
+            if let Some(slot) = item.slot {
+                keyspace.prefetch_segment(slot, 0, item.hash);
+            }
+        }
+        for item in items {
+            if let Some(slot) = item.slot {
+                keyspace.prefetch_entry(slot, 0, item.hash);
+            }
+        }
+    }
+
+    fn run_group(
+        self: &Rc<Self>,
+        core: &mut Core,
+        batch: &Batch<E>,
+        group: &Group<E>,
+        setting: &Setting,
+        prefetched: &mut usize,
+    ) {
+        let connection = &group.connection;
+        core.out.clear();
+        let written = connection.session.borrow().written;
+        let mut ran = 0;
+        for place in group.items.clone() {
+            if place >= *prefetched {
+                *prefetched = (place + BATCH_MAX).min(batch.items.len());
+                self.prefetch(&batch.items[place..*prefetched]);
+            }
+            if !connection.is_ready() {
+                break;
+            }
+            match self.run_item(core, connection, batch, &batch.items[place], setting) {
+                Outcome::Done => {}
+                Outcome::Busy(_) => {
+                    connection.set_phase(Phase::Parked);
+                    self.parked.borrow_mut().push(connection.clone());
+                    break;
+                }
+                Outcome::Blocked(waiter) => self.block(connection, waiter),
+                // The answer comes through the letter box, which this thread opens later.
+                Outcome::Later => connection.set_phase(Phase::Waiting),
+                Outcome::Close => connection.set_phase(Phase::Closing),
+                Outcome::NeedsGate => unreachable!("run_item closes the gate"),
+            }
+            ran += 1;
+        }
+        let has_lease_ended =
+            setting.status.has_lease && !self.shared.status(self.shared.env.now().mono).has_lease;
+        if setting.view.is_some() && has_lease_ended && ran > 0 {
+            // W12: what was read may belong to another primary by now; nobody may see it as an answer.
+            connection.set_phase(Phase::Closed);
+        }
+        self.put_off(connection, batch, group.items.start + ran..group.items.end);
+        self.reply(core, connection, setting, written, ran);
+    }
+
+    fn run_item(
+        self: &Rc<Self>,
+        core: &mut Core,
+        connection: &Rc<Connection<E>>,
+        batch: &Batch<E>,
+        item: &Item,
+        setting: &Setting,
+    ) -> Outcome {
+        let buf: &[u8] = item.own.as_ref().map_or(&batch.input, |o| o);
+        let spans = &batch.spans[item.spans.start as usize..item.spans.end as usize];
+        let args: SmallVec<[&[u8]; 8]> = spans.iter().map(|s| s.of(buf)).collect();
+        if item.is_error {
+            core.out.error(&format!("ERR {}", String::from_utf8_lossy(args[0])));
+            return Outcome::Close;
+        }
+        let raw = &buf[item.raw.start as usize..item.raw.end as usize];
+        let engine = &self.shared.engine;
+        let resolved = match item.spec {
+            Some(spec) => Ok(spec),
+            None => engine.table.resolve(&args),
+        };
+        if let Ok(spec) = &resolved {
+            connection.client.command.store(spec.id + 1, Ordering::Relaxed);
+        }
+        let mut session = connection.session.borrow_mut();
+        let mut host = NodeHost { worker: self, connection, setting, is_exclusive: false };
+        let Core { local, gate, out, .. } = core;
+        let inside = gate.enter_wait();
+        let mut turn = setting.turn(&self.shared, local, &mut host, None);
+        let outcome = execute(&mut turn, &mut session, resolved.clone(), &args, Some(raw), out);
+        drop(inside);
+        if !matches!(outcome, Outcome::NeedsGate) {
+            return outcome;
+        }
+        let closed: GateClosed<'_> = engine.keyspace.gate().close();
+        host.is_exclusive = true;
+        let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
+        execute(&mut turn, &mut session, resolved, &args, Some(raw), out)
+    }
+
+    /// Commands that could not run yet go back to the connection, before what it read later.
+    fn put_off(&self, connection: &Rc<Connection<E>>, batch: &Batch<E>, items: Range<usize>) {
+        if items.is_empty() || matches!(*connection.phase.borrow(), Phase::Closing | Phase::Closed) {
+            return;
+        }
+        let mut input = Vec::new();
+        for item in &batch.items[items] {
+            let buf: &[u8] = item.own.as_ref().map_or(&batch.input, |o| o);
+            input.extend_from_slice(&buf[item.raw.start as usize..item.raw.end as usize]);
+        }
+        input.extend_from_slice(&connection.input.borrow());
+        *connection.input.borrow_mut() = input;
+        *connection.partial.borrow_mut() = None;
+        connection.has_deferred.set(true);
+    }
+
+    /// Sends what the group's commands answered, or holds it until the feed is released.
+    fn reply(
+        &self,
+        core: &mut Core,
+        connection: &Rc<Connection<E>>,
+        setting: &Setting,
+        written_before: u64,
+        ran: usize,
+    ) {
+        let session = connection.session.borrow();
+        let state = &self.shared.state;
+        let until = if !state.is_gated.load(Ordering::Relaxed) {
+            0
+        } else if state.is_read_gated.load(Ordering::Relaxed) {
+            self.shared.feed.end().0
+        } else if session.written != written_before {
+            session.written
+        } else {
+            0
+        };
+        drop(session);
+        self.shared.counters.net_out.fetch_add(core.out.len() as u64, Ordering::Relaxed);
+        if !connection.is_closed() {
+            connection.send(core.out.as_bytes(), until, self.released());
+        }
+        if core.out.len() > INPUT_BYTES_MAX {
+            core.out = Reply::new(false);
+        }
+        self.check_output(connection, setting.settings, setting.now);
+        self.describe(connection, ran, setting.now);
+        if matches!(*connection.phase.borrow(), Phase::InBatch) {
+            connection.set_phase(Phase::Ready);
+        }
+        // Its task reads on, or goes on with what was put off, or ends.
+        connection.wake();
+    }
+
+    fn check_output(&self, connection: &Rc<Connection<E>>, settings: &NodeSettings, now: Now) {
+        if connection.output_bytes() == 0 {
+            return;
+        }
+        let class = if connection.session.borrow().is_subscribed() { 2 } else { 0 };
+        if connection.is_over_limit(settings.output_limits[class], now.mono.as_ms()) {
+            tracing::warn!(
+                client = connection.id,
+                bytes = connection.output_bytes(),
+                "client closed: it does not read its replies"
+            );
+            connection.close(false);
+        }
+    }
+
+    /// Renews what CLIENT LIST shows.
+    fn describe(&self, connection: &Rc<Connection<E>>, ran: usize, now: Now) {
+        use crate::clients::state;
+        let client = &connection.client;
+        let session = connection.session.borrow();
+        client.last_active_ms.store(now.wall.0, Ordering::Relaxed);
+        client.db.store(session.db, Ordering::Relaxed);
+        client.total_commands.fetch_add(ran as u64, Ordering::Relaxed);
+        client.resp.store(if session.is_resp3 { 3 } else { 2 }, Ordering::Relaxed);
+        client.multi.store(session.multi.as_ref().map_or(-1, |m| m.queue.len() as i64), Ordering::Relaxed);
+        client.query_bytes.store(connection.input.borrow().len(), Ordering::Relaxed);
+        client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
+        let is_blocked = matches!(*connection.phase.borrow(), Phase::Blocked(_));
+        let flags = [
+            (is_blocked, state::BLOCKED),
+            (session.in_multi(), state::MULTI),
+            (session.is_subscribed(), state::SUBSCRIBED),
+            (session.is_replica, state::REPLICA),
+            (session.is_readonly, state::READONLY),
+            (session.is_no_evict, state::NO_EVICT),
+            (session.is_no_touch, state::NO_TOUCH),
+            (session.watches.as_ref().is_some_and(|w| w.is_dirty()), state::DIRTY),
+        ];
+        let set = flags.iter().filter(|(is, _)| *is).fold(0, |set, (_, f)| set | f);
+        client.state.store(set, Ordering::Relaxed);
+        for (count, n) in client.subscriptions.iter().zip(session.subscriptions) {
+            count.store(n as u32, Ordering::Relaxed);
+        }
+    }
+
+    // Waiting clients.
+
+    fn block(&self, connection: &Rc<Connection<E>>, waiter: Arc<engine::blocking::Waiter>) {
+        self.shared.counters.blocked.fetch_add(1, Ordering::Relaxed);
+        if waiter.timeout_ms > 0 {
+            let sleep = tokio::time::sleep(Duration::from_millis(waiter.timeout_ms));
+            *connection.deadline.borrow_mut() = Some(Box::pin(sleep));
+        }
+        connection.set_phase(Phase::Blocked(waiter));
+    }
+
+    /// A waiting connection's reply has come.
+    fn answer(&self, connection: &Rc<Connection<E>>, bytes: &[u8], written: u64) {
+        let phase = connection.phase.borrow().clone();
+        if let Phase::Blocked(_) = phase {
+            self.shared.counters.blocked.fetch_sub(1, Ordering::Relaxed);
+        }
+        *connection.deadline.borrow_mut() = None;
+        let state = &self.shared.state;
+        let until = if state.is_gated.load(Ordering::Relaxed) { written } else { 0 };
+        if written > 0 {
+            connection.session.borrow_mut().written = written;
+        }
+        connection.send(bytes, until, self.released());
+        if matches!(phase, Phase::Blocked(_) | Phase::Waiting) {
+            connection.set_phase(Phase::Ready);
+        }
+        connection.has_deferred.set(!connection.input.borrow().is_empty());
+        self.describe(connection, 0, self.shared.env.now());
+        connection.wake();
+    }
+
+    /// The waiter's queues cannot be served by another: the command runs again here.
+    fn run_again(&self, connection: &Rc<Connection<E>>) {
+        let phase = connection.phase.borrow().clone();
+        let Phase::Blocked(waiter) = phase else { return };
+        if !waiter.claim() {
+            return;
+        }
+        self.end_wait(&waiter);
+        let mut again = Vec::new();
+        proto::resp::encode_command(waiter.args(), &mut again);
+        again.extend_from_slice(&connection.input.borrow());
+        *connection.input.borrow_mut() = again;
+        *connection.deadline.borrow_mut() = None;
+        connection.set_phase(Phase::Ready);
+        connection.has_deferred.set(true);
+        connection.wake();
+    }
+
+    /// A waiting connection's time is up.
+    pub fn time_up(&self, connection: &Rc<Connection<E>>) {
+        *connection.deadline.borrow_mut() = None;
+        let phase = connection.phase.borrow().clone();
+        if let Phase::Blocked(waiter) = phase
+            && waiter.claim()
+        {
+            self.end_wait(&waiter);
+            let reply = waiter.timeout_reply();
+            self.finish_wait(connection, &reply);
+        }
+    }
+
+    fn unblock(&self, connection: &Rc<Connection<E>>, is_error: bool) {
+        let phase = connection.phase.borrow().clone();
+        let Phase::Blocked(waiter) = phase else { return };
+        if !waiter.claim() {
+            return;
+        }
+        self.end_wait(&waiter);
+        let reply = match is_error {
+            true => b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n".to_vec(),
+            false => waiter.timeout_reply(),
+        };
+        self.finish_wait(connection, &reply);
+    }
+
+    fn finish_wait(&self, connection: &Rc<Connection<E>>, reply: &[u8]) {
+        connection.send(reply, 0, self.released());
+        connection.set_phase(Phase::Ready);
+        connection.has_deferred.set(!connection.input.borrow().is_empty());
+        self.describe(connection, 0, self.shared.env.now());
+        connection.wake();
+    }
+
+    /// Takes a waiter out of the queues beside its slots.
+    fn end_wait(&self, waiter: &Arc<engine::blocking::Waiter>) {
+        waiter.claim();
+        self.shared.counters.blocked.fetch_sub(1, Ordering::Relaxed);
+        for slot in waiter.slots() {
+            let mut guard = self.shared.engine.keyspace.lock_wait(slot);
+            let state = guard.state_mut();
+            if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
+                side.forget(waiter);
+                if side.is_empty() {
+                    state.side = None;
+                }
+            }
+        }
+    }
+
+    // Background.
+
+    fn round(self: &Rc<Self>) {
+        let settings = self.shared.settings.load_full();
+        let view = self.shared.view.load_full();
+        let now = self.shared.env.now();
+        let status = self.shared.status(now.mono);
+        let setting = Setting { settings: &settings, view: view.as_deref(), now, status };
+        if !status.is_replica && !status.is_loading && self.shared.state.is_expiring.load(Ordering::Relaxed) {
+            self.expire(&setting);
+            self.publish_dirty();
+        }
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for connection in connections {
+            self.check_output(&connection, &settings, now);
+            let idle_ms = now.wall.0 - connection.client.last_active_ms.load(Ordering::Relaxed);
+            let may_idle = {
+                let session = connection.session.borrow();
+                session.is_subscribed() || session.is_replica
+            };
+            let is_waiting = !matches!(*connection.phase.borrow(), Phase::Ready);
+            if settings.timeout_s > 0
+                && idle_ms > settings.timeout_s as i64 * 1000
+                && !may_idle
+                && !is_waiting
+            {
+                connection.close(false);
+            }
+        }
+        self.publish_stats();
+    }
+
+    fn expire(self: &Rc<Self>, setting: &Setting) {
+        // A primary of a cluster without a lease may have been replaced: its keys are not its to remove.
+        if setting.view.is_some() && !setting.status.has_lease {
+            return;
+        }
+        let workers = self.shared.mail.len();
+        let share = Slot::COUNT.div_ceil(workers);
+        const KEYS_PER_ROUND_MAX: usize = 20_000;
+        let mut core = self.core.borrow_mut();
+        let Core { local, gate, expire_cursor, .. } = &mut *core;
+        let mut host = crate::host::RoundHost { shared: &self.shared };
+        let _inside = gate.enter_wait();
+        let mut turn = setting.turn(&self.shared, local, &mut host, None);
+        let (cursor, _) =
+            engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, share, KEYS_PER_ROUND_MAX);
+        *expire_cursor = cursor;
+    }
+
+    fn publish_dirty(&self) {
+        let dirty = self.core.borrow().local.stats.dirty;
+        self.shared.worker_dirty[self.index].store(dirty, Ordering::Relaxed);
+    }
+
+    pub fn publish_stats(&self) {
+        if let Ok(core) = self.core.try_borrow()
+            && let Ok(mut stats) = self.shared.stats[self.index].lock()
+        {
+            stats.clone_from(&core.local.stats);
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! A locked slot's part of one database: lookups ([`Db`]) and changes ([`DbMut`]).
+//!
+//! Invariant: every change first passes [`DbMut::before_write`] with the segment it changes, so that a snapshot in
+//! progress gets the segment as it was.
+
+use crate::counters::Counters;
+use crate::directory::Root;
+use crate::entry::{Content, Entry, RawEntry};
+use crate::keyspace::Keyspace;
+use crate::segment::Seg;
+use crate::table::Env;
+use crate::value::{Kind, Value, ValueMut};
+use proto::Slot;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What a write does with the expiry a key has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expiry {
+    Keep,
+    None,
+    /// Milliseconds since 1970.
+    At(i64),
+}
+
+impl Expiry {
+    fn over(self, old: Option<i64>) -> Option<i64> {
+        match self {
+            Expiry::Keep => old,
+            Expiry::None => None,
+            Expiry::At(ms) => Some(ms),
+        }
+    }
+}
+
+/// A slot's keys in one database, for reading.
+pub struct Db<'a> {
+    keyspace: &'a Keyspace,
+    slot: Slot,
+    home: u16,
+    /// Holds back Send and Sync: readers touch clocks and hints under the lock of one guard on one thread.
+    one_thread: PhantomData<*const ()>,
+}
+
+impl<'a> Db<'a> {
+    /// The caller holds the slot's lock for `'a`.
+    pub(crate) fn new(keyspace: &'a Keyspace, slot: Slot, db: u16) -> Db<'a> {
+        Db { keyspace, slot, home: keyspace.place(db), one_thread: PhantomData }
+    }
+    #[inline]
+    fn root(&self) -> &'a Root {
+        self.keyspace.root_ref(self.slot, self.home)
+    }
+    /// The key's entry, expired or not; `hash` is [`Keyspace::hash`] of the key.
+    #[inline]
+    pub fn get(&self, key: &[u8], hash: u64) -> Option<Entry<'a>> {
+        let (seg, i) = self.root().find(hash, key)?;
+        Some(Entry::new(seg.entry(i)))
+    }
+    pub fn len(&self) -> u64 {
+        self.root().count as u64
+    }
+    pub fn is_empty(&self) -> bool {
+        self.root().count == 0
+    }
+    /// Keys with an expiry.
+    pub fn expires_len(&self) -> u64 {
+        self.root().expires as u64
+    }
+    /// A time in ms before which no key of the slot expires; `i64::MAX` when none does.
+    pub fn next_expiry(&self) -> i64 {
+        self.keyspace.next_expiry(self.slot, self.home)
+    }
+    /// Calls `each` for the entries of one segment (at most 62) and returns the next cursor, 0 at the end. A cursor
+    /// is below 2^48. Every key present from the first call to the last is seen at least once, whatever is added,
+    /// removed, grown or shrunk between calls.
+    pub fn scan(&self, cursor: u64, each: &mut dyn FnMut(Entry<'_>)) -> u64 {
+        self.root().scan(cursor & ((1 << 48) - 1), &mut |raw| each(Entry::new(raw)))
+    }
+    /// A key chosen by `rand`, approximately evenly.
+    pub fn sample(&self, rand: u64) -> Option<Entry<'a>> {
+        self.root().sample(rand).map(Entry::new)
+    }
+
+    /// Calls `each` with the keys that expired at or before `now_ms`, in at most `segments_max` segments from
+    /// `cursor` on, and returns the next cursor, 0 at the end. A walk in one call also renews [`Db::next_expiry`].
+    pub fn collect_due(
+        &self,
+        now_ms: i64,
+        cursor: u64,
+        segments_max: usize,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> u64 {
+        let root = self.root();
+        let (mut at, mut soonest) = (cursor << 16, i64::MAX);
+        for _ in 0..segments_max.max(1) {
+            let Some((seg, next)) = root.segment_from(at) else { break };
+            if seg.may_expire() {
+                let mut any = false;
+                for i in 0..seg.len() {
+                    let entry = seg.entry(i);
+                    let Some(expire) = entry.expire_ms() else { continue };
+                    any = true;
+                    soonest = soonest.min(expire);
+                    if expire <= now_ms {
+                        each(entry.key());
+                    }
+                }
+                // The slot's lock is held, so readers may do this too.
+                seg.set_may_expire(any);
+            }
+            match next {
+                Some(hash) => at = hash,
+                None => {
+                    at = 0;
+                    break;
+                }
+            }
+        }
+        if cursor == 0 && at == 0 && root.count > 0 {
+            self.keyspace.home(self.home).next_expiry[self.slot.index()].store(soonest, Ordering::Relaxed);
+        }
+        at >> 16
+    }
+}
+
+/// A slot's keys in one database, for writing.
+pub struct DbMut<'a> {
+    keyspace: &'a Keyspace,
+    slot: Slot,
+    home: u16,
+    one_thread: PhantomData<*const ()>,
+}
+
+impl<'a> DbMut<'a> {
+    /// The caller holds the slot's lock for `'a`, through a guard it has borrowed mutably.
+    pub(crate) fn new(keyspace: &'a Keyspace, slot: Slot, db: u16) -> DbMut<'a> {
+        DbMut { keyspace, slot, home: keyspace.place(db), one_thread: PhantomData }
+    }
+
+    /// The same keys, for reading.
+    #[inline]
+    pub fn read(&self) -> Db<'_> {
+        Db { keyspace: self.keyspace, slot: self.slot, home: self.home, one_thread: PhantomData }
+    }
+    #[inline]
+    fn root(&self) -> &Root {
+        self.keyspace.root_ref(self.slot, self.home)
+    }
+    #[inline]
+    fn root_mut(&mut self) -> &mut Root {
+        // SAFETY: the slot's guard is mutably borrowed for `'a`, `self` likewise, and no `&Root` outlives a call.
+        unsafe { &mut *self.keyspace.root_cell(self.slot, self.home).get() }
+    }
+    fn env(&self) -> Env {
+        Env { hasher: self.keyspace.hasher(), epoch: self.keyspace.epoch.load(Ordering::Relaxed), bytes: 0 }
+    }
+    fn settle(&self, env: &Env) {
+        self.keyspace.counters.add_bytes(self.slot, env.bytes);
+    }
+
+    /// Hands the segment to a snapshot in progress that has not got it yet.
+    #[inline]
+    fn before_write(&mut self, seg: Seg) {
+        let epoch = self.keyspace.epoch.load(Ordering::Relaxed);
+        if seg.stamp() != epoch {
+            self.keyspace.save_segment(self.slot, self.home, seg, epoch);
+        }
+    }
+
+    /// The key's entry, expired or not.
+    #[inline]
+    pub fn get(&self, key: &[u8], hash: u64) -> Option<Entry<'_>> {
+        self.read().get(key, hash)
+    }
+    /// A key chosen by `rand`, approximately evenly.
+    pub fn sample(&self, rand: u64) -> Option<Entry<'_>> {
+        self.read().sample(rand)
+    }
+    pub fn len(&self) -> u64 {
+        self.root().count as u64
+    }
+    pub fn is_empty(&self) -> bool {
+        self.root().count == 0
+    }
+
+    /// The key's entry, expired or not, to be changed.
+    pub fn get_mut(&mut self, key: &[u8], hash: u64) -> Option<EntryMut<'_, 'a>> {
+        let (seg, index) = self.root().find(hash, key)?;
+        self.before_write(seg);
+        let raw = seg.entry(index);
+        let (bytes, expire) = (raw.bytes(), raw.expire_ms());
+        Some(EntryMut { db: self, seg, index, raw, bytes, expire })
+    }
+
+    /// Sets a key to a string. Allocates at most once (twice for a value that is kept apart), not at all when the
+    /// allocator's class stays the same. Returns whether the key is new.
+    pub fn set_str(&mut self, key: &[u8], hash: u64, bytes: &[u8], expiry: Expiry) -> bool {
+        if let Some(mut entry) = self.get_mut(key, hash) {
+            entry.set_str(bytes, expiry);
+            return false;
+        }
+        self.add(key, hash, Content::Str(bytes), expiry.over(None));
+        true
+    }
+
+    /// Sets a key to a value, replacing any other. Returns whether the key is new. Panics on an empty collection.
+    pub fn insert(&mut self, key: &[u8], hash: u64, value: Value, expire: Option<i64>) -> bool {
+        assert!(!value.is_empty_collection(), "no key holds an empty collection");
+        if let Some(mut entry) = self.get_mut(key, hash) {
+            entry.replace(value, expire);
+            return false;
+        }
+        self.add(key, hash, Content::Owned(value), expire);
+        true
+    }
+
+    fn add(&mut self, key: &[u8], hash: u64, content: Content<'_>, expire: Option<i64>) {
+        if let Some(seg) = self.root().locate(hash) {
+            self.before_write(seg);
+        }
+        let mut env = self.env();
+        let entry = RawEntry::create(key, content, expire, self.keyspace.clock.load(Ordering::Relaxed));
+        let root = self.root_mut();
+        root.insert(hash, entry, &mut env);
+        let first = root.count == 1;
+        if first {
+            self.keyspace.set_occupied(self.slot, self.home, true);
+        }
+        self.keyspace.counters.add_keys(self.slot, self.home, 1);
+        self.expiry_changed(None, expire);
+        self.settle(&env);
+    }
+
+    /// Takes a key out and hands back its value, so that a big one can be dropped elsewhere.
+    pub fn remove(&mut self, key: &[u8], hash: u64) -> Option<Value> {
+        let raw = self.take(key, hash)?;
+        // SAFETY: the entry was taken out of its only table.
+        Some(unsafe { raw.into_value() })
+    }
+    /// Deletes a key, dropping its value here. Returns whether it was there.
+    pub fn delete(&mut self, key: &[u8], hash: u64) -> bool {
+        let Some(raw) = self.take(key, hash) else { return false };
+        // SAFETY: the entry was taken out of its only table.
+        unsafe { raw.free() };
+        true
+    }
+
+    fn take(&mut self, key: &[u8], hash: u64) -> Option<RawEntry> {
+        let (seg, i) = self.root().find(hash, key)?;
+        self.before_write(seg);
+        let mut env = self.env();
+        let raw = self.root_mut().take(seg, i, &mut env);
+        while let Some(buddy) = self.root().merge_candidate(hash) {
+            self.before_write(buddy);
+            self.root_mut().merge_segments(hash, &mut env);
+        }
+        self.root_mut().shrink(hash, &mut env);
+        if self.root().count == 0 {
+            self.emptied();
+        }
+        self.keyspace.counters.add_keys(self.slot, self.home, -1);
+        self.keyspace.counters.add_expires(self.slot, self.home, -(raw.expire_ms().is_some() as i64));
+        self.settle(&env);
+        Some(raw)
+    }
+
+    fn emptied(&mut self) {
+        self.keyspace.set_occupied(self.slot, self.home, false);
+        self.keyspace.home(self.home).next_expiry[self.slot.index()].store(i64::MAX, Ordering::Relaxed);
+    }
+
+    /// Sets or takes away a key's expiry. Returns whether the key exists.
+    pub fn set_expire(&mut self, key: &[u8], hash: u64, expire: Option<i64>) -> bool {
+        let Some(mut entry) = self.get_mut(key, hash) else { return false };
+        entry.set_expire(expire);
+        true
+    }
+
+    /// Counts a change of expiry from `old` to `new` outside the table, and renews the slot's bound.
+    fn expiry_changed(&mut self, old: Option<i64>, new: Option<i64>) {
+        let delta = new.is_some() as i64 - old.is_some() as i64;
+        self.keyspace.counters.add_expires(self.slot, self.home, delta);
+        if let Some(at) = new {
+            let bound = &self.keyspace.home(self.home).next_expiry[self.slot.index()];
+            if at < bound.load(Ordering::Relaxed) {
+                bound.store(at, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Takes the whole table out, at a cost that does not depend on its size. `None` when it was empty, or when a
+    /// snapshot under way still needs it and has got it: that drops it when it is written.
+    pub fn take_table(&mut self) -> Option<Table> {
+        if self.root().count == 0 {
+            return None;
+        }
+        let root = std::mem::replace(self.root_mut(), Root::EMPTY);
+        self.emptied();
+        let counters = self.keyspace.counters.clone();
+        counters.add_keys(self.slot, self.home, -(root.count as i64));
+        counters.add_expires(self.slot, self.home, -(root.expires as i64));
+        self.keyspace.hand_over(self.slot, self.home, Table { root, slot: self.slot, counters })
+    }
+    /// Deletes all keys of the slot in this database, here and now.
+    pub fn clear(&mut self) {
+        drop(self.take_table());
+    }
+}
+
+/// A table that belongs to no slot any more. Its bytes are counted as used until it is dropped, which takes time in
+/// proportion to its size and may happen on any thread.
+pub struct Table {
+    root: Root,
+    slot: Slot,
+    counters: Arc<Counters>,
+}
+
+// SAFETY: the table owns its segments and entries, whose values are Send.
+unsafe impl Send for Table {}
+
+impl Table {
+    /// Keys in the table.
+    pub fn len(&self) -> u64 {
+        self.root.count as u64
+    }
+    pub fn is_empty(&self) -> bool {
+        self.root.count == 0
+    }
+    pub(crate) fn root(&self) -> &Root {
+        &self.root
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        let bytes = self.root.free_all();
+        self.counters.add_bytes(self.slot, -(bytes as isize));
+    }
+}
+
+/// An existing key, to be changed. Dropping it settles the accounts.
+pub struct EntryMut<'b, 'a> {
+    db: &'b mut DbMut<'a>,
+    seg: Seg,
+    index: usize,
+    raw: RawEntry,
+    bytes: usize,
+    expire: Option<i64>,
+}
+
+impl EntryMut<'_, '_> {
+    /// The entry as a reader sees it.
+    #[inline]
+    pub fn read(&self) -> Entry<'_> {
+        Entry::new(self.raw)
+    }
+    #[inline]
+    pub fn key(&self) -> &[u8] {
+        self.raw.key()
+    }
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        self.raw.kind()
+    }
+    pub fn expire_ms(&self) -> Option<i64> {
+        self.raw.expire_ms()
+    }
+    pub fn set_clock(&mut self, clock: u32) {
+        self.read().set_clock(clock);
+    }
+    /// The value, to be changed in place. A collection that becomes empty must be removed by the caller.
+    #[inline]
+    pub fn value_mut(&mut self) -> ValueMut<'_> {
+        // SAFETY: `self` is mutably borrowed for as long as the result lives.
+        unsafe { self.raw.value_mut() }
+    }
+
+    /// Replaces the value by a string.
+    pub fn set_str(&mut self, bytes: &[u8], expiry: Expiry) {
+        let expire = expiry.over(self.raw.expire_ms());
+        // SAFETY: the old place is forgotten by `moved`; so below.
+        let raw = unsafe { self.raw.set_str(bytes, expire) };
+        self.moved(raw);
+    }
+    /// Replaces value and expiry. Panics on an empty collection.
+    pub fn replace(&mut self, value: Value, expire: Option<i64>) {
+        assert!(!value.is_empty_collection(), "no key holds an empty collection");
+        // SAFETY: see set_str.
+        let raw = unsafe { self.raw.replace(value, expire) };
+        self.moved(raw);
+    }
+    pub fn set_expire(&mut self, expire: Option<i64>) {
+        // SAFETY: see set_str.
+        let raw = unsafe { self.raw.set_expire(expire) };
+        self.moved(raw);
+    }
+    /// Changes the length of a string, filling with zeros; its encoding becomes "raw". Panics on other kinds.
+    pub fn resize_str(&mut self, len: usize) -> &mut [u8] {
+        // SAFETY: see set_str.
+        let raw = unsafe { self.raw.resize_str(len) };
+        raw.mark_raw();
+        self.moved(raw);
+        match self.value_mut() {
+            ValueMut::Str(bytes) => bytes,
+            _ => unreachable!("resize_str checked the kind"),
+        }
+    }
+    /// Appends to a string. Returns its new length. Panics on other kinds.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let old = match self.value_mut() {
+            ValueMut::Str(old) => old.len(),
+            _ => panic!("append to a collection"),
+        };
+        self.resize_str(old + bytes.len())[old..].copy_from_slice(bytes);
+        old + bytes.len()
+    }
+
+    fn moved(&mut self, raw: RawEntry) {
+        if raw != self.raw {
+            self.raw = raw;
+            self.seg.set_entry(self.index, raw);
+        }
+    }
+}
+
+impl Drop for EntryMut<'_, '_> {
+    fn drop(&mut self) {
+        let delta = self.raw.bytes() as isize - self.bytes as isize;
+        self.db.keyspace.counters.add_bytes(self.db.slot, delta);
+        let expire = self.raw.expire_ms();
+        if expire != self.expire {
+            let root = self.db.root_mut();
+            root.expires = root.expires + expire.is_some() as u32 - self.expire.is_some() as u32;
+            if expire.is_some() {
+                self.seg.set_may_expire(true);
+            }
+            self.db.expiry_changed(self.expire, expire);
+        }
+    }
+}

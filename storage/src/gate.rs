@@ -1,0 +1,181 @@
+//! The big-reader gate: entering costs a store and a fence on the worker's own line, once per batch; closing is rare
+//! and waits for every worker to be out.
+//!
+//! Invariant: while a [`GateClosed`] lives, no reader is inside. A reader announces itself before it looks at
+//! `closed`, the closer sets `closed` before it looks at the readers, and a SeqCst fence stands between the two
+//! steps on both sides, so at least one of them sees the other (Dekker).
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// See the module's head.
+#[derive(Default)]
+pub struct Gate {
+    shared: Arc<Shared>,
+    closing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    closed: AtomicBool,
+    readers: Mutex<Vec<Arc<Line>>>,
+}
+
+#[repr(align(128))]
+#[derive(Default)]
+struct Line {
+    inside: AtomicU32,
+}
+
+impl Gate {
+    /// A new reader, one per worker; it leaves the gate's list when dropped.
+    pub fn register(&self) -> GateReader {
+        let line = Arc::new(Line::default());
+        lock(&self.shared.readers).push(line.clone());
+        GateReader { shared: self.shared.clone(), line }
+    }
+
+    /// Closes the gate and waits until every reader is out. The caller must not be inside with a reader of its own:
+    /// it would wait for itself. Closers queue behind each other.
+    pub fn close(&self) -> GateClosed<'_> {
+        let turn = lock(&self.closing);
+        self.shared.closed.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let mut at = 0;
+        loop {
+            // The list's lock is not kept while waiting: a reader may come or go meanwhile. One that comes sees
+            // `closed`; positions only shift down, so start again when the list has become shorter.
+            let line = match lock(&self.shared.readers).get(at) {
+                Some(line) => line.clone(),
+                None => break,
+            };
+            let mut spins = 0;
+            while line.inside.load(Ordering::Acquire) != 0 {
+                spins += 1;
+                if spins < 100 { std::hint::spin_loop() } else { std::thread::yield_now() }
+            }
+            at = if lock(&self.shared.readers).get(at).is_some_and(|l| Arc::ptr_eq(l, &line)) {
+                at + 1
+            } else {
+                0
+            };
+        }
+        fence(Ordering::SeqCst);
+        GateClosed { gate: self, _turn: turn }
+    }
+
+    /// Whether somebody closes the gate or has it closed.
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Relaxed)
+    }
+}
+
+/// Proof that no reader is inside; dropping it opens the gate.
+pub struct GateClosed<'a> {
+    gate: &'a Gate,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Drop for GateClosed<'_> {
+    fn drop(&mut self) {
+        self.gate.shared.closed.store(false, Ordering::Release);
+    }
+}
+
+/// One worker's way through the gate.
+pub struct GateReader {
+    shared: Arc<Shared>,
+    line: Arc<Line>,
+}
+
+impl GateReader {
+    /// Enters, or `None` while the gate is closed. Dropping the result leaves.
+    #[inline]
+    pub fn enter(&mut self) -> Option<GateInside<'_>> {
+        self.line.inside.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.shared.closed.load(Ordering::Acquire) {
+            self.line.inside.store(0, Ordering::Release);
+            return None;
+        }
+        Some(GateInside { line: &self.line })
+    }
+
+    /// Enters, yielding the thread while the gate is closed.
+    pub fn enter_wait(&mut self) -> GateInside<'_> {
+        loop {
+            self.line.inside.store(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            if !self.shared.closed.load(Ordering::Acquire) {
+                return GateInside { line: &self.line };
+            }
+            self.line.inside.store(0, Ordering::Release);
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for GateReader {
+    fn drop(&mut self) {
+        lock(&self.shared.readers).retain(|line| !Arc::ptr_eq(line, &self.line));
+    }
+}
+
+/// Being inside the gate.
+pub struct GateInside<'a> {
+    line: &'a Line,
+}
+
+impl Drop for GateInside<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.line.inside.store(0, Ordering::Release);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn a_closed_gate_lets_nobody_in() {
+        let gate = Gate::default();
+        let mut reader = gate.register();
+        assert!(reader.enter().is_some());
+        let closed = gate.close();
+        assert!(reader.enter().is_none());
+        drop(closed);
+        assert!(reader.enter().is_some());
+    }
+
+    #[test]
+    fn the_closer_excludes_all_readers() {
+        let gate = Gate::default();
+        // Two halves that a reader always changes together; the closer must never see them differ.
+        let (a, b) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (turns, closes) = if cfg!(miri) { (50, 5) } else { (20_000, 200) };
+        std::thread::scope(|s| {
+            for _ in 0..2 {
+                let mut reader = gate.register();
+                let (a, b) = (&a, &b);
+                s.spawn(move || {
+                    for _ in 0..turns {
+                        let _inside = reader.enter_wait();
+                        a.fetch_add(1, Ordering::Relaxed);
+                        b.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            for _ in 0..closes {
+                let _closed = gate.close();
+                assert_eq!(a.load(Ordering::Relaxed), b.load(Ordering::Relaxed));
+            }
+        });
+        assert_eq!(a.into_inner(), 2 * turns);
+    }
+}

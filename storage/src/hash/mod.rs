@@ -1,0 +1,290 @@
+//! Hashes: fields with values, packed while small, then a table of one-allocation elements.
+
+pub(crate) mod element;
+pub mod seeded;
+pub(crate) mod table;
+
+use crate::packed::{self, PACKED_BYTES_MAX, Packed};
+use crate::thresholds::Thresholds;
+use element::Element;
+use table::Table;
+
+/// Fields and values. Order is that of insertion while packed, that of the keyed hash afterwards.
+#[derive(Clone)]
+pub struct Hash {
+    body: Body,
+}
+
+#[derive(Clone)]
+enum Body {
+    /// Field, value, field, value ...
+    Packed(Packed),
+    Table(Box<Table<Element<true>>>),
+}
+
+impl Default for Hash {
+    fn default() -> Hash {
+        Hash { body: Body::Packed(Packed::new()) }
+    }
+}
+
+impl Hash {
+    /// An empty hash; allocates nothing.
+    pub fn new() -> Hash {
+        Hash::default()
+    }
+
+    /// The name OBJECT ENCODING gives: `listpack` or `hashtable`.
+    pub fn encoding(&self) -> &'static str {
+        match self.body {
+            Body::Packed(_) => "listpack",
+            Body::Table(_) => "hashtable",
+        }
+    }
+
+    /// Number of fields.
+    pub fn len(&self) -> usize {
+        match &self.body {
+            Body::Packed(packed) => packed.len() / 2,
+            Body::Table(table) => table.len(),
+        }
+    }
+
+    /// Whether there is no field.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes allocated beyond the struct itself.
+    pub fn heap_bytes(&self) -> usize {
+        match &self.body {
+            Body::Packed(packed) => packed.heap_bytes(),
+            Body::Table(table) => size_of_val(&**table) + table.heap_bytes(),
+        }
+    }
+
+    /// The value of a field.
+    pub fn get(&self, field: &[u8]) -> Option<&[u8]> {
+        match &self.body {
+            Body::Packed(packed) => find(packed, field).map(|(_, value)| value),
+            Body::Table(table) => {
+                let hash = seeded::hash(table.seed(), field);
+                table.find(hash, |e| e.key() == field).map(|e| e.get().1)
+            }
+        }
+    }
+
+    /// Whether a field is there.
+    pub fn contains(&self, field: &[u8]) -> bool {
+        self.get(field).is_some()
+    }
+
+    /// Sets a field; `true` if it is new.
+    pub fn set(&mut self, field: &[u8], value: &[u8], thresholds: &Thresholds) -> bool {
+        if field.len().max(value.len()) > thresholds.hash_max_listpack_value {
+            self.convert(thresholds.hash_seed);
+        }
+        match &mut self.body {
+            Body::Packed(packed) => {
+                let at = find(packed, field).map(|(at, _)| at);
+                match at {
+                    Some(at) => packed.replace(at, value),
+                    None => {
+                        packed.push_back(field);
+                        packed.push_back(value);
+                    }
+                }
+                let (fields, bytes) = (packed.len() / 2, packed.bytes());
+                if fields > thresholds.hash_max_listpack_entries || bytes > PACKED_BYTES_MAX {
+                    self.convert(thresholds.hash_seed);
+                }
+                at.is_none()
+            }
+            Body::Table(table) => set(table, field, value),
+        }
+    }
+
+    /// Removes a field; `false` if it was not there.
+    pub fn remove(&mut self, field: &[u8]) -> bool {
+        match &mut self.body {
+            Body::Packed(packed) => {
+                let Some((value_at, _)) = find(packed, field) else { return false };
+                let at = value_at - packed::entry_bytes(field.len());
+                packed.remove(at, 2) == 2
+            }
+            Body::Table(table) => {
+                let hash = seeded::hash(table.seed(), field);
+                table.remove(hash, |e| e.key() == field).is_some()
+            }
+        }
+    }
+
+    /// All fields with their values.
+    pub fn iter(&self) -> Iter<'_> {
+        match &self.body {
+            Body::Packed(packed) => Iter { body: IterBody::Packed(packed.iter()), left: self.len() },
+            Body::Table(table) => Iter { body: IterBody::Table(table.iter()), left: self.len() },
+        }
+    }
+
+    /// The field with number `index`: each number below `len()` names another field until the hash changes.
+    pub fn at(&self, index: usize) -> Option<(&[u8], &[u8])> {
+        match &self.body {
+            Body::Packed(packed) => {
+                let mut iter = packed.iter_from(packed.position((2 * index).min(packed.len())));
+                Some((iter.next()?, iter.next()?))
+            }
+            Body::Table(table) => table.at(index).map(Element::get),
+        }
+    }
+
+    /// A field drawn evenly by a random number. `None`: the hash is empty.
+    pub fn random(&self, rand: u64) -> Option<(&[u8], &[u8])> {
+        self.at((rand % self.len().max(1) as u64) as usize)
+    }
+
+    /// HSCAN: yields about `count` fields from `cursor` on and returns the next cursor, 0 at the end. A packed hash is yielded whole.
+    pub fn scan<'a>(&'a self, cursor: u64, count: usize, f: &mut dyn FnMut(&'a [u8], &'a [u8])) -> u64 {
+        match &self.body {
+            Body::Packed(_) => {
+                self.iter().for_each(|(field, value)| f(field, value));
+                0
+            }
+            Body::Table(table) => table.scan(cursor, count, |e| f(e.get().0, e.get().1)),
+        }
+    }
+
+    fn convert(&mut self, seed: u64) {
+        let Body::Packed(packed) = &self.body else { return };
+        let mut table = Box::new(Table::new(seed));
+        let mut iter = packed.iter();
+        while let (Some(field), Some(value)) = (iter.next(), iter.next()) {
+            let hash = seeded::hash(seed, field);
+            table.insert(hash, Element::new(hash, field, value));
+        }
+        self.body = Body::Table(table);
+    }
+}
+
+/// Position and bytes of a field's value.
+fn find<'a>(packed: &'a Packed, field: &[u8]) -> Option<(usize, &'a [u8])> {
+    let mut iter = packed.iter();
+    while let Some(key) = iter.next() {
+        let at = iter.position();
+        let value = iter.next()?;
+        if key == field {
+            return Some((at, value));
+        }
+    }
+    None
+}
+
+fn set(table: &mut Table<Element<true>>, field: &[u8], value: &[u8]) -> bool {
+    let hash = seeded::hash(table.seed(), field);
+    let is_new = table.update(hash, |e| e.key() == field, |e| e.set_value(value)).is_none();
+    if is_new {
+        table.insert(hash, Element::new(hash, field, value));
+    }
+    is_new
+}
+
+/// Fields with their values.
+pub struct Iter<'a> {
+    body: IterBody<'a>,
+    left: usize,
+}
+
+enum IterBody<'a> {
+    Packed(packed::Iter<'a>),
+    Table(table::Iter<'a, Element<true>>),
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let pair = match &mut self.body {
+            IterBody::Packed(iter) => (iter.next()?, iter.next()?),
+            IterBody::Table(iter) => iter.next()?.get(),
+        };
+        self.left -= 1;
+        Some(pair)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn small() -> Thresholds {
+        Thresholds { hash_max_listpack_entries: 8, hash_max_listpack_value: 16, ..Thresholds::default() }
+    }
+
+    #[test]
+    fn leaves_the_packed_form_past_either_threshold_and_stays_out() {
+        let t = small();
+        let mut h = Hash::new();
+        for i in 0..8 {
+            h.set(&[i], &[b'v'; 16], &t);
+        }
+        assert_eq!(h.encoding(), "listpack");
+        h.set(b"ninth", b"", &t);
+        assert_eq!(h.encoding(), "hashtable");
+        assert!(h.remove(b"ninth") && h.encoding() == "hashtable");
+        for (field, value) in [(17, 0), (0, 17)] {
+            let mut h = Hash::new();
+            h.set(&vec![0; field], &vec![0; value], &t);
+            assert_eq!(h.encoding(), "hashtable");
+        }
+    }
+
+    #[test]
+    fn each_index_is_another_field() {
+        let t = small();
+        for n in [1, 8, 500] {
+            let mut h = Hash::new();
+            (0..n).for_each(|i: u32| _ = h.set(&i.to_be_bytes(), b"v", &t));
+            let all: BTreeSet<_> = (0..h.len()).map(|i| h.at(i).unwrap().0).collect();
+            assert_eq!((all.len(), h.at(h.len())), (n as usize, None));
+        }
+        assert_eq!(Hash::new().random(5), None);
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_map(ops in prop::collection::vec((0..3u8, 0..200u16, prop_oneof![0..20usize, Just(300usize)]), 1..400)) {
+            let t = small();
+            let (mut hash, mut model) = (Hash::new(), BTreeMap::<Vec<u8>, Vec<u8>>::new());
+            for (n, (op, field, size)) in ops.into_iter().enumerate() {
+                let field = format!("field:{field}").into_bytes();
+                if op == 0 {
+                    prop_assert_eq!(hash.remove(&field), model.remove(&field).is_some());
+                } else {
+                    let value = vec![n as u8; size];
+                    prop_assert_eq!(hash.set(&field, &value, &t), model.insert(field.clone(), value).is_none());
+                }
+                prop_assert_eq!(hash.get(&field), model.get(&field).map(|v| &v[..]));
+                prop_assert_eq!(hash.len(), model.len());
+            }
+            let all: BTreeMap<_, _> = hash.iter().map(|(f, v)| (f.to_vec(), v.to_vec())).collect();
+            prop_assert_eq!(&all, &model);
+            let mut scanned = BTreeMap::new();
+            let mut cursor = 0;
+            loop {
+                cursor = hash.scan(cursor, 10, &mut |f, v| _ = scanned.insert(f.to_vec(), v.to_vec()));
+                if cursor == 0 { break; }
+            }
+            prop_assert_eq!(&scanned, &model);
+            let copy = hash.clone();
+            prop_assert!(copy.iter().eq(hash.iter()));
+        }
+    }
+}

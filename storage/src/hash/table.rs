@@ -1,0 +1,568 @@
+//! The table behind big hashes, big sets and the member index of sorted sets: extendible hashing in a tree of directories.
+//!
+//! Top bits of the hash choose a segment of at most 62 items; a full one splits by one more bit. A directory consumes
+//! eight bits and holds at most 256 segments; where more bits are needed a child directory takes the segment's place. So the most an
+//! insertion ever copies is one segment and one directory of 256 entries, whatever the size of the table.
+//! A segment is one interval of the hash space. Splits divide intervals and merges join them, therefore a scan whose cursor is the
+//! start of the next interval returns each item that was present throughout, as SCAN promises.
+//! Invariants: `count` of a directory is the number of items below it; local depth <= directory depth <= 8.
+
+/// What a table holds.
+pub trait Slot {
+    /// The full hash, as given at insertion. Asked for at splits only.
+    fn hash(&self, seed: u64) -> u64;
+    /// Whether this item can have that hash: cheap, and wrong only towards `true`.
+    fn may_be(&self, hash: u64) -> bool;
+    /// Bytes allocated outside the table.
+    fn heap_bytes(&self) -> usize;
+}
+
+/// An unordered multiset of items, found by hash.
+#[derive(Clone)]
+pub struct Table<T> {
+    root: Dir<T>,
+    seed: u64,
+    /// Bytes of items, segments and directories.
+    bytes: usize,
+}
+
+#[derive(Clone)]
+struct Dir<T> {
+    depth: u8,
+    /// Number of the child for each value of the next `depth` bits.
+    map: Vec<u8>,
+    children: Vec<Child<T>>,
+    count: usize,
+}
+
+#[derive(Clone)]
+struct Child<T> {
+    /// Bits of this directory's eight that all items below share.
+    local: u8,
+    node: Node<T>,
+}
+
+#[derive(Clone)]
+enum Node<T> {
+    Segment(Vec<T>),
+    Dir(Box<Dir<T>>),
+}
+
+/// Items per segment: a measured choice of the data plane, so that splits stay below 4 us.
+const SEGMENT_MAX: usize = 62;
+/// A segment and its buddy merge at half of that, so that they do not split again at once.
+const MERGE_MAX: usize = 31;
+/// Capacities a segment grows through.
+const CLASSES: [usize; 5] = [4, 8, 16, 35, SEGMENT_MAX];
+/// Bits one directory consumes.
+const DIR_BITS: u8 = 8;
+
+impl<T: Slot> Table<T> {
+    /// Bits that choose segments, and width of a scan cursor. Segments with more equal bits than these do not split.
+    pub const HASH_BITS: u8 = 48;
+
+    /// An empty table.
+    pub fn new(seed: u64) -> Table<T> {
+        let root = Dir::with(Vec::new());
+        Table { bytes: root.own_bytes(), root, seed }
+    }
+
+    /// The seed items are hashed with.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Number of items.
+    pub fn len(&self) -> usize {
+        self.root.count
+    }
+
+    /// Bytes allocated for the table and its items.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The first item with this hash that `is` accepts.
+    pub fn find(&self, hash: u64, is: impl Fn(&T) -> bool) -> Option<&T> {
+        self.segment(hash).0.iter().find(|t| t.may_be(hash) && is(t))
+    }
+
+    /// Lets `change` work on the first such item, and keeps the byte count. `None`: there is no such item.
+    pub fn update<R>(
+        &mut self,
+        hash: u64,
+        is: impl Fn(&T) -> bool,
+        change: impl FnOnce(&mut T) -> R,
+    ) -> Option<R> {
+        let mut dir = &mut self.root;
+        let mut level = 0;
+        loop {
+            let child = dir.map[dir.index(hash, level)] as usize;
+            match &mut dir.children[child].node {
+                Node::Dir(next) => dir = next,
+                Node::Segment(items) => {
+                    let item = items.iter_mut().find(|t| t.may_be(hash) && is(t))?;
+                    let before = item.heap_bytes();
+                    let result = change(item);
+                    self.bytes = self.bytes + item.heap_bytes() - before;
+                    return Some(result);
+                }
+            }
+            level += 1;
+        }
+    }
+
+    /// Adds an item; whether an equal one is there is the caller's question.
+    pub fn insert(&mut self, hash: u64, item: T) {
+        self.bytes += item.heap_bytes();
+        let grown = self.root.insert(hash, 0, self.seed, item);
+        self.bytes = self.bytes.strict_add_signed(grown);
+    }
+
+    /// Removes and returns the first item with this hash that `is` accepts.
+    pub fn remove(&mut self, hash: u64, is: impl Fn(&T) -> bool) -> Option<T> {
+        let (item, grown) = self.root.remove(hash, 0, &is)?;
+        self.bytes = self.bytes.strict_add_signed(grown) - item.heap_bytes();
+        Some(item)
+    }
+
+    /// The item with number `index` in some fixed order that changes with every insertion and removal.
+    pub fn at(&self, index: usize) -> Option<&T> {
+        let (mut dir, mut left) = (&self.root, index);
+        'down: loop {
+            for child in &dir.children {
+                let count = child.node.count();
+                if left >= count {
+                    left -= count;
+                    continue;
+                }
+                match &child.node {
+                    Node::Segment(items) => return items.get(left),
+                    Node::Dir(next) => dir = next,
+                }
+                continue 'down;
+            }
+            return None;
+        }
+    }
+
+    /// Items of whole segments from `cursor` on, at least `count` if there are as many; returns the next cursor, 0 at the end.
+    pub fn scan<'a>(&'a self, cursor: u64, count: usize, mut f: impl FnMut(&'a T)) -> u64 {
+        let mut from = cursor << (64 - Self::HASH_BITS);
+        let mut seen = 0;
+        loop {
+            let (items, next) = self.segment(from);
+            items.iter().for_each(&mut f);
+            seen += items.len().max(1);
+            match next {
+                None => return 0,
+                Some(next) if seen >= count => return next >> (64 - Self::HASH_BITS),
+                Some(next) => from = next,
+            }
+        }
+    }
+
+    /// All items in order of their segments' hash intervals.
+    pub fn iter(&self) -> Iter<'_, T> {
+        let (items, next) = self.segment(0);
+        Iter { table: self, items: items.iter(), next, left: self.len() }
+    }
+
+    /// The segment that covers a hash, and where the next interval starts.
+    fn segment(&self, hash: u64) -> (&[T], Option<u64>) {
+        let (mut dir, mut level) = (&self.root, 0);
+        loop {
+            let child = &dir.children[dir.map[dir.index(hash, level)] as usize];
+            match &child.node {
+                Node::Dir(next) => dir = next,
+                Node::Segment(items) => {
+                    let bits = u32::from(level * DIR_BITS + child.local);
+                    let last = hash | u64::MAX.checked_shr(bits).unwrap_or(0);
+                    return (items, last.checked_add(1));
+                }
+            }
+            level += 1;
+        }
+    }
+}
+
+impl<T: Slot> Dir<T> {
+    fn with(items: Vec<T>) -> Dir<T> {
+        let count = items.len();
+        Dir { depth: 0, map: vec![0], children: vec![Child { local: 0, node: Node::Segment(items) }], count }
+    }
+
+    /// Bytes of this directory's own vectors and segments, without items and child directories.
+    fn own_bytes(&self) -> usize {
+        let segments: usize = self.children.iter().map(|c| c.node.own_bytes()).sum();
+        self.dir_bytes() + segments
+    }
+
+    fn dir_bytes(&self) -> usize {
+        self.map.capacity() + self.children.capacity() * size_of::<Child<T>>()
+    }
+
+    fn index(&self, hash: u64, level: u8) -> usize {
+        let rest = hash << (level * DIR_BITS);
+        if self.depth == 0 { 0 } else { (rest >> (64 - self.depth)) as usize }
+    }
+
+    /// Returns by how many bytes segments and directories grew.
+    fn insert(&mut self, hash: u64, level: u8, seed: u64, item: T) -> isize {
+        self.count += 1;
+        let before = self.dir_bytes() as isize;
+        let mut grown = 0;
+        loop {
+            let child = self.map[self.index(hash, level)] as usize;
+            let bits = level * DIR_BITS + self.children[child].local;
+            match &mut self.children[child].node {
+                Node::Dir(dir) => {
+                    grown += dir.insert(hash, level + 1, seed, item);
+                    break;
+                }
+                Node::Segment(items) if items.len() < SEGMENT_MAX || bits >= Table::<T>::HASH_BITS => {
+                    let had = items.capacity();
+                    push(items, item);
+                    grown += bytes_of::<T>(items.capacity()) - bytes_of::<T>(had);
+                    break;
+                }
+                Node::Segment(_) => grown += self.split(child, hash, level, seed),
+            }
+        }
+        grown + self.dir_bytes() as isize - before
+    }
+
+    /// Splits a full segment by one more bit, or puts a directory in its place. Returns the bytes of new segments and
+    /// directories less those of old ones, without this directory's own vectors.
+    fn split(&mut self, child: usize, hash: u64, level: u8, seed: u64) -> isize {
+        if self.children[child].local == DIR_BITS {
+            let node = &mut self.children[child].node;
+            let Node::Segment(items) = std::mem::replace(node, Node::Segment(Vec::new())) else {
+                unreachable!()
+            };
+            let dir = Box::new(Dir::with(items));
+            let bytes = dir.dir_bytes() + size_of::<Dir<T>>();
+            *node = Node::Dir(dir);
+            return bytes as isize;
+        }
+        if self.children[child].local == self.depth {
+            self.map = self.map.iter().flat_map(|&c| [c, c]).collect();
+            self.depth += 1;
+        }
+        let new = self.children.len();
+        let shift = 63 - (level * DIR_BITS + self.children[child].local);
+        let one = &mut self.children[child];
+        one.local += 1;
+        let local = one.local;
+        let Node::Segment(items) = &mut one.node else { unreachable!() };
+        let had = items.capacity();
+        let (mut zeros, mut ones) = (Vec::new(), Vec::new());
+        for item in std::mem::take(items) {
+            push(if item.hash(seed) >> shift & 1 == 0 { &mut zeros } else { &mut ones }, item);
+        }
+        let grown = bytes_of::<T>(zeros.capacity() + ones.capacity()) - bytes_of::<T>(had);
+        *items = zeros;
+        if self.children.len() == self.children.capacity() {
+            self.children.reserve_exact(1 + self.children.len() / 2);
+        }
+        self.children.push(Child { local, node: Node::Segment(ones) });
+        let half = 1 << (self.depth - local);
+        let first = self.index(hash, level) / (2 * half) * (2 * half);
+        self.map[first + half..first + 2 * half].fill(new as u8);
+        grown
+    }
+
+    /// Returns the item and by how many bytes segments and directories grew, which is mostly negative.
+    fn remove(&mut self, hash: u64, level: u8, is: &impl Fn(&T) -> bool) -> Option<(T, isize)> {
+        let before = self.dir_bytes() as isize;
+        let at = self.index(hash, level);
+        let node = &mut self.children[self.map[at] as usize].node;
+        let (item, mut grown) = match node {
+            Node::Dir(dir) => {
+                let (item, mut grown) = dir.remove(hash, level + 1, is)?;
+                if dir.depth == 0 {
+                    grown -= (dir.dir_bytes() + size_of::<Dir<T>>()) as isize;
+                    let only = dir.children.pop().expect("a directory has a child").node;
+                    *node = only;
+                }
+                (item, grown)
+            }
+            Node::Segment(items) => {
+                let found = items.iter().position(|t| t.may_be(hash) && is(t))?;
+                let had = items.capacity();
+                let item = items.swap_remove(found);
+                shrink(items);
+                (item, bytes_of::<T>(items.capacity()) - bytes_of::<T>(had))
+            }
+        };
+        self.count -= 1;
+        grown += self.merge(at);
+        Some((item, grown + self.dir_bytes() as isize - before))
+    }
+
+    /// Merges the segment at a place of the map with its buddy while both fit half a segment.
+    fn merge(&mut self, mut at: usize) -> isize {
+        let mut grown = 0;
+        let mut merged = false;
+        loop {
+            let child = self.map[at] as usize;
+            let local = self.children[child].local;
+            if local == 0 {
+                break;
+            }
+            let span = 1 << (self.depth - local);
+            let first = at / span * span;
+            let buddy = self.map[first ^ span] as usize;
+            let (Node::Segment(mine), Node::Segment(its)) =
+                (&self.children[child].node, &self.children[buddy].node)
+            else {
+                break;
+            };
+            if self.children[buddy].local != local || mine.len() + its.len() > MERGE_MAX {
+                break;
+            }
+            grown -= bytes_of::<T>(mine.capacity() + its.capacity());
+            let mut all = Vec::with_capacity(class(mine.len() + its.len()));
+            for source in [child, buddy] {
+                let Node::Segment(items) = &mut self.children[source].node else { unreachable!() };
+                all.append(items);
+            }
+            grown += bytes_of::<T>(all.capacity());
+            self.children[child] = Child { local: local - 1, node: Node::Segment(all) };
+            let last = self.children.len() - 1;
+            self.children.swap_remove(buddy);
+            for place in &mut self.map {
+                if *place as usize == buddy {
+                    *place = child as u8;
+                }
+                if *place as usize == last {
+                    *place = buddy as u8;
+                }
+            }
+            at = first & !span;
+            merged = true;
+        }
+        if merged {
+            self.halve();
+        }
+        grown
+    }
+
+    /// Halves the map while no child needs its full depth.
+    fn halve(&mut self) {
+        let needed = self.children.iter().map(|c| c.local).max().unwrap_or(0);
+        if needed < self.depth {
+            let step = 1 << (self.depth - needed);
+            self.map = self.map.iter().copied().step_by(step).collect();
+            self.depth = needed;
+        }
+        if self.children.len() < self.children.capacity() / 2 {
+            self.children.shrink_to(self.children.len() + self.children.len() / 4);
+        }
+    }
+}
+
+impl<T> Node<T> {
+    fn count(&self) -> usize {
+        match self {
+            Node::Segment(items) => items.len(),
+            Node::Dir(dir) => dir.count,
+        }
+    }
+
+    fn own_bytes(&self) -> usize {
+        match self {
+            Node::Segment(items) => items.capacity() * size_of::<T>(),
+            Node::Dir(_) => 0,
+        }
+    }
+}
+
+fn bytes_of<T>(items: usize) -> isize {
+    (items * size_of::<T>()) as isize
+}
+
+fn class(len: usize) -> usize {
+    CLASSES.into_iter().find(|&c| c >= len).unwrap_or(len)
+}
+
+fn push<T>(items: &mut Vec<T>, item: T) {
+    if items.len() == items.capacity() {
+        let want = class(items.len() + 1).max(items.len() + 1);
+        items.reserve_exact(want - items.len());
+    }
+    items.push(item);
+}
+
+fn shrink<T>(items: &mut Vec<T>) {
+    if items.len() * 3 < items.capacity() {
+        items.shrink_to(class(items.len() + items.len() / 2));
+    }
+}
+
+/// Items of a table in order of their segments.
+pub struct Iter<'a, T> {
+    table: &'a Table<T>,
+    items: std::slice::Iter<'a, T>,
+    next: Option<u64>,
+    left: usize,
+}
+
+impl<'a, T: Slot> Iterator for Iter<'a, T> {
+    type Item = &'a T;
+
+    fn next(&mut self) -> Option<&'a T> {
+        loop {
+            if let Some(item) = self.items.next() {
+                self.left -= 1;
+                return Some(item);
+            }
+            let (items, next) = self.table.segment(self.next?);
+            (self.items, self.next) = (items.iter(), next);
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl<T: Slot> ExactSizeIterator for Iter<'_, T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// An item that is its own hash: tests choose where it falls.
+    #[derive(Clone, PartialEq, Debug)]
+    struct Bare(u64);
+
+    impl Slot for Bare {
+        fn hash(&self, _: u64) -> u64 {
+            self.0
+        }
+        fn may_be(&self, hash: u64) -> bool {
+            self.0 as u8 == hash as u8
+        }
+        fn heap_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    fn mix(n: u64) -> u64 {
+        super::super::seeded::hash(3, &n.to_le_bytes())
+    }
+
+    impl<T: Slot> Table<T> {
+        fn check(&self) {
+            fn walk<T: Slot>(dir: &Dir<T>, level: u8, prefix: u64, seed: u64) -> (usize, usize) {
+                assert!(dir.depth <= DIR_BITS && dir.map.len() == 1 << dir.depth);
+                let (mut count, mut bytes) = (0, dir.own_bytes());
+                for (number, child) in dir.children.iter().enumerate() {
+                    let places: Vec<_> =
+                        (0..dir.map.len()).filter(|&i| dir.map[i] as usize == number).collect();
+                    assert_eq!(places.len(), 1 << (dir.depth - child.local));
+                    let start = prefix
+                        | (places[0] as u64).checked_shl(64 - u32::from(dir.depth + level * 8)).unwrap_or(0);
+                    let bits = u32::from(level * 8 + child.local);
+                    match &child.node {
+                        Node::Segment(items) => {
+                            for item in items {
+                                let h = item.hash(seed);
+                                assert_eq!((h ^ start).checked_shr(64 - bits).unwrap_or(0), 0);
+                            }
+                            count += items.len();
+                        }
+                        Node::Dir(next) => {
+                            assert!(child.local == 8 && next.depth > 0);
+                            let (c, b) = walk(next, level + 1, start, seed);
+                            count += c;
+                            bytes += b + size_of::<Dir<T>>();
+                        }
+                    }
+                }
+                assert_eq!(count, dir.count);
+                (count, bytes)
+            }
+            let (_, bytes) = walk(&self.root, 0, 0, self.seed);
+            let items: usize = self.iter().map(Slot::heap_bytes).sum();
+            assert_eq!(self.bytes, bytes + items);
+        }
+    }
+
+    #[test]
+    fn grows_and_shrinks_with_every_item_in_place() {
+        let mut table = Table::new(0);
+        let empty = table.heap_bytes();
+        let mut model = BTreeMap::new();
+        for n in 0..60_000u64 {
+            table.insert(mix(n), Bare(mix(n)));
+            model.insert(mix(n), ());
+            if n % 4999 == 0 {
+                table.check();
+            }
+        }
+        table.check();
+        assert!(table.iter().map(|b| b.0).collect::<BTreeSet<_>>().iter().eq(model.keys()));
+        let all: BTreeSet<_> = (0..table.len()).map(|i| table.at(i).unwrap().0).collect();
+        assert_eq!(all.len(), table.len());
+        assert_eq!(table.at(table.len()), None);
+        for n in 0..60_000u64 {
+            assert_eq!(table.remove(mix(n), |b| b.0 == mix(n)), Some(Bare(mix(n))));
+            assert_eq!(table.remove(mix(n), |b| b.0 == mix(n)), None);
+            if n % 4999 == 0 {
+                table.check();
+            }
+        }
+        assert_eq!(table.len(), 0);
+        assert!(table.heap_bytes() <= 2 * empty + 64, "{} of {empty}", table.heap_bytes());
+        table.check();
+    }
+
+    #[test]
+    fn equal_hashes_do_not_split_for_ever() {
+        let mut table = Table::new(0);
+        for _ in 0..300 {
+            table.insert(u64::MAX, Bare(u64::MAX));
+        }
+        table.check();
+        assert_eq!(table.scan(0, 10_000, |_| {}), 0);
+        for _ in 0..300 {
+            assert!(table.remove(u64::MAX, |_| true).is_some());
+        }
+        table.check();
+    }
+
+    #[test]
+    fn a_scan_returns_what_was_there_throughout() {
+        let mut table = Table::new(0);
+        let keep: Vec<u64> = (0..3000).map(mix).collect();
+        for &h in &keep {
+            table.insert(h, Bare(h));
+        }
+        let mut extra = 1_000_000..;
+        let mut live = Vec::new();
+        let (mut seen, mut cursor, mut grow) = (BTreeSet::new(), 0, true);
+        for step in 0.. {
+            cursor = table.scan(cursor, 10, |b| _ = seen.insert(b.0));
+            if cursor == 0 {
+                break;
+            }
+            if step % 40 == 0 {
+                grow = !grow;
+            }
+            for _ in 0..500 {
+                if grow {
+                    let h = mix(extra.next().unwrap());
+                    table.insert(h, Bare(h));
+                    live.push(h);
+                } else if let Some(h) = live.pop() {
+                    assert!(table.remove(h, |b| b.0 == h).is_some());
+                }
+            }
+        }
+        assert!(keep.iter().all(|h| seen.contains(h)));
+        table.check();
+    }
+}

@@ -1,0 +1,257 @@
+//! All keys of a node: 16384 slots, each with its lock and one table per database.
+//!
+//! Invariants: a slot's tables and state are touched under its lock only; nothing here is global, so two keyspaces
+//! can live in one process. SWAPDB only exchanges two entries of `places`: tables stay where they are.
+
+use crate::counters::Counters;
+use crate::directory::Root;
+use crate::gate::{Gate, GateClosed};
+use crate::keyhash::KeyHasher;
+use crate::slot::{SlotGuard, SlotLine};
+use crate::snapshot::Snapshot;
+use proto::Slot;
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// See the module's head.
+pub struct Keyspace {
+    lines: Box<[SlotLine]>,
+    hasher: KeyHasher,
+    /// Where the tables of a database are: the index into `homes`, changed by SWAPDB.
+    places: Box<[AtomicU16]>,
+    homes: Box<[OnceLock<Box<Home>>]>,
+    pub(crate) counters: Arc<Counters>,
+    /// The epoch that segments are stamped with; raised by each snapshot.
+    pub(crate) epoch: AtomicU32,
+    pub(crate) snapshot: Mutex<Option<Arc<Snapshot>>>,
+    /// Access clock of entries that are made now.
+    pub(crate) clock: AtomicU32,
+    gate: Gate,
+}
+
+/// One database's tables and the hints about them that are read without locks.
+pub(crate) struct Home {
+    /// Roots by slot; none for home 0, whose roots are in the slots' lines.
+    roots: Box<[UnsafeCell<Root>]>,
+    /// Lower bounds of the slots' next expiry, in ms; `i64::MAX` for none.
+    pub(crate) next_expiry: Box<[AtomicI64]>,
+    /// One bit per slot that has keys.
+    occupied: Box<[AtomicU64]>,
+}
+
+// SAFETY: a root is only touched under its slot's lock; it owns what it points to, all of it Send.
+unsafe impl Sync for Home {}
+// SAFETY: as above.
+unsafe impl Send for Home {}
+
+static EMPTY: Root = Root::EMPTY;
+
+impl Keyspace {
+    /// An empty keyspace with `databases` databases (at least one). The seed keys the hash of all tables: random in
+    /// production, fixed in simulations.
+    pub fn new(databases: u16, hash_seed: [u64; 2]) -> Keyspace {
+        assert!(databases > 0);
+        let keyspace = Keyspace {
+            lines: (0..Slot::COUNT).map(|_| SlotLine::new()).collect(),
+            hasher: KeyHasher::new(hash_seed),
+            places: (0..databases).map(AtomicU16::new).collect(),
+            homes: (0..databases).map(|_| OnceLock::new()).collect(),
+            counters: Arc::new(Counters::new(databases)),
+            epoch: AtomicU32::new(0),
+            snapshot: Mutex::default(),
+            clock: AtomicU32::new(0),
+            gate: Gate::default(),
+        };
+        let own = Slot::COUNT * size_of::<SlotLine>();
+        keyspace.counters.add_bytes(Slot::default(), own as isize);
+        keyspace
+    }
+
+    /// The keyed hash under which `key` is stored.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash(key)
+    }
+    pub(crate) fn hasher(&self) -> KeyHasher {
+        self.hasher
+    }
+    /// The access clock that new entries begin with; the engine sets it once per batch.
+    pub fn set_clock(&self, clock: u32) {
+        self.clock.store(clock, Ordering::Relaxed);
+    }
+    pub fn databases(&self) -> u16 {
+        self.places.len() as u16
+    }
+    /// The gate that commands pass and operations on everything close.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Locks a slot if it is free: one compare-and-swap on the slot's line.
+    #[inline]
+    pub fn try_lock(&self, slot: Slot) -> Option<SlotGuard<'_>> {
+        let line = &self.lines[slot.index()];
+        line.try_lock().then(|| SlotGuard::new(self, line, slot))
+    }
+    /// Locks a slot, spinning for 1-2 µs at most. `None`: still held, the caller should do something else.
+    #[inline]
+    pub fn lock(&self, slot: Slot) -> Option<SlotGuard<'_>> {
+        let line = &self.lines[slot.index()];
+        (line.try_lock() || line.spin_lock()).then(|| SlotGuard::new(self, line, slot))
+    }
+    /// Locks a slot, yielding the thread while it is held. For background work, never for workers.
+    pub fn lock_wait(&self, slot: Slot) -> SlotGuard<'_> {
+        loop {
+            if let Some(guard) = self.lock(slot) {
+                return guard;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// First stage: asks the CPU for the slot's line.
+    #[inline]
+    pub fn prefetch_slot(&self, slot: Slot) {
+        crate::segment::prefetch((&raw const self.lines[slot.index()]).cast());
+    }
+    /// Second stage: asks for the segment of `hash`. Does nothing while the slot is locked.
+    #[inline]
+    pub fn prefetch_segment(&self, slot: Slot, db: u16, hash: u64) {
+        if let Some(_guard) = self.try_lock(slot)
+            && let Some(seg) = self.root_ref(slot, self.place(db)).locate(hash)
+        {
+            seg.prefetch();
+        }
+    }
+    /// Third stage: asks for the entry that `hash` probably belongs to. Does nothing while the slot is locked.
+    #[inline]
+    pub fn prefetch_entry(&self, slot: Slot, db: u16, hash: u64) {
+        if let Some(_guard) = self.try_lock(slot)
+            && let Some(seg) = self.root_ref(slot, self.place(db)).locate(hash)
+            && let Some(i) = seg.probe(hash)
+        {
+            seg.entry(i).prefetch();
+        }
+    }
+
+    /// Keys of a database, expired ones included.
+    pub fn len(&self, db: u16) -> u64 {
+        self.counters.keys(self.place(db))
+    }
+    pub fn is_empty(&self) -> bool {
+        (0..self.databases()).all(|db| self.len(db) == 0)
+    }
+    /// Keys of a database that have an expiry.
+    pub fn expires_len(&self, db: u16) -> u64 {
+        self.counters.expires(self.place(db))
+    }
+    /// Keys of a slot in a database; takes the slot's lock, so the caller must not hold it.
+    pub fn slot_len(&self, slot: Slot, db: u16) -> u64 {
+        self.lock_wait(slot).db(db).len()
+    }
+    /// Bytes held by keys, values, tables and slots, by allocator class; what other threads change meanwhile may or
+    /// may not be counted.
+    pub fn used_bytes(&self) -> u64 {
+        self.counters.bytes()
+    }
+
+    /// The first slot from `from` on that has keys in `db`, without locks.
+    pub fn next_occupied(&self, db: u16, from: Slot) -> Option<Slot> {
+        let home = self.homes[self.place(db) as usize].get()?;
+        let first = from.index() / 64;
+        for (i, word) in home.occupied.iter().enumerate().skip(first) {
+            let mut bits = word.load(Ordering::Relaxed);
+            if i == first {
+                bits &= !0 << (from.index() % 64);
+            }
+            if bits != 0 {
+                return Slot::new((i * 64) as u16 + bits.trailing_zeros() as u16);
+            }
+        }
+        None
+    }
+    /// The first slot from `from` on whose next expiry in `db` may be at or before `now_ms`, without locks.
+    pub fn next_due(&self, db: u16, from: Slot, now_ms: i64) -> Option<Slot> {
+        let home = self.homes[self.place(db) as usize].get()?;
+        let due = |at: &AtomicI64| at.load(Ordering::Relaxed) <= now_ms;
+        let i = home.next_expiry[from.index()..].iter().position(due)?;
+        Slot::new((from.index() + i) as u16)
+    }
+
+    /// Exchanges two databases. The closed gate proves that no command is under way.
+    pub fn swap_dbs(&self, a: u16, b: u16, _closed: &GateClosed<'_>) {
+        let (x, y) = (self.place(a), self.place(b));
+        self.places[a as usize].store(y, Ordering::Release);
+        self.places[b as usize].store(x, Ordering::Release);
+    }
+
+    /// The home of a database. Panics if there is no such database.
+    #[inline]
+    pub(crate) fn place(&self, db: u16) -> u16 {
+        self.places[db as usize].load(Ordering::Acquire)
+    }
+
+    /// The root of a slot in a home, for reading. The caller holds the slot's lock.
+    #[inline]
+    pub(crate) fn root_ref(&self, slot: Slot, home: u16) -> &Root {
+        if home == 0 {
+            // SAFETY: the slot's lock is held by the caller.
+            return unsafe { &*self.lines[slot.index()].root().get() };
+        }
+        match self.homes[home as usize].get() {
+            // SAFETY: as above.
+            Some(home) => unsafe { &*home.roots[slot.index()].get() },
+            None => &EMPTY,
+        }
+    }
+
+    pub(crate) fn home(&self, index: u16) -> &Home {
+        self.homes[index as usize].get_or_init(|| {
+            let roots = if index == 0 { 0 } else { Slot::COUNT };
+            let home = Home {
+                roots: (0..roots).map(|_| UnsafeCell::new(Root::EMPTY)).collect(),
+                next_expiry: (0..Slot::COUNT).map(|_| AtomicI64::new(i64::MAX)).collect(),
+                occupied: (0..Slot::COUNT / 64).map(|_| AtomicU64::new(0)).collect(),
+            };
+            let bytes = roots * size_of::<Root>() + Slot::COUNT * 8 + Slot::COUNT / 8;
+            self.counters.add_bytes(Slot::default(), bytes as isize);
+            Box::new(home)
+        })
+    }
+
+    /// The root of a slot in a home, as a cell to be borrowed mutably by a holder of the slot's lock.
+    pub(crate) fn root_cell(&self, slot: Slot, home: u16) -> &UnsafeCell<Root> {
+        if home == 0 { self.lines[slot.index()].root() } else { &self.home(home).roots[slot.index()] }
+    }
+
+    /// Sets or clears the bit that says a slot has keys.
+    pub(crate) fn set_occupied(&self, slot: Slot, home: u16, yes: bool) {
+        let word = &self.home(home).occupied[slot.index() / 64];
+        let bit = 1u64 << (slot.index() % 64);
+        if yes {
+            word.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn next_expiry(&self, slot: Slot, home: u16) -> i64 {
+        self.homes[home as usize]
+            .get()
+            .map_or(i64::MAX, |h| h.next_expiry[slot.index()].load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Keyspace {
+    fn drop(&mut self) {
+        for slot in Slot::all() {
+            for home in 0..self.homes.len() as u16 {
+                if home == 0 || self.homes[home as usize].get().is_some() {
+                    // SAFETY: `&mut self`: nobody else is here.
+                    unsafe { (*self.root_cell(slot, home).get()).free_all() };
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The payload of DUMP and RESTORE: type byte, value, two bytes of version, eight bytes of CRC-64.
+
+use super::object::{Build, Input, Stop, read_value};
+use super::read::is_known_version;
+use super::write::{put_value, type_of};
+use super::{Format, RdbError};
+use crate::Thresholds;
+use crate::crc64::crc64;
+use crate::value::{Value, ValueRef};
+
+const FOOTER: usize = 10;
+
+/// The payload of a value, in the format's version.
+pub fn dump(value: ValueRef<'_>, format: &Format) -> Vec<u8> {
+    let mut out = vec![type_of(value, format)];
+    put_value(&mut out, value, format);
+    out.extend_from_slice(&format.version.to_le_bytes());
+    let crc = crc64(0, &out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// The value of a payload. A wrong version or checksum is an error as well as broken content; RESTORE answers the
+/// same to all of them but broken content.
+pub fn restore(payload: &[u8], thresholds: &Thresholds) -> Result<Value, RdbError> {
+    let Some(end) = payload.len().checked_sub(FOOTER).filter(|&end| end > 0) else {
+        return Err(RdbError::Truncated { offset: payload.len() as u64 });
+    };
+    let version = u16::from_le_bytes([payload[end], payload[end + 1]]);
+    // A payload has no magic; the numbers tell Valkey's versions from Redis's.
+    let is_valkey = version >= *super::VALKEY_VERSIONS.start();
+    if !is_known_version(version, is_valkey) {
+        return Err(RdbError::Unsupported { offset: end as u64, what: format!("RDB version {version}") });
+    }
+    let expected = u64::from_le_bytes(payload[end + 2..].try_into().expect("eight bytes"));
+    let computed = crc64(0, &payload[..end + 2]);
+    if expected != computed {
+        return Err(RdbError::Checksum { expected, computed });
+    }
+    let mut input = Input::new(&payload[..end]);
+    let build = Build { thresholds, is_valkey };
+    let built = input.u8().and_then(|number| read_value(&mut input, number, &build));
+    let offset = input.at() as u64;
+    match built {
+        Ok(_) if input.at() != end => Err(RdbError::Corrupt { offset, what: "bytes behind the value" }),
+        Ok(built) => built.value.ok_or(RdbError::Corrupt { offset, what: "an empty collection" }),
+        Err(Stop::More(_)) => Err(RdbError::Truncated { offset }),
+        Err(Stop::Corrupt(what)) => Err(RdbError::Corrupt { offset, what }),
+        Err(Stop::Unsupported(what)) => Err(RdbError::Unsupported { offset, what }),
+    }
+}

@@ -1,0 +1,132 @@
+//! A slot: one 64-byte line with the lock, the root of database 0's table, and what the layers above keep per slot.
+
+use crate::db::{Db, DbMut};
+use crate::directory::Root;
+use crate::keyspace::Keyspace;
+use proto::Slot;
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// How this node stands to a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Ownership {
+    /// Commands are executed here. The state of every slot outside cluster mode.
+    #[default]
+    Serving = 0,
+    /// Held still for the moment of an atomic hand-over: commands wait.
+    Paused = 1,
+    /// Being filled from another shard; clients do not see it yet.
+    Importing = 2,
+    /// Belongs to another shard.
+    Foreign = 3,
+}
+
+/// What is kept per slot besides keys; guarded by the slot's lock.
+#[derive(Default)]
+#[repr(C)]
+pub struct SlotState {
+    /// Waiters, watchers and the like: the engine's, allocated on demand.
+    pub side: Option<Box<dyn Any + Send>>,
+    /// Writes to the slot, counted by the engine; wraps.
+    pub writes: u32,
+    pub ownership: Ownership,
+    /// Free for the engine.
+    pub flags: u8,
+}
+
+#[repr(C, align(64))]
+pub(crate) struct SlotLine {
+    state: UnsafeCell<SlotState>,
+    lock: AtomicU8,
+    root: UnsafeCell<Root>,
+}
+
+const _: () = assert!(size_of::<SlotLine>() == 64);
+
+// SAFETY: the cells are only touched while `lock` is held (SlotGuard), and what they hold is Send.
+unsafe impl Sync for SlotLine {}
+// SAFETY: as above; the raw pointers inside are owned.
+unsafe impl Send for SlotLine {}
+
+/// Looks at a held lock before giving up: about 1-2 µs, longer than any single command holds it.
+const SPINS: u32 = 64;
+
+impl SlotLine {
+    pub(crate) fn new() -> SlotLine {
+        SlotLine {
+            state: UnsafeCell::new(SlotState::default()),
+            lock: AtomicU8::new(0),
+            root: UnsafeCell::new(Root::EMPTY),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn try_lock(&self) -> bool {
+        self.lock.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+    pub(crate) fn spin_lock(&self) -> bool {
+        for _ in 0..SPINS {
+            if self.lock.load(Ordering::Relaxed) == 0 && self.try_lock() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+    #[inline]
+    pub(crate) fn unlock(&self) {
+        self.lock.store(0, Ordering::Release);
+    }
+    pub(crate) fn root(&self) -> &UnsafeCell<Root> {
+        &self.root
+    }
+}
+
+/// A locked slot; dropping it unlocks.
+pub struct SlotGuard<'a> {
+    keyspace: &'a Keyspace,
+    line: &'a SlotLine,
+    slot: Slot,
+    /// Holds back Sync: readers through one guard are on one thread.
+    not_sync: PhantomData<Cell<()>>,
+}
+
+impl<'a> SlotGuard<'a> {
+    /// The caller has just taken the lock of `line`.
+    pub(crate) fn new(keyspace: &'a Keyspace, line: &'a SlotLine, slot: Slot) -> SlotGuard<'a> {
+        SlotGuard { keyspace, line, slot, not_sync: PhantomData }
+    }
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+    #[inline]
+    pub fn state(&self) -> &SlotState {
+        // SAFETY: the lock is held by this guard, and `&self` excludes `state_mut`.
+        unsafe { &*self.line.state.get() }
+    }
+    #[inline]
+    pub fn state_mut(&mut self) -> &mut SlotState {
+        // SAFETY: the lock is held by this guard, which is borrowed mutably.
+        unsafe { &mut *self.line.state.get() }
+    }
+    /// The slot's part of a database, for reading. Panics if there is no such database.
+    #[inline]
+    pub fn db(&self, db: u16) -> Db<'_> {
+        Db::new(self.keyspace, self.slot, db)
+    }
+    /// The slot's part of a database, for writing. Panics if there is no such database.
+    #[inline]
+    pub fn db_mut(&mut self, db: u16) -> DbMut<'_> {
+        DbMut::new(self.keyspace, self.slot, db)
+    }
+}
+
+impl Drop for SlotGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.line.unlock();
+    }
+}

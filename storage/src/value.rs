@@ -1,0 +1,158 @@
+//! What a key holds: owned, borrowed and mutably borrowed forms, and the names Redis gives to kinds and encodings.
+
+use crate::set::parse_int;
+use crate::size::class_size;
+use crate::{Hash, List, Set, ZSet};
+
+/// The type of a value. The numbers are those of the entry's header, in memory only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    Str = 0,
+    List = 1,
+    Set = 2,
+    Hash = 3,
+    ZSet = 4,
+}
+
+impl Kind {
+    /// The name that TYPE prints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Str => "string",
+            Kind::List => "list",
+            Kind::Set => "set",
+            Kind::Hash => "hash",
+            Kind::ZSet => "zset",
+        }
+    }
+}
+
+/// A value that belongs to nobody's table.
+pub enum Value {
+    Str(Box<[u8]>),
+    List(Box<List>),
+    Set(Box<Set>),
+    Hash(Box<Hash>),
+    ZSet(Box<ZSet>),
+}
+
+/// A value as a reader sees it.
+#[derive(Clone, Copy)]
+pub enum ValueRef<'a> {
+    Str(&'a [u8]),
+    List(&'a List),
+    Set(&'a Set),
+    Hash(&'a Hash),
+    ZSet(&'a ZSet),
+}
+
+/// A value as a writer sees it. The bytes of a string may be changed but not its length: for that see
+/// `EntryMut::resize_str` and `DbMut::set_str`.
+pub enum ValueMut<'a> {
+    Str(&'a mut [u8]),
+    List(&'a mut List),
+    Set(&'a mut Set),
+    Hash(&'a mut Hash),
+    ZSet(&'a mut ZSet),
+}
+
+impl Value {
+    /// A string value.
+    pub fn str(bytes: &[u8]) -> Value {
+        Value::Str(bytes.into())
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.as_ref().kind()
+    }
+
+    pub fn as_ref(&self) -> ValueRef<'_> {
+        match self {
+            Value::Str(v) => ValueRef::Str(v),
+            Value::List(v) => ValueRef::List(v),
+            Value::Set(v) => ValueRef::Set(v),
+            Value::Hash(v) => ValueRef::Hash(v),
+            Value::ZSet(v) => ValueRef::ZSet(v),
+        }
+    }
+
+    /// Whether it is a collection without elements, which no key may hold.
+    pub fn is_empty_collection(&self) -> bool {
+        match self {
+            Value::Str(_) => false,
+            Value::List(v) => v.is_empty(),
+            Value::Set(v) => v.is_empty(),
+            Value::Hash(v) => v.is_empty(),
+            Value::ZSet(v) => v.is_empty(),
+        }
+    }
+}
+
+impl ValueRef<'_> {
+    pub fn kind(&self) -> Kind {
+        match self {
+            ValueRef::Str(_) => Kind::Str,
+            ValueRef::List(_) => Kind::List,
+            ValueRef::Set(_) => Kind::Set,
+            ValueRef::Hash(_) => Kind::Hash,
+            ValueRef::ZSet(_) => Kind::ZSet,
+        }
+    }
+
+    /// Bytes outside the key's entry: the collection and all it holds; zero for strings.
+    pub fn outside_bytes(&self) -> usize {
+        match self {
+            ValueRef::Str(_) => 0,
+            ValueRef::List(v) => class_size(size_of::<List>()) + v.heap_bytes(),
+            ValueRef::Set(v) => class_size(size_of::<Set>()) + v.heap_bytes(),
+            ValueRef::Hash(v) => class_size(size_of::<Hash>()) + v.heap_bytes(),
+            ValueRef::ZSet(v) => class_size(size_of::<ZSet>()) + v.heap_bytes(),
+        }
+    }
+}
+
+/// The encoding OBJECT ENCODING reports for a string that was set whole.
+// Redis 7.0: "int" for the canonical decimal form of an i64, "embstr" up to 44 bytes.
+pub fn str_encoding(bytes: &[u8]) -> &'static str {
+    if parse_int(bytes).is_some() {
+        "int"
+    } else if bytes.len() <= 44 {
+        "embstr"
+    } else {
+        "raw"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_canonical() {
+        for (text, value) in [
+            ("0", Some(0)),
+            ("-1", Some(-1)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("-9223372036854775808", Some(i64::MIN)),
+            ("9223372036854775808", None),
+            ("-9223372036854775809", None),
+            ("-0", None),
+            ("01", None),
+            ("+1", None),
+            ("", None),
+            ("-", None),
+            ("1 ", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(parse_int(text.as_bytes()), value, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn encodings_of_whole_strings() {
+        assert_eq!(str_encoding(b"12"), "int");
+        assert_eq!(str_encoding(&[b'x'; 44]), "embstr");
+        assert_eq!(str_encoding(&[b'x'; 45]), "raw");
+    }
+}

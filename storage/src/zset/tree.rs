@@ -1,0 +1,270 @@
+//! The big form of a sorted set: a B+tree of 1-KiB leaves, counts in the inner nodes, and an index from member to leaf.
+//!
+//! The index holds 32 hash bits and the leaf's number per member. That is all a split of the index needs; and as two members of one
+//! leaf with the same 32 bits have equal entries, moving or removing either entry is right for both.
+//! Separators are lower bounds: everything before a child is at most its separator, everything in it at least. Removals leave them as they are.
+//! Invariants: leaves are chained in order; a child's count is the number of elements below it; every element has one index entry.
+
+use super::arena::Arena;
+use super::key::{Probe, Separator};
+use super::leaf::{Leaf, NONE};
+use crate::hash::seeded;
+use crate::hash::table::{Slot, Table};
+use smallvec::SmallVec;
+use std::cell::Cell;
+
+/// Elements by (score, member), found by member too.
+#[derive(Clone)]
+pub struct Tree {
+    pub(super) leaves: Arena<Leaf>,
+    pub(super) inners: Arena<Vec<Child>>,
+    pub(super) root: u32,
+    /// Levels of inner nodes; 0: the root is a leaf.
+    pub(super) height: usize,
+    pub(super) index: Table<Place>,
+    /// Bytes of all leaves' buffers.
+    pub(super) leaf_bytes: usize,
+}
+
+/// One child of an inner node.
+#[derive(Clone, Copy)]
+pub struct Child {
+    pub separator: Separator,
+    pub id: u32,
+    pub count: u32,
+}
+
+/// The way from the root to a leaf: inner node and number of the child taken.
+pub type Path = SmallVec<[(u32, u16); 8]>;
+
+/// An index entry: 32 hash bits above, the leaf's number below.
+#[derive(Clone, Copy)]
+pub struct Place(u64);
+
+impl Place {
+    fn new(hash: u64, leaf: u32) -> Place {
+        Place(hash >> 32 << 32 | u64::from(leaf))
+    }
+
+    /// The leaf's number.
+    pub fn leaf(&self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl Slot for Place {
+    fn hash(&self, _: u64) -> u64 {
+        self.0 >> 32 << 32
+    }
+
+    fn may_be(&self, hash: u64) -> bool {
+        self.0 >> 32 == hash >> 32
+    }
+
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl Tree {
+    /// An empty tree whose index is keyed with `seed`.
+    pub fn new(seed: u64) -> Tree {
+        let mut leaves = Arena::default();
+        let root = leaves.add(Leaf::default());
+        Tree { leaves, inners: Arena::default(), root, height: 0, index: Table::new(seed), leaf_bytes: 0 }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Bytes allocated; inner nodes are taken as three quarters full.
+    pub fn heap_bytes(&self) -> usize {
+        let inner = self.inners.live() * super::balance::CHILDREN_MAX * 3 / 4 * size_of::<Child>();
+        self.leaf_bytes
+            + self.leaves.heap_bytes()
+            + self.inners.heap_bytes()
+            + inner
+            + self.index.heap_bytes()
+    }
+
+    /// The hash of a member: its top half goes to the index, its low byte is the tag in the leaf.
+    pub fn hash(&self, member: &[u8]) -> u64 {
+        hash(self.index.seed(), member)
+    }
+
+    /// Leaf and number in the leaf of a member.
+    pub fn find(&self, hash: u64, member: &[u8]) -> Option<(u32, usize)> {
+        let found = Cell::new(0);
+        let place = self.index.find(hash, |place| {
+            let here = self.leaves.get(place.leaf()).find(hash as u8, member);
+            found.set(here.unwrap_or(0));
+            here.is_some()
+        })?;
+        Some((place.leaf(), found.get()))
+    }
+
+    /// Encoded score of a member.
+    pub fn score(&self, member: &[u8]) -> Option<u64> {
+        let (leaf, i) = self.find(self.hash(member), member)?;
+        Some(self.leaves.get(leaf).score(i))
+    }
+
+    /// Sets the score of a member; returns the old one, `None` if the member is new.
+    pub fn insert(&mut self, score: u64, member: &[u8]) -> Option<u64> {
+        let hash = self.hash(member);
+        let Some((id, i)) = self.find(hash, member) else {
+            self.add(score, member, hash);
+            return None;
+        };
+        let leaf = self.leaves.get(id);
+        let old = leaf.score(i);
+        // Strictly between its neighbours in the leaf it stays where it is.
+        let stays = i > 0 && leaf.score(i - 1) < score && i + 1 < leaf.len() && score < leaf.score(i + 1);
+        if stays || old == score {
+            self.leaves.get_mut(id).set_score(i, score);
+        } else {
+            self.remove_at(old, member, hash);
+            self.add(score, member, hash);
+        }
+        Some(old)
+    }
+
+    /// Removes a member and returns its score.
+    pub fn remove(&mut self, member: &[u8]) -> Option<u64> {
+        let hash = self.hash(member);
+        let (leaf, i) = self.find(hash, member)?;
+        let score = self.leaves.get(leaf).score(i);
+        self.remove_at(score, member, hash);
+        Some(score)
+    }
+
+    fn add(&mut self, score: u64, member: &[u8], hash: u64) {
+        assert!(self.len() < u32::MAX as usize, "counts have 32 bits");
+        let probe = Probe::Element { score, member };
+        let (path, id, _) = self.descend(&probe);
+        let at = self.leaves.get(id).position(&probe);
+        self.change(id, |leaf| leaf.insert(at, score, hash as u8, member));
+        self.index.insert(hash, Place::new(hash, id));
+        for &(inner, child) in &path {
+            self.inners.get_mut(inner)[child as usize].count += 1;
+        }
+        self.relieve(path, id, at);
+    }
+
+    fn remove_at(&mut self, score: u64, member: &[u8], hash: u64) {
+        let probe = Probe::Element { score, member };
+        let (path, id, _) = self.descend(&probe);
+        let at = self.leaves.get(id).position(&probe);
+        assert!(self.leaves.get(id).member(at) == member, "the index knows the member, so the tree holds it");
+        self.change(id, |leaf| leaf.remove(at));
+        let gone = self.index.remove(hash, |place| place.leaf() == id);
+        assert!(gone.is_some(), "every element has an index entry");
+        for &(inner, child) in &path {
+            self.inners.get_mut(inner)[child as usize].count -= 1;
+        }
+        self.settle(path, id);
+    }
+
+    /// Number of elements before a place.
+    pub fn rank(&self, probe: &Probe<'_>) -> usize {
+        let (_, leaf, before) = self.descend(probe);
+        before + self.leaves.get(leaf).position(probe)
+    }
+
+    /// Leaf and number in the leaf of the element with a rank. Panics beyond the last.
+    pub fn at(&self, rank: usize) -> (u32, usize) {
+        assert!(rank < self.len());
+        let (mut id, mut left) = (self.root, rank);
+        for _ in 0..self.height {
+            for child in self.inners.get(id) {
+                if left < child.count as usize {
+                    id = child.id;
+                    break;
+                }
+                left -= child.count as usize;
+            }
+        }
+        (id, left)
+    }
+
+    /// The way to the leaf a place is in, and the number of elements before that leaf.
+    pub(super) fn descend(&self, probe: &Probe<'_>) -> (Path, u32, usize) {
+        let (mut path, mut id, mut before) = (Path::new(), self.root, 0);
+        for level in (0..self.height).rev() {
+            let children = self.inners.get(id);
+            let at = children[1..]
+                .partition_point(|c| probe.is_at_or_behind(c.separator, || self.first(c.id, level)));
+            before += children[..at].iter().map(|c| c.count as usize).sum::<usize>();
+            path.push((id, at as u16));
+            id = children[at].id;
+        }
+        (path, id, before)
+    }
+
+    /// The first element below a node that stands `level` above the leaves. Only the root leaf is ever empty.
+    fn first(&self, mut id: u32, level: usize) -> (u64, &[u8]) {
+        for _ in 0..level {
+            id = self.inners.get(id)[0].id;
+        }
+        let leaf = self.leaves.get(id);
+        (leaf.score(0), leaf.member(0))
+    }
+
+    /// Changes a leaf and keeps the byte count.
+    pub(super) fn change<R>(&mut self, id: u32, f: impl FnOnce(&mut Leaf) -> R) -> R {
+        let leaf = self.leaves.get_mut(id);
+        let before = leaf.heap_bytes();
+        let result = f(leaf);
+        self.leaf_bytes = self.leaf_bytes + leaf.heap_bytes() - before;
+        result
+    }
+
+    /// Tells the index that elements `range` of leaf `now` have come from leaf `from`.
+    pub(super) fn relocate(&mut self, range: std::ops::Range<usize>, from: u32, now: u32) {
+        let leaf = self.leaves.get(now);
+        let mut offset = leaf.offset(range.start);
+        for i in range {
+            let (member, next) = leaf.member_at(i, offset);
+            let hash = hash(self.index.seed(), member);
+            let moved =
+                self.index.update(hash, |place| place.leaf() == from, |place| *place = Place::new(hash, now));
+            assert!(moved.is_some(), "every element has an index entry");
+            offset = next;
+        }
+    }
+
+    /// ZSCAN over the index; yields about `count` elements and returns the next cursor.
+    pub fn scan<'a>(&'a self, cursor: u64, count: usize, mut f: impl FnMut(&'a [u8], u64)) -> u64 {
+        self.index.scan(cursor, count, |place| {
+            // The entry has only half of the hash; the tag is of the other half, so all members must be asked.
+            let leaf = self.leaves.get(place.leaf());
+            for i in 0..leaf.len() {
+                let member = leaf.member(i);
+                if place.may_be(self.hash(member)) {
+                    f(member, leaf.score(i));
+                }
+            }
+        })
+    }
+
+    /// The leaf behind or before a leaf.
+    pub fn neighbours(&self, leaf: u32) -> (Option<u32>, Option<u32>) {
+        let leaf = self.leaves.get(leaf);
+        ((leaf.prev != NONE).then_some(leaf.prev), (leaf.next != NONE).then_some(leaf.next))
+    }
+}
+
+fn hash(seed: u64, member: &[u8]) -> u64 {
+    let hash = seeded::hash(seed, member);
+    #[cfg(test)]
+    let hash = hash & HASH_MASK.get();
+    hash
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Tests cut the hash, so that members collide in the index and in the tags.
+    pub static HASH_MASK: Cell<u64> = const { Cell::new(u64::MAX) };
+}
