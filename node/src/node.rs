@@ -77,6 +77,7 @@ pub async fn run_until<E: Env>(
     tokio::task::spawn_local(sample(shared.clone()));
     if shared.settings().is_cluster {
         tokio::task::spawn_local(control(shared.clone(), control_inbox));
+        tokio::task::spawn_local(crate::migrate::run(shared.clone()));
     }
     tracing::info!("Ready to accept connections");
     tokio::task::spawn_local(obey(shared.clone(), signals));
@@ -135,6 +136,8 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         config: Mutex::new(config),
         settings: ArcSwap::from_pointee(settings),
         view: ArcSwapOption::empty(),
+        topology: ArcSwapOption::empty(),
+        adopted: tokio::sync::Notify::new(),
         state,
         clients: Clients::default(),
         pubsub: PubSub::default(),

@@ -24,6 +24,10 @@ pub struct Shared<E: Env> {
     pub settings: ArcSwap<NodeSettings>,
     /// `None` when cluster mode is off.
     pub view: ArcSwapOption<ClusterView>,
+    /// The decided topology behind the view; `None` when cluster mode is off.
+    pub topology: ArcSwapOption<gossip::Topology>,
+    /// Rings at each new version.
+    pub adopted: tokio::sync::Notify,
     pub state: State,
     pub clients: Clients,
     pub pubsub: PubSub,

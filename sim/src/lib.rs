@@ -1,1 +1,3 @@
-//!
+//! Simulation: whole clusters in one thread, every fault drawn from a seed.
+
+pub mod mesh;
