@@ -58,6 +58,8 @@ pub async fn run<E: Env>(env: E, config: Config) -> Result<(), String> {
         tokio::task::spawn_local(accept(shared.clone(), listener));
     }
     tokio::task::spawn_local(sample(shared.clone()));
+    crate::replica::start(&shared);
+    tokio::task::spawn_local(crate::replica::run(shared.clone()));
     drop(control_inbox);
     tracing::info!("Ready to accept connections");
     persist::run(shared.clone(), persist_inbox).await;
@@ -85,7 +87,8 @@ fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: us
     let (control, control_inbox) = ControlHandle::new(settings.is_cluster);
     let state = State::default();
     state.is_expiring.store(true, Ordering::Relaxed);
-    let stats = (0..workers).map(|_| Mutex::new(Stats::new(table.len()))).collect();
+    // One more for the stream of a primary, which the control thread applies.
+    let stats = (0..=workers).map(|_| Mutex::new(Stats::new(table.len()))).collect();
     let functions = table.specs().iter().map(|s| commands::function::<E>(&s.full_name)).collect();
     let shared = Shared {
         engine: Engine { keyspace, table, feed: Arc::new(EngineFeed(feed.clone())) },

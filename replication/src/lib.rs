@@ -4,4 +4,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acks;
 pub mod feed;
+pub mod history;
