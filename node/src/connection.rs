@@ -182,7 +182,11 @@ impl<E: Env> Connection<E> {
                         return Poll::Pending;
                     }
                 }
-                Phase::Ready if self.output_bytes.get() > OUTPUT_PAUSE_BYTES || budget == 0 => {
+                // The socket's readiness for writing wakes it.
+                Phase::Ready if self.output_bytes.get() > OUTPUT_PAUSE_BYTES => return Poll::Pending,
+                Phase::Ready if budget == 0 => {
+                    // A part of a long command: others have their turn before the next part.
+                    cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
                 Phase::Ready => match self.read(cx, worker, &mut budget) {

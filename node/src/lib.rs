@@ -14,6 +14,7 @@ pub mod host;
 pub mod local_cluster;
 pub mod log;
 pub mod mail;
+pub mod migrate;
 pub mod node;
 pub mod persist;
 pub mod pubsub;

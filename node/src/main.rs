@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             );
             return ExitCode::SUCCESS;
         }
+        Some("--local-cluster") => return local_cluster(&args[1..]),
         _ => {}
     }
     let mut stdin = || {
@@ -42,6 +43,20 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     serve(config)
+}
+
+fn local_cluster(args: &[String]) -> ExitCode {
+    let Some(nodes) = args.first().and_then(|n| n.parse().ok()) else {
+        eprintln!("--local-cluster needs the number of nodes");
+        return ExitCode::FAILURE;
+    };
+    match node::local_cluster::run(nodes, &args[1..]) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("The local cluster could not be formed: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn serve(config: node::Config) -> ExitCode {

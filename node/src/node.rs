@@ -60,20 +60,23 @@ pub async fn run<E: Env>(env: E, config: Config) -> Result<(), String> {
     tokio::task::spawn_local(sample(shared.clone()));
     crate::replica::start(&shared);
     tokio::task::spawn_local(crate::replica::run(shared.clone()));
-    drop(control_inbox);
+    if shared.settings().is_cluster {
+        tokio::task::spawn_local(control(shared.clone(), control_inbox));
+        tokio::task::spawn_local(crate::migrate::run(shared.clone()));
+    }
     tracing::info!("Ready to accept connections");
     persist::run(shared.clone(), persist_inbox).await;
     shared.mail.iter().for_each(|m| m.post(Letter::Stop));
     Ok(())
 }
 
-type Built<E> = (
+pub(crate) type Built<E> = (
     Arc<Shared<E>>,
     persist::PersistInbox<<E as Env>::Socket>,
     tokio::sync::mpsc::UnboundedReceiver<crate::control::ControlRequest>,
 );
 
-fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: usize) -> Built<E> {
+pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: usize) -> Built<E> {
     settings.engine.thresholds.hash_seed = env.rand();
     let random_id = || {
         let mut id = [0u8; 20];
@@ -87,7 +90,7 @@ fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: us
     let (control, control_inbox) = ControlHandle::new(settings.is_cluster);
     let state = State::default();
     state.is_expiring.store(true, Ordering::Relaxed);
-    // One more for the stream of a primary, which the control thread applies.
+    // One for each worker, and one for the control thread, which applies a primary's stream.
     let stats = (0..=workers).map(|_| Mutex::new(Stats::new(table.len()))).collect();
     let functions = table.specs().iter().map(|s| commands::function::<E>(&s.full_name)).collect();
     let shared = Shared {
@@ -97,29 +100,38 @@ fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, workers: us
         config: Mutex::new(config),
         settings: ArcSwap::from_pointee(settings),
         view: ArcSwapOption::empty(),
+        topology: ArcSwapOption::empty(),
+        adopted: tokio::sync::Notify::new(),
         state,
         clients: Clients::default(),
         pubsub: PubSub::default(),
         mail: (0..workers).map(|_| Arc::new(Mail::default())).collect(),
         load: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         stats,
+        worker_dirty: (0..workers).map(|_| Default::default()).collect(),
         counters: Counters::default(),
         started: env.now(),
         run_id: ReplId(random_id()).to_string(),
         control,
         persist,
         replication: ReplicationState::new(ReplId(random_id())),
+        migrations: crate::migrate::Migrations::default(),
         env,
     };
     (Arc::new(shared), persist_inbox, control_inbox)
 }
 
 async fn listen<E: Env>(shared: &Arc<Shared<E>>) -> Result<Vec<E::Listener>, String> {
+    match shared.settings().port {
+        0 => Ok(Vec::new()),
+        port => listen_on(shared, port).await,
+    }
+}
+
+/// Listens on a port of every configured address.
+pub async fn listen_on<E: Env>(shared: &Shared<E>, port: u16) -> Result<Vec<E::Listener>, String> {
     let settings = shared.settings.load_full();
     let mut listeners = Vec::new();
-    if settings.port == 0 {
-        return Ok(listeners);
-    }
     for address in &settings.bind {
         let (is_optional, address) = match address.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -130,11 +142,11 @@ async fn listen<E: Env>(shared: &Arc<Shared<E>>) -> Result<Vec<E::Listener>, Str
             "::*" => "::",
             other => other,
         };
-        match shared.env.listen(host, settings.port).await {
+        match shared.env.listen(host, port).await {
             Ok(listener) => listeners.push(listener),
             Err(error) if is_optional => tracing::debug!(%error, "not listening on {address}"),
             Err(error) => {
-                tracing::warn!("Failed listening on port {} (tcp), aborting: {error}", settings.port);
+                tracing::warn!("Failed listening on port {} (tcp), aborting: {error}", port);
                 return Err(format!(
                     "Could not create server TCP listening socket {host}:{}: {error}",
                     settings.port
@@ -188,6 +200,14 @@ async fn refuse<E: Env>(shared: &Shared<E>, socket: E::Socket, text: &str) {
     use tokio::io::AsyncWriteExt;
     if let Ok(mut stream) = shared.env.adopt(socket) {
         let _ = stream.write_all(text.as_bytes()).await;
+    }
+}
+
+/// Runs the cluster side; a node whose cluster side cannot go on must not go on either.
+async fn control<E: Env>(shared: Arc<Shared<E>>, inbox: crate::control::ControlInbox) {
+    if let Err(error) = crate::control::run(shared.clone(), inbox).await {
+        tracing::error!("{error}");
+        shared.env.exit(1);
     }
 }
 

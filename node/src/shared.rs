@@ -6,6 +6,7 @@ use crate::env::Env;
 use crate::mail::{Letter, Mail};
 use crate::pubsub::PubSub;
 use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam::utils::CachePadded;
 use engine::stats::Stats;
 use engine::{Engine, Status};
 use proto::{ClusterView, Mono, Now};
@@ -23,6 +24,10 @@ pub struct Shared<E: Env> {
     pub settings: ArcSwap<NodeSettings>,
     /// `None` when cluster mode is off.
     pub view: ArcSwapOption<ClusterView>,
+    /// The decided topology behind the view; `None` when cluster mode is off.
+    pub topology: ArcSwapOption<gossip::Topology>,
+    /// Rings at each new version.
+    pub adopted: tokio::sync::Notify,
     pub state: State,
     pub clients: Clients,
     pub pubsub: PubSub,
@@ -31,6 +36,8 @@ pub struct Shared<E: Env> {
     pub load: Vec<AtomicUsize>,
     /// Statistics as each worker published them last.
     pub stats: Vec<Mutex<Stats>>,
+    /// Changes counted by each worker: what decides about saving. Never goes back.
+    pub worker_dirty: Vec<CachePadded<AtomicU64>>,
     pub counters: Counters,
     pub started: Now,
     /// 40 hex digits that change with every start.
@@ -38,6 +45,7 @@ pub struct Shared<E: Env> {
     pub control: crate::control::ControlHandle,
     pub persist: crate::persist::PersistHandle<E::Socket>,
     pub replication: crate::replica::ReplicationState,
+    pub migrations: crate::migrate::Migrations,
 }
 
 /// What decides whether commands run; read once per batch.
@@ -49,6 +57,10 @@ pub struct State {
     pub is_save_failing: AtomicBool,
     pub is_log_failing: AtomicBool,
     pub is_paused: AtomicBool,
+    /// Why writes wait before they take locks: a set of [`throttle`] causes. Whoever sets one takes it back.
+    pub throttle: AtomicU32,
+    /// Database that a replica's stream has selected; set by its link inside the gate, with the bytes it appends.
+    pub stream_db: AtomicU32,
     pub good_replicas: AtomicU32,
     /// Cluster mode: until when this node may serve as a primary, in microseconds of the monotonic clock.
     pub lease_until: AtomicU64,
@@ -57,14 +69,41 @@ pub struct State {
     /// Replies to reads wait as well.
     pub is_read_gated: AtomicBool,
     pub released: AtomicU64,
+    /// The append-only file is durable up to here; 0 while there is none.
+    pub log_synced: AtomicU64,
     pub is_shutting_down: AtomicBool,
     /// Active expiry is on (DEBUG SET-ACTIVE-EXPIRE).
     pub is_expiring: AtomicBool,
 }
 
+/// Causes for writes to wait: somebody who must keep what they bring is behind.
+pub mod throttle {
+    /// A snapshot's consumer.
+    pub const SNAPSHOT: u32 = 1 << 0;
+    /// The append-only file.
+    pub const LOG: u32 = 1 << 1;
+    /// A slot migration.
+    pub const MIGRATION: u32 = 1 << 2;
+}
+
+impl State {
+    /// Sets or takes back a cause for writes to wait.
+    pub fn set_throttle(&self, cause: u32, is_on: bool) {
+        match is_on {
+            true => self.throttle.fetch_or(cause, Ordering::Relaxed),
+            false => self.throttle.fetch_and(!cause, Ordering::Relaxed),
+        };
+    }
+    /// Writes wait, for a hand-over or for somebody who is behind.
+    pub fn holds_writes(&self) -> bool {
+        self.is_paused.load(Ordering::Relaxed) || self.throttle.load(Ordering::Relaxed) != 0
+    }
+}
+
 /// Figures of INFO that no worker owns.
 #[derive(Default)]
 pub struct Counters {
+    /// Changes that came with a primary's stream.
     pub dirty: AtomicU64,
     pub net_in: AtomicU64,
     pub net_out: AtomicU64,
@@ -101,7 +140,7 @@ impl<E: Env> Shared<E> {
             is_save_failing: load(&s.is_save_failing),
             is_log_failing: load(&s.is_log_failing),
             good_replicas: s.good_replicas.load(Ordering::Relaxed),
-            is_paused: load(&s.is_paused),
+            is_paused: s.holds_writes(),
         }
     }
 
@@ -135,6 +174,22 @@ impl<E: Env> Shared<E> {
         self.feed.set_backlog_bytes(self.settings().backlog_bytes);
     }
 
+    /// Removes all data, at once for everybody; it is freed in the background.
+    pub fn flush_all(&self) {
+        let closed = self.engine.keyspace.gate().close();
+        let mut garbage: Vec<Box<dyn std::any::Any + Send>> = Vec::new();
+        for slot in proto::Slot::all() {
+            let mut guard = self.engine.keyspace.lock_wait(slot);
+            for db in 0..self.engine.keyspace.databases() {
+                if let Some(table) = guard.db_mut(db).take_table() {
+                    garbage.push(Box::new(table));
+                }
+            }
+        }
+        drop(closed);
+        self.persist.dispose(garbage);
+    }
+
     /// CONFIG RESETSTAT. Workers forget at their next look.
     pub fn reset_stats(&self) {
         self.mail.iter().for_each(|m| m.post(Letter::ResetStats));
@@ -145,6 +200,12 @@ impl<E: Env> Shared<E> {
         self.clients.rejected.store(0, Ordering::Relaxed);
         self.counters.net_in.store(0, Ordering::Relaxed);
         self.counters.net_out.store(0, Ordering::Relaxed);
+    }
+
+    /// Changes of data since the node began, Redis's `dirty`; up to one batch of each worker behind.
+    pub fn dirty(&self) -> u64 {
+        let workers: u64 = self.worker_dirty.iter().map(|d| d.load(Ordering::Relaxed)).sum();
+        workers + self.counters.dirty.load(Ordering::Relaxed)
     }
 
     /// Statistics of all workers together.

@@ -173,7 +173,7 @@ impl<E: Env> Worker<E> {
                 // The slot's holder needs the processor as well; a paused slot takes longer.
                 tokio::task::yield_now().await;
                 let parked = std::mem::take(&mut *self.parked.borrow_mut());
-                if parked.len() > 1 || self.shared.state.is_paused.load(Ordering::Relaxed) {
+                if parked.len() > 1 || self.shared.state.holds_writes() {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 for connection in parked {
@@ -222,7 +222,8 @@ impl<E: Env> Worker<E> {
                 }
             }
             Letter::ResetStats => {
-                self.core.borrow_mut().local.stats = Stats::new(self.shared.engine.table.len());
+                let stats = &mut self.core.borrow_mut().local.stats;
+                *stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
             }
             Letter::Stop => self.is_stopped.set(true),
         }
@@ -469,6 +470,7 @@ impl<E: Env> Worker<E> {
             let mut core = self.core.borrow_mut();
             self.run_group(&mut core, &batch, group, &setting, &mut prefetched);
         }
+        self.publish_dirty();
         groups.clear();
         batch.groups = groups;
         batch.input.clear();
@@ -790,6 +792,7 @@ impl<E: Env> Worker<E> {
         let setting = Setting { settings: &settings, view: view.as_deref(), now, status };
         if !status.is_replica && !status.is_loading && self.shared.state.is_expiring.load(Ordering::Relaxed) {
             self.expire(&setting);
+            self.publish_dirty();
         }
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
         for connection in connections {
@@ -830,6 +833,11 @@ impl<E: Env> Worker<E> {
         let (cursor, _) =
             engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, share, KEYS_PER_ROUND_MAX);
         *expire_cursor = cursor;
+    }
+
+    fn publish_dirty(&self) {
+        let dirty = self.core.borrow().local.stats.dirty;
+        self.shared.worker_dirty[self.index].store(dirty, Ordering::Relaxed);
     }
 
     pub fn publish_stats(&self) {

@@ -29,12 +29,12 @@ pub struct SnapshotOptions {
     /// Only these slots, as slot migration needs; `None` for all.
     pub slots: Option<Vec<SlotRange>>,
     /// What an entry's access clock means, by the eviction policy in force.
-    pub access: fn(u32) -> Access,
+    pub access: Arc<dyn Fn(u32) -> Access + Send + Sync>,
 }
 
 impl Default for SnapshotOptions {
     fn default() -> SnapshotOptions {
-        SnapshotOptions { format: Format::default(), slots: None, access: |_| Access::None }
+        SnapshotOptions { format: Format::default(), slots: None, access: Arc::new(|_| Access::None) }
     }
 }
 

@@ -225,7 +225,7 @@ impl Core {
             shard: crate::topology::Shard { primary: self.me(), ..shard.clone() },
             slots: topo.slots_of(shard.id),
             ver: topo.ver,
-            seen_ip: String::new(),
+            seen_ip: seal.ip.clone(),
         };
         let to = Peer::Address { ip: seal.ip.clone(), bus_port: seal.bus_port };
         self.send_to(to, Message::JoinAsk { join: Box::new(join) }, out);
@@ -234,6 +234,14 @@ impl Core {
     /// Step 2, at the cluster that is joined.
     fn on_join_ask(&mut self, now: Now, from_ip: Option<String>, mut join: Join, out: &mut Vec<Effect>) {
         join.member.address = seen_at(join.member.address, from_ip);
+        self.learn_own_ip(std::mem::take(&mut join.seen_ip));
+        let is_unreachable =
+            self.record.topology.member(self.record.node).is_some_and(|m| m.address.ip.is_empty());
+        if is_unreachable {
+            // The newcomer must find an address of ours in the version that it adopts; it asks again.
+            self.next_self_check = now.mono;
+            return;
+        }
         let (node, number) = (join.member.id, join.member.join);
         let reply_to = peer(&join.member.address);
         let topo = self.record.topology.clone();

@@ -182,7 +182,7 @@ fn persistence<E: Env>(i: &mut Info<'_, E>) {
     let status = i.shared.persist.status();
     let is_loading = i.shared.state.is_loading.load(Ordering::Relaxed);
     let settings = i.shared.settings();
-    let dirty = i.stats.dirty.saturating_sub(status.dirty_at_save);
+    let dirty = i.shared.dirty().saturating_sub(status.dirty_at_save);
     i.line("loading", is_loading as u8);
     i.line("async_loading", 0);
     i.line("current_cow_peak", 0);

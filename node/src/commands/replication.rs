@@ -50,7 +50,7 @@ fn replicaof<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let port = engine::number::parse_i64(cx.args[2])
         .and_then(|n| u16::try_from(n).ok())
         .ok_or(Error::text("ERR Invalid master port"))?;
-    let target = Target { host: cx.text(1), port, node: None };
+    let target = Target { host: cx.text(1), port, node: None, generation: 0 };
     if replica::target(&shared).as_ref() == Some(&target) {
         cx.out.simple("OK Already connected to specified master");
         return Ok(HostOutcome::Done);

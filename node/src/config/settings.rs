@@ -24,6 +24,7 @@ pub struct NodeSettings {
     pub save: Vec<(u64, u64)>,
     pub stop_writes_on_save_error: bool,
     pub is_rdb_compressed: bool,
+    pub is_rdb_checked: bool,
     pub rdb_version: u32,
     pub appendonly: bool,
     pub appendfsync: Fsync,
@@ -135,6 +136,7 @@ impl NodeSettings {
             save: numbers("save").chunks_exact(2).map(|c| (c[0], c[1])).collect(),
             stop_writes_on_save_error: flag("stop-writes-on-bgsave-error"),
             is_rdb_compressed: flag("rdbcompression"),
+            is_rdb_checked: flag("rdbchecksum"),
             rdb_version: int("rdb-version") as u32,
             appendonly: flag("appendonly"),
             appendfsync: match config.get("appendfsync") {

@@ -1,6 +1,14 @@
 //! Persistence: snapshots, the append-only file, and ending in order. One task of the control thread; the disk's work
 //! runs where it holds up nobody.
 
+pub mod apply;
+pub mod snapshot;
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Applied, Applier, ApplyError};
+pub use snapshot::{SnapshotDone, SnapshotError, SnapshotRequest, SnapshotSink, SnapshotStart, snapshot};
+
 use crate::env::Env;
 use crate::shared::{Shared, Ticket};
 use std::any::Any;
@@ -56,6 +64,8 @@ pub struct PersistHandle<S> {
     requests: mpsc::UnboundedSender<PersistRequest<S>>,
     garbage: mpsc::UnboundedSender<Vec<Box<dyn Any + Send>>>,
     status: Mutex<PersistStatus>,
+    /// Held by the snapshot under way.
+    snapshots: tokio::sync::Mutex<()>,
 }
 
 /// What the task receives.
@@ -77,7 +87,7 @@ impl<S> PersistHandle<S> {
             ..PersistStatus::default()
         };
         (
-            PersistHandle { requests, garbage, status: Mutex::new(status) },
+            PersistHandle { requests, garbage, status: Mutex::new(status), snapshots: Default::default() },
             PersistInbox { requests: requests_in, garbage: garbage_in },
         )
     }

@@ -4,7 +4,7 @@ use super::{LinkStage, ReplicationState, Stage, State};
 use crate::env::Env;
 use crate::shared::Shared;
 use proto::resp::Reply;
-use proto::{Mono, NodeId, Now, Offset, ReplId};
+use proto::{Epoch, Mono, NodeId, Now, Offset, ReplId};
 use std::sync::atomic::Ordering;
 
 /// Where this node stands.
@@ -61,6 +61,16 @@ impl ReplicationState {
                 }
             })
             .collect()
+    }
+
+    /// Where this node stood in its earlier life, as its data files say: epoch of the stream and offset.
+    pub fn recovered(&self) -> Option<(Epoch, Offset)> {
+        self.state().recovered
+    }
+    /// The replicas that have everything before `end`: who they are, and the generation of their data.
+    pub fn matched(&self, end: u64) -> Vec<(NodeId, u64)> {
+        let replicas = self.replicas();
+        replicas.iter().filter(|r| r.is_online && r.acked.0 >= end).filter_map(|r| r.node).collect()
     }
 
     /// The lines of INFO replication.

@@ -2,12 +2,11 @@
 //!
 //! Invariant: every wait has a deadline, repl-timeout; a link that is silent for that long is closed.
 
-use super::apply::Applier;
 use super::load;
 use super::wire::{LinkEnd, Wire};
 use super::{LinkStage, Target};
 use crate::env::Env;
-use crate::persist::PersistRequest;
+use crate::persist::{Applied, Applier, PersistRequest};
 use crate::shared::{Shared, Ticket};
 use proto::{Offset, ReplId};
 use std::sync::Arc;
@@ -94,7 +93,7 @@ async fn follow_once<E: Env>(shared: &Arc<Shared<E>>, target: &Target) -> Result
     tracing::info!("MASTER <-> REPLICA sync started");
     let mut wire = Wire::new(stream, timeout);
     set_stage(shared, LinkStage::Handshake);
-    introduce(shared, &mut wire).await?;
+    introduce(shared, target, &mut wire).await?;
     let mut applier = sync(shared, &mut wire).await?;
     {
         let mut state = shared.replication.state();
@@ -106,7 +105,11 @@ async fn follow_once<E: Env>(shared: &Arc<Shared<E>>, target: &Target) -> Result
     stream_from(shared, &mut wire, &mut applier).await
 }
 
-async fn introduce<E: Env>(shared: &Arc<Shared<E>>, wire: &mut Wire<E::Stream>) -> Result<(), LinkEnd> {
+async fn introduce<E: Env>(
+    shared: &Arc<Shared<E>>,
+    target: &Target,
+    wire: &mut Wire<E::Stream>,
+) -> Result<(), LinkEnd> {
     let settings = shared.settings.load_full();
     wire.command(&[b"PING"]).await?;
     let answer = wire.line().await?;
@@ -141,9 +144,8 @@ async fn introduce<E: Env>(shared: &Arc<Shared<E>>, wire: &mut Wire<E::Stream>) 
         replconf(wire, &[b"REPLCONF", b"ip-address", ip.as_bytes()]).await?;
     }
     replconf(wire, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await?;
-    let me = shared.view.load_full().map(|view| view.myself);
-    if let Some(me) = me {
-        let (node, generation) = (me.to_string(), shared.replication.generation().to_string());
+    if let Some(node) = target.node {
+        let (node, generation) = (node.to_string(), target.generation.to_string());
         replconf(wire, &[b"REPLCONF", b"shoal-node", node.as_bytes(), generation.as_bytes()]).await?;
     }
     Ok(())
@@ -182,8 +184,9 @@ async fn sync<E: Env>(shared: &Arc<Shared<E>>, wire: &mut Wire<E::Stream>) -> Re
     }
     let answer = wire.line().await?;
     let words: Vec<&str> = answer.split_whitespace().collect();
-    let db = shared.replication.stream_db.load(Ordering::Acquire);
-    let mut applier = Applier::new(shared.clone(), db);
+    let mut applier = Applier::new(shared.clone());
+    let db = shared.state.stream_db.load(Ordering::Relaxed);
+    assert!(applier.select(db as u16), "the database was selected before");
     match words[..] {
         ["+CONTINUE"] => {}
         ["+CONTINUE", replid] => {
@@ -236,15 +239,17 @@ async fn stream_from<E: Env>(
     wire: &mut Wire<E::Stream>,
     applier: &mut Applier<E>,
 ) -> Result<(), LinkEnd> {
-    let mut ack_due = tokio::time::Instant::now();
+    let (mut ack_due, mut is_asked) = (tokio::time::Instant::now(), false);
     loop {
         let bytes = wire.take();
         if !bytes.is_empty() {
             shared.counters.net_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            applier.feed(&bytes).map_err(LinkEnd::Protocol)?;
+            let result = applier.push(&bytes, &mut |unit| is_asked |= relay(shared, unit));
+            applier.publish_stats();
+            result.map_err(|error| LinkEnd::Protocol(error.to_string()))?;
             shared.replication.state().link.last_io = Some(shared.env.now().mono);
         }
-        if applier.take_ack_request() || tokio::time::Instant::now() >= ack_due {
+        if std::mem::take(&mut is_asked) || tokio::time::Instant::now() >= ack_due {
             acknowledge(shared, wire).await?;
             ack_due = tokio::time::Instant::now() + ACK_EVERY;
         }
@@ -259,6 +264,18 @@ async fn stream_from<E: Env>(
             filled = wire.fill() => drop(filled?),
             () = tokio::time::sleep_until(ack_due) => {}
         }
+    }
+}
+
+/// Appends what was carried out to our own feed, inside the gate. True: the primary wants an acknowledgement.
+fn relay<E: Env>(shared: &Shared<E>, unit: &Applied<'_>) -> bool {
+    shared.feed.append_stream(unit.raw, unit.slot, unit.db);
+    shared.state.stream_db.store(unit.db_after.into(), Ordering::Relaxed);
+    match unit.link_command {
+        Some([name, what, ..]) => {
+            name.eq_ignore_ascii_case(b"replconf") && what.eq_ignore_ascii_case(b"getack")
+        }
+        _ => false,
     }
 }
 

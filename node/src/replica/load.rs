@@ -3,10 +3,10 @@
 //! Invariant: from the first dropped key to the last loaded one the node has no history: when that is cut off, what
 //! was loaded is dropped as well, and the next sync is a full one.
 
-use super::apply::Applier;
 use super::wire::{LinkEnd, Wire};
 use super::{LinkStage, ReplicationState};
 use crate::env::Env;
+use crate::persist::Applier;
 use crate::shared::Shared;
 use proto::{Mono, Offset, ReplId, Slot};
 use std::sync::Arc;
@@ -25,15 +25,14 @@ const MARK_BYTES: usize = 40;
 
 /// While a snapshot is loaded. Dropped before its end, it leaves an empty keyspace.
 struct Loading<'a, E: Env> {
-    shared: &'a Arc<Shared<E>>,
-    applier: &'a mut Applier<E>,
+    shared: &'a Shared<E>,
     is_done: bool,
 }
 
 impl<E: Env> Drop for Loading<'_, E> {
     fn drop(&mut self) {
         if !self.is_done {
-            self.applier.drop_data();
+            self.shared.flush_all();
         }
         self.shared.state.is_loading.store(false, Ordering::Release);
     }
@@ -63,11 +62,14 @@ pub async fn receive<E: Env>(
     shared.replication.next_turn();
     shared.state.is_loading.store(true, Ordering::Release);
     tracing::info!("MASTER <-> REPLICA sync: Flushing old data");
-    applier.drop_data();
-    let mut loading = Loading { shared, applier, is_done: false };
+    shared.flush_all();
+    let mut loading = Loading { shared, is_done: false };
     tracing::info!("MASTER <-> REPLICA sync: Loading DB in memory");
     let (keys, db) = load(shared, wire, &length).await?;
-    loading.applier.select(db);
+    if !applier.select(db) {
+        return Err(LinkEnd::Protocol(format!("the stream has a database {db}, we do not")));
+    }
+    shared.state.stream_db.store(db.into(), Ordering::Relaxed);
     {
         let mut state = shared.replication.state();
         state.history.replace(replid);

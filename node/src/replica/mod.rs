@@ -5,7 +5,6 @@
 //! gate closed is therefore the state at the feed's end.
 //! Invariant: when the history gets another name or begins anew, all replicas of this node are made to ask again.
 
-mod apply;
 mod describe;
 mod link;
 mod load;
@@ -15,36 +14,34 @@ mod role;
 mod wait;
 mod wire;
 
-pub use apply::Applier;
 pub use describe::{Position, ReplicaView};
 pub use primary::{SyncRequest, serve};
 pub use role::{Target, follow, follow_closed, lead, lead_closed, target};
-pub use wait::wait_for_replicas;
+pub use wait::{ask_for_acks, wait_for_replicas};
 
 use crate::env::Env;
 use crate::shared::Shared;
-use proto::{Mono, NodeId, Offset, ReplId};
+use proto::{Epoch, Mono, NodeId, Offset, ReplId};
 use replication::acks::Acks;
 use replication::history::History;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 /// What both sides of replication share, and what INFO and ROLE show.
 pub struct ReplicationState {
     state: Mutex<State>,
     /// Raised when the history changes its name or begins anew: links to replicas of the number before end.
     turn: AtomicU64,
-    /// Database that the stream of the primary has selected at the feed's end; changed inside the gate only.
-    stream_db: AtomicU16,
-    /// Generation of this node's data, which a cluster's replicas tell their primary.
-    generation: AtomicU64,
     /// For the link task: the primary to follow is another.
     target_changed: Notify,
     /// For the timer: a client waits.
     wait_added: Notify,
+    /// Full syncs that wait for a snapshot, and where the control thread finds them.
+    syncs: mpsc::UnboundedSender<payload::Job>,
+    syncs_inbox: Mutex<Option<payload::Inbox>>,
     /// Told whenever a replica acknowledged something or came or went; for one listener, the control loop.
     pub acknowledged: Notify,
 }
@@ -53,6 +50,8 @@ pub struct State {
     pub history: History,
     /// The data is that of the history up to the feed's end; not so in and after a full sync that did not finish.
     pub has_history: bool,
+    /// Epoch and offset that the node's data files ended with.
+    recovered: Option<(Epoch, Offset)>,
     pub info: ReplInfo,
     pub acks: Acks,
     /// By client id: those that sent PSYNC or SYNC.
@@ -133,6 +132,7 @@ impl ReplicationState {
         let state = State {
             history: History::new(replid),
             has_history: true,
+            recovered: None,
             info: ReplInfo::default(),
             acks: Acks::default(),
             replicas: BTreeMap::new(),
@@ -144,11 +144,12 @@ impl ReplicationState {
             lonely_since: None,
             last_ping: Mono(0),
         };
+        let (syncs, syncs_inbox) = mpsc::unbounded_channel();
         ReplicationState {
             state: Mutex::new(state),
+            syncs,
+            syncs_inbox: Mutex::new(Some(syncs_inbox)),
             turn: AtomicU64::new(0),
-            stream_db: AtomicU16::new(0),
-            generation: AtomicU64::new(0),
             target_changed: Notify::new(),
             wait_added: Notify::new(),
             acknowledged: Notify::new(),
@@ -165,8 +166,12 @@ impl ReplicationState {
     }
     /// Takes up the history that a snapshot or log was made of, so that replicas and primaries may go on from it.
     /// Before the node serves.
-    pub fn restore(&self, replid: ReplId) {
-        self.state().history = History::new(replid);
+    pub fn restore(&self, history: History) {
+        self.state().history = history;
+    }
+    /// Says what [`ReplicationState::recovered`] answers. Before the control loop starts.
+    pub fn set_recovered(&self, epoch: Epoch, offset: Offset) {
+        self.state().recovered = Some((epoch, offset));
     }
     /// CONFIG RESETSTAT.
     pub fn reset_stats(&self) {
@@ -186,14 +191,6 @@ impl ReplicationState {
             drop(state);
             self.acknowledged.notify_one();
         }
-    }
-
-    /// The generation of this node's data, set by the control loop; told to primaries from the next link on.
-    pub fn set_generation(&self, generation: u64) {
-        self.generation.store(generation, Ordering::Release);
-    }
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
     }
 
     fn turn(&self) -> u64 {
@@ -223,13 +220,13 @@ pub fn start<E: Env>(shared: &Arc<Shared<E>>) {
     if let Some((host, port)) = words.split_once(' ')
         && let Ok(port) = port.trim().parse()
     {
-        follow(shared, Some(Target { host: host.into(), port, node: None }));
+        follow(shared, Some(Target { host: host.into(), port, node: None, generation: 0 }));
     }
 }
 
 /// Background work and the link to the primary, for as long as the node lives.
 pub async fn run<E: Env>(shared: Arc<Shared<E>>) {
-    tokio::join!(rounds(&shared), link::run(&shared));
+    tokio::join!(rounds(&shared), link::run(&shared), payload::run(&shared));
 }
 
 /// Rounds of background work; waits of clients end in time.

@@ -1,110 +1,142 @@
-//! The snapshot that a full sync sends: the state at one feed offset, as RDB, a bounded piece at a time.
+//! Snapshots for full syncs. The control thread makes them; replicas that ask at about the same time share one, each
+//! sending it from its own worker.
 //!
-//! Invariant: the reader of the feed stands exactly where the snapshot was taken, since both are made with the gate
-//! closed; what it reads later is what the snapshot lacks.
+//! Invariant: a replica's reader of the feed stands exactly where its snapshot was taken, since both are made with the
+//! gate closed; what it reads later is what the snapshot lacks.
+//! A slow replica slows its snapshot down, but not the writers: once they would have to wait, bytes are buffered for
+//! it up to the replicas' output limit, and above that it is dropped.
 
 use super::Waker;
 use crate::env::Env;
-use crate::shared::Shared;
+use crate::persist::{SnapshotRequest, SnapshotSink, SnapshotStart, snapshot};
+use crate::shared::{Shared, throttle};
+use bytes::Bytes;
 use proto::ReplId;
 use replication::feed::{Keep, Reader};
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use storage::rdb::{Format, RdbWriter};
-use storage::{Keyspace, Snapshot, SnapshotOptions};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
 
-/// Bytes of RDB made at a time. Choice: some milliseconds of work, some system calls' worth of sending.
-const PIECE_BYTES: usize = 256 * 1024;
+/// Unsent bytes at which the snapshot waits for a replica. Choice: some times what a socket takes.
+const BUFFER_BYTES: u64 = 4 << 20;
+/// How often it is looked whether a replica took some.
+const LOOK: Duration = Duration::from_millis(2);
 
-/// See the module's head.
-pub struct Payload {
-    keyspace: Arc<Keyspace>,
-    snapshot: Arc<Snapshot>,
-    /// `None` while a piece is being made, and at the end.
-    writer: Option<RdbWriter>,
-    aux: Vec<(&'static str, String)>,
-    is_begun: bool,
+/// A replica that waits for a snapshot.
+pub struct Job {
+    wake: Arc<Waker>,
+    pieces: mpsc::UnboundedSender<Piece>,
+    unsent: Arc<AtomicU64>,
 }
 
-/// Begins a snapshot now, and a reader of what follows. `None`: another snapshot is under way.
-pub fn begin<E: Env>(shared: &Shared<E>, wake: Arc<Waker>) -> Option<(Payload, Reader, ReplId)> {
-    let settings = shared.settings();
-    let format =
-        Format { version: settings.rdb_version as u16, compress: settings.is_rdb_compressed, checksum: true };
-    let keyspace = shared.engine.keyspace.clone();
-    let closed = shared.engine.keyspace.gate().close();
-    let options = SnapshotOptions { format, ..SnapshotOptions::default() };
-    let snapshot = keyspace.begin_snapshot(options, &closed).ok()?;
-    let reader = shared.feed.attach_at_end(Keep::All, wake);
-    let replid = shared.replication.replid();
-    // Our own stream says SELECT next; a primary's goes on in the database it has selected.
-    let db = match shared.state.is_replica.load(Ordering::Relaxed) {
-        true => shared.replication.stream_db.load(Ordering::Acquire),
-        false => 0,
-    };
-    drop(closed);
-    let aux = vec![
-        ("redis-ver", crate::commands::info::REDIS_VERSION.to_string()),
-        ("redis-bits", usize::BITS.to_string()),
-        ("ctime", (shared.env.now().wall.0 / 1000).to_string()),
-        ("used-mem", keyspace.used_bytes().to_string()),
-        ("repl-stream-db", db.to_string()),
-        ("repl-id", replid.to_string()),
-        ("repl-offset", reader.position().to_string()),
-        ("aof-base", "0".to_string()),
-    ];
-    let writer = Some(RdbWriter::new(format));
-    let payload = Payload { keyspace, snapshot, writer, aux, is_begun: false };
-    Some((payload, reader, replid))
+/// Where the control thread finds replicas that wait.
+pub type Inbox = mpsc::UnboundedReceiver<Job>;
+
+/// What comes of a snapshot, in this order.
+pub enum Piece {
+    /// The reader stands at the snapshot's offset.
+    Begin {
+        reader: Reader,
+        replid: ReplId,
+    },
+    Bytes(Bytes),
+    End,
+}
+
+/// The replica's end. Dropping it says that the replica is gone.
+pub struct Payload {
+    pieces: mpsc::UnboundedReceiver<Piece>,
+    unsent: Arc<AtomicU64>,
+}
+
+impl Job {
+    /// `unsent` counts the bytes that wait to be sent.
+    pub fn new(wake: Arc<Waker>, unsent: Arc<AtomicU64>) -> (Job, Payload) {
+        let (sender, pieces) = mpsc::unbounded_channel();
+        (Job { wake, pieces: sender, unsent: unsent.clone() }, Payload { pieces, unsent })
+    }
+    fn is_gone(&self) -> bool {
+        self.pieces.is_closed()
+    }
 }
 
 impl Payload {
-    /// Bytes that wait for being sent because somebody changed what they belong to.
-    pub fn queued_bytes(&self) -> u64 {
-        self.snapshot.queued_bytes()
+    /// The next piece; `None` without [`Piece::End`] before: the snapshot failed.
+    pub async fn next(&mut self) -> Option<Piece> {
+        self.pieces.recv().await
     }
-
-    /// The next piece; `None` after the last. Made where it holds up nobody.
-    pub async fn next<E: Env>(&mut self, env: &E) -> Option<Vec<u8>> {
-        let mut writer = self.writer.take()?;
-        let mut out = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
-        if !std::mem::replace(&mut self.is_begun, true) {
-            let aux: Vec<(&[u8], &[u8])> =
-                self.aux.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-            writer.header(&aux, &mut out);
-        }
-        let (keyspace, snapshot) = (self.keyspace.clone(), self.snapshot.clone());
-        let (writer, out) = env.blocking(move || fill(&keyspace, &snapshot, writer, out)).await;
-        self.writer = writer;
-        Some(out)
+    /// Says that bytes were sent.
+    pub fn sent(&self, bytes: usize) {
+        self.unsent.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 }
 
-/// Fills `out`; the writer comes back unless the file is finished.
-fn fill(
-    keyspace: &Keyspace,
-    snapshot: &Snapshot,
-    mut writer: RdbWriter,
-    mut out: Vec<u8>,
-) -> (Option<RdbWriter>, Vec<u8>) {
-    while out.len() < PIECE_BYTES {
-        // In this order: what is walked after the look may have queued a block before it.
-        let is_walked = snapshot.is_walked();
-        match snapshot.next_block() {
-            Some(block) => writer.records(block.db, &block.records, &mut out),
-            None if is_walked => {
-                writer.finish(&mut out);
-                return (None, out);
+/// Makes snapshots for replicas, one after the other.
+pub(super) async fn run<E: Env>(shared: &Arc<Shared<E>>) {
+    let inbox = shared.replication.syncs_inbox.lock().ok().and_then(|mut inbox| inbox.take());
+    let mut inbox = inbox.expect("the task runs once");
+    while let Some(first) = inbox.recv().await {
+        let mut sink = Sink { shared, inbox: &mut inbox, jobs: vec![first] };
+        match snapshot(shared, &SnapshotRequest::default(), &mut sink).await {
+            Ok(done) => {
+                tracing::info!("Snapshot for replicas: {} keys, {} bytes", done.keys, done.bytes);
+                sink.jobs.iter().for_each(|job| drop(job.pieces.send(Piece::End)));
             }
-            None if snapshot.walk_next(keyspace) => {}
-            None => std::thread::yield_now(),
+            // Its jobs are dropped, which the links of its replicas notice.
+            Err(error) => tracing::warn!("Snapshot for replicas: {error}"),
         }
     }
-    (Some(writer), out)
 }
 
-impl Drop for Payload {
-    fn drop(&mut self) {
-        self.keyspace.end_snapshot(&self.snapshot);
+struct Sink<'a, E: Env> {
+    shared: &'a Arc<Shared<E>>,
+    inbox: &'a mut Inbox,
+    jobs: Vec<Job>,
+}
+
+impl<E: Env> SnapshotSink for Sink<'_, E> {
+    fn begin(&mut self, start: &SnapshotStart) {
+        // Whoever asked while another snapshot was under way joins in.
+        while let Ok(job) = self.inbox.try_recv() {
+            self.jobs.push(job);
+        }
+        let replid = self.shared.replication.replid();
+        self.jobs.retain(|job| {
+            let reader = self.shared.feed.attach(start.offset, Keep::All, job.wake.clone());
+            let reader = reader.expect("the feed's end is held while the gate is closed");
+            job.pieces.send(Piece::Begin { reader, replid }).is_ok()
+        });
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
+        for job in &self.jobs {
+            self.wait_for(job).await;
+        }
+        self.jobs.retain(|job| {
+            job.unsent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            job.pieces.send(Piece::Bytes(bytes.clone())).is_ok()
+        });
+        match self.jobs.is_empty() {
+            true => Err(io::Error::other("no replica is left that wants it")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl<E: Env> Sink<'_, E> {
+    /// Waits until the replica took enough, is gone, or writers would have to wait for it.
+    async fn wait_for(&self, job: &Job) {
+        let state = &self.shared.state;
+        loop {
+            let unsent = job.unsent.load(Ordering::Relaxed);
+            let is_urgent = state.throttle.load(Ordering::Relaxed) & throttle::SNAPSHOT != 0;
+            // The link counts what waits for it and ends when that is above the limit.
+            if job.is_gone() || unsent < BUFFER_BYTES || is_urgent {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! Invariant: nothing of a history reaches a replica after that history got another name: the turn is looked at after
 //! the bytes were taken from the feed and before they are sent.
 
-use super::payload::{self, Payload};
+use super::payload::{Job, Payload, Piece};
 use super::{Greeting, Replica, Stage, Waker, new_replid, wait};
 use crate::connection::Connection;
 use crate::env::Env;
@@ -17,6 +17,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -39,6 +40,7 @@ enum End {
     HistoryChanged,
     BytesGone,
     RdbSent,
+    SnapshotFailed,
     Io(std::io::Error),
     Nonsense(String),
 }
@@ -52,6 +54,7 @@ impl fmt::Display for End {
             End::OverLimit(bytes) => write!(f, "{bytes} bytes behind, above the limit"),
             End::HistoryChanged => f.write_str("the replication history changed"),
             End::BytesGone => f.write_str("what it needs is not held any more"),
+            End::SnapshotFailed => f.write_str("the snapshot failed"),
             End::RdbSent => f.write_str("the RDB transfer is complete"),
             End::Io(error) => error.fmt(f),
             End::Nonsense(what) => write!(f, "it sent {what}"),
@@ -71,9 +74,10 @@ struct Link<'a, E: Env> {
     last_sent: Cell<Mono>,
     is_online: Cell<bool>,
     first_ack: Notify,
-    /// Bytes that wait for this replica: of the snapshot and of the feed behind its reader.
+    /// Where its reader of the feed stands.
     position: Cell<Option<u64>>,
-    queued: Cell<u64>,
+    /// Bytes of its snapshot that wait to be sent.
+    unsent: Arc<AtomicU64>,
     soft_since: Cell<Option<Mono>>,
 }
 
@@ -116,7 +120,7 @@ pub async fn serve<E: Env>(shared: &Arc<Shared<E>>, connection: &Rc<Connection<E
         is_online: Cell::new(false),
         first_ack: Notify::new(),
         position: Cell::new(None),
-        queued: Cell::new(0),
+        unsent: Arc::default(),
         soft_since: Cell::new(None),
     };
     tracing::info!("Replica {} asks for synchronization", link.name);
@@ -222,10 +226,7 @@ impl<E: Env> Link<'_, E> {
         wait::answer(self.shared, finished);
         self.shared.replication.acknowledged.notify_one();
         self.first_ack.notify_one();
-        self.connection
-            .client
-            .last_active_ms
-            .store(self.shared.env.now().wall.0, std::sync::atomic::Ordering::Relaxed);
+        self.connection.client.last_active_ms.store(self.shared.env.now().wall.0, Ordering::Relaxed);
     }
 
     fn check(&self) -> Result<(), End> {
@@ -243,8 +244,8 @@ impl<E: Env> Link<'_, E> {
             return Err(End::HistoryChanged);
         }
         let lag = self.position.get().map_or(0, |p| self.shared.feed.end().0.saturating_sub(p));
-        let bytes = lag + self.queued.get();
-        self.connection.client.output_bytes.store(bytes as usize, std::sync::atomic::Ordering::Relaxed);
+        let bytes = lag + self.unsent.load(Ordering::Relaxed);
+        self.connection.client.output_bytes.store(bytes as usize, Ordering::Relaxed);
         let limit = settings.output_limits[1];
         // Redis: a limit below the backlog's size would close links that cost nothing.
         let backlog = settings.backlog_bytes as u64;
@@ -326,7 +327,6 @@ impl<E: Env> Link<'_, E> {
             false => self.send_with_length(&mut payload).await?,
         }
         drop(payload);
-        self.queued.set(0);
         if self.greeting.is_rdb_only {
             return Err(End::RdbSent);
         }
@@ -338,18 +338,34 @@ impl<E: Env> Link<'_, E> {
         Ok(reader)
     }
 
-    /// Begins a snapshot as soon as no other is under way; says meanwhile that we live.
+    /// Waits for the snapshot; says meanwhile that we live.
     async fn begin(&self) -> Result<(Payload, Reader, ReplId), End> {
-        const PAUSE: Duration = Duration::from_millis(20);
         const NEWLINE_EVERY: Duration = Duration::from_secs(1);
+        let (job, mut payload) = Job::new(self.wake.clone(), self.unsent.clone());
+        // Without the control thread the node is going down.
+        self.shared.replication.syncs.send(job).map_err(|_| End::Killed)?;
         loop {
-            if let Some(begun) = payload::begin(self.shared, self.wake.clone()) {
-                return Ok(begun);
+            tokio::select! {
+                biased;
+                piece = payload.next() => return match piece {
+                    Some(Piece::Begin { reader, replid }) => Ok((payload, reader, replid)),
+                    _ => Err(End::SnapshotFailed),
+                },
+                () = tokio::time::sleep(NEWLINE_EVERY) => {
+                    if self.request.is_psync {
+                        self.write(b"\n").await?;
+                    }
+                }
             }
-            if self.request.is_psync && self.now().since(self.last_sent.get()) > NEWLINE_EVERY {
-                self.write(b"\n").await?;
-            }
-            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The next bytes of the snapshot; `None` behind its end.
+    async fn piece(&self, payload: &mut Payload) -> Result<Option<bytes::Bytes>, End> {
+        match payload.next().await {
+            Some(Piece::Bytes(bytes)) => Ok(Some(bytes)),
+            Some(Piece::End) => Ok(None),
+            Some(Piece::Begin { .. }) | None => Err(End::SnapshotFailed),
         }
     }
 
@@ -364,10 +380,9 @@ impl<E: Env> Link<'_, E> {
             self.write(&out).await?;
             return self.write(mark.as_bytes()).await;
         }
-        while let Some(piece) = payload.next(&self.shared.env).await {
-            self.queued.set(payload.queued_bytes());
-            self.check()?;
+        while let Some(piece) = self.piece(payload).await? {
             self.write(&piece).await?;
+            payload.sent(piece.len());
         }
         self.write(mark.as_bytes()).await
     }
@@ -378,9 +393,8 @@ impl<E: Env> Link<'_, E> {
         let file = TemporaryFile { path: format!("temp-repl-{}.rdb", self.connection.id), disk: env.disk() };
         let (disk, path) = (env.disk(), file.path.clone());
         let mut writer = env.blocking(move || disk.create(&path)).await.map_err(End::Io)?;
-        while let Some(piece) = payload.next(env).await {
-            self.queued.set(payload.queued_bytes());
-            self.check()?;
+        while let Some(piece) = self.piece(payload).await? {
+            let len = piece.len();
             let (back, result) = env
                 .blocking(move || {
                     let result = writer.write(&piece);
@@ -389,13 +403,13 @@ impl<E: Env> Link<'_, E> {
                 .await;
             writer = back;
             result.map_err(End::Io)?;
+            payload.sent(len);
             if self.request.is_psync {
                 self.write(b"\n").await?;
             }
         }
         let len = writer.len();
         drop(writer);
-        self.queued.set(0);
         self.write(format!("${len}\r\n").as_bytes()).await?;
         let mut at = 0;
         while at < len {
@@ -460,7 +474,7 @@ impl<E: Env> Link<'_, E> {
         })
         .await?;
         let net_out = &self.shared.counters.net_out;
-        net_out.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        net_out.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 }

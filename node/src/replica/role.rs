@@ -15,8 +15,9 @@ use std::sync::atomic::Ordering;
 pub struct Target {
     pub host: String,
     pub port: u16,
-    /// In a cluster: which node it is.
+    /// In a cluster: who we are, and the generation of our data; the primary is told.
     pub node: Option<NodeId>,
+    pub generation: u64,
 }
 
 /// Makes this node a replica of `target`; `None`: a replica that does not know yet of whom. Does nothing if it is so

@@ -27,13 +27,17 @@ pub fn wait_for_replicas<E: Env>(
     let now = shared.env.now().mono;
     let deadline = (timeout_ms > 0).then(|| now + Duration::from_millis(timeout_ms));
     state.acks.wait(client, offset, needed, deadline);
-    let has_replicas = !state.replicas.is_empty();
     drop(state);
     shared.replication.wait_added.notify_one();
-    if has_replicas {
+    ask_for_acks(shared);
+    None
+}
+
+/// Asks all replicas to acknowledge what they have, sooner than they would by themselves.
+pub fn ask_for_acks<E: Env>(shared: &Shared<E>) {
+    if !shared.replication.state().replicas.is_empty() {
         append(shared, &[b"REPLCONF", b"GETACK", b"*"]);
     }
-    None
 }
 
 /// Tells clients how many replicas have what they wrote.

@@ -1,0 +1,211 @@
+//! The bus: TCP links between nodes that carry frames. A link is opened when there is something to send and carries one
+//! way; the receiver answers on it only with how many frames it has got, so that a link which swallows bytes is noticed
+//! and replaced. Frames may be lost with a link; the protocols above expect that.
+
+use crate::env::Env;
+use gossip::Packet;
+use gossip::topology::ClusterId;
+use gossip::wire::{self, FrameError, KIND_CONTROL, KIND_DATA};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+
+/// Frames that wait for one link; more are dropped.
+const QUEUE_FRAMES_MAX: usize = 4096;
+/// Frames that wait for the control loop; then links are not read.
+const INBOUND_MAX: usize = 8192;
+/// A link that carried nothing for so long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What came in.
+pub enum Inbound {
+    Packet { from_ip: String, packet: Box<Packet> },
+    Data { cluster: ClusterId, body: Vec<u8> },
+}
+
+/// See the module's head.
+pub struct Bus<E: Env> {
+    env: E,
+    secret: Option<Vec<u8>>,
+    /// Longest time that a frame may go without being acknowledged.
+    silence: Duration,
+    links: RefCell<BTreeMap<(String, u16), mpsc::Sender<Rc<Vec<u8>>>>>,
+    inbound: mpsc::Sender<Inbound>,
+    pub sent: Cell<u64>,
+    pub received: Cell<u64>,
+}
+
+impl<E: Env> Bus<E> {
+    pub fn new(env: E, secret: &str, silence: Duration) -> (Rc<Bus<E>>, mpsc::Receiver<Inbound>) {
+        let (inbound, receiver) = mpsc::channel(INBOUND_MAX);
+        let bus = Bus {
+            env,
+            secret: (!secret.is_empty()).then(|| secret.as_bytes().to_vec()),
+            silence,
+            links: RefCell::default(),
+            inbound,
+            sent: Cell::new(0),
+            received: Cell::new(0),
+        };
+        (Rc::new(bus), receiver)
+    }
+
+    pub fn encode(&self, packet: &Packet) -> Rc<Vec<u8>> {
+        Rc::new(wire::encode(packet, self.secret.as_deref()))
+    }
+    /// A frame of the node's own kind.
+    pub fn encode_data(&self, cluster: ClusterId, body: &[u8]) -> Rc<Vec<u8>> {
+        Rc::new(wire::encode_body(KIND_DATA, cluster, body, self.secret.as_deref()))
+    }
+
+    /// Queues a frame for an address; dropped when too many wait already.
+    pub fn send(self: &Rc<Self>, ip: &str, port: u16, frame: Rc<Vec<u8>>) {
+        if ip.is_empty() || port == 0 {
+            return;
+        }
+        self.sent.set(self.sent.get() + 1);
+        let key = (ip.to_string(), port);
+        let mut links = self.links.borrow_mut();
+        let is_open = links.get(&key).is_some_and(|l| !l.is_closed());
+        if !is_open {
+            let (queue, frames) = mpsc::channel(QUEUE_FRAMES_MAX);
+            links.insert(key.clone(), queue);
+            tokio::task::spawn_local(self.clone().run_link(key.clone(), frames));
+        }
+        let _ = links[&key].try_send(frame);
+    }
+
+    /// Addresses with an open link.
+    pub fn addresses(&self) -> Vec<(String, u16)> {
+        self.links.borrow().iter().filter(|(_, l)| !l.is_closed()).map(|(a, _)| a.clone()).collect()
+    }
+
+    async fn run_link(self: Rc<Self>, key: (String, u16), mut frames: mpsc::Receiver<Rc<Vec<u8>>>) {
+        let connect = tokio::time::timeout(self.silence, self.env.connect(&key.0, key.1)).await;
+        let Ok(Ok(stream)) = connect else {
+            // What waits is stale by the time the peer is back. Closing the queue makes the next send try again.
+            frames.close();
+            return;
+        };
+        let (reader, writer) = tokio::io::split(stream);
+        let progress = Rc::new(Progress::default());
+        let acks = tokio::task::spawn_local(read_acks(reader, progress.clone()));
+        self.write_frames(&mut frames, writer, &progress).await;
+        frames.close();
+        acks.abort();
+    }
+
+    async fn write_frames(
+        &self,
+        frames: &mut mpsc::Receiver<Rc<Vec<u8>>>,
+        mut writer: WriteHalf<E::Stream>,
+        progress: &Progress,
+    ) {
+        let mut sent = 0u64;
+        let (mut seen, mut silent_since) = (0u64, self.env.now().mono);
+        let mut idle_since = self.env.now().mono;
+        loop {
+            let next = tokio::time::timeout(self.silence / 4, frames.recv()).await;
+            let now = self.env.now().mono;
+            if progress.acked.get() != seen || sent == seen {
+                (seen, silent_since) = (progress.acked.get(), now);
+            }
+            if progress.is_closed.get() || sent > seen && now.since(silent_since) > self.silence {
+                return;
+            }
+            match next {
+                Ok(None) => return,
+                Ok(Some(frame)) => {
+                    idle_since = now;
+                    let write = tokio::time::timeout(self.silence, writer.write_all(&frame)).await;
+                    if !matches!(write, Ok(Ok(()))) {
+                        return;
+                    }
+                    sent += 1;
+                }
+                Err(_) if now.since(idle_since) > IDLE => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Accepts links for as long as the node lives.
+    pub async fn accept(self: Rc<Self>, listener: E::Listener) {
+        loop {
+            match self.env.accept(&listener).await {
+                Ok((socket, peer, _)) => {
+                    let Ok(stream) = self.env.adopt(socket) else { continue };
+                    let ip = peer.ip().to_canonical().to_string();
+                    tokio::task::spawn_local(self.clone().read_link(stream, ip));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    async fn read_link(self: Rc<Self>, stream: E::Stream, from_ip: String) {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let (mut buf, mut count) = (Vec::new(), 0u64);
+        loop {
+            let before = count;
+            loop {
+                match wire::decode_body(&buf, self.secret.as_deref()) {
+                    Err(FrameError::Incomplete) => break,
+                    Err(error) => {
+                        tracing::warn!(from = %from_ip, ?error, "cluster bus: link closed, its bytes are not ours");
+                        return;
+                    }
+                    Ok((header, body, used)) => {
+                        count += 1;
+                        self.received.set(self.received.get() + 1);
+                        let inbound = match header.kind {
+                            KIND_CONTROL => match wire::decode(&header, body) {
+                                Ok(packet) => {
+                                    Inbound::Packet { from_ip: from_ip.clone(), packet: Box::new(packet) }
+                                }
+                                Err(error) => {
+                                    tracing::warn!(from = %from_ip, ?error, "cluster bus: bad packet");
+                                    return;
+                                }
+                            },
+                            _ => Inbound::Data { cluster: header.cluster, body: body.to_vec() },
+                        };
+                        buf.drain(..used);
+                        if self.inbound.send(inbound).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+            if count != before {
+                let ack = tokio::time::timeout(self.silence, writer.write_all(&count.to_le_bytes())).await;
+                if !matches!(ack, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            let mut chunk = [0u8; 16 * 1024];
+            // An idle link is closed by its sender first.
+            match tokio::time::timeout(IDLE * 2, reader.read(&mut chunk)).await {
+                Ok(Ok(n)) if n > 0 => buf.extend_from_slice(&chunk[..n]),
+                _ => return,
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Progress {
+    acked: Cell<u64>,
+    is_closed: Cell<bool>,
+}
+
+async fn read_acks<S: tokio::io::AsyncRead>(mut reader: ReadHalf<S>, progress: Rc<Progress>) {
+    let mut ack = [0u8; 8];
+    while reader.read_exact(&mut ack).await.is_ok() {
+        progress.acked.set(u64::from_le_bytes(ack));
+    }
+    progress.is_closed.set(true);
+}

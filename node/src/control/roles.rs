@@ -1,0 +1,143 @@
+//! What a topology means for this node's data: follow a primary or lead, pause slots that leave, hand over.
+
+use crate::env::Env;
+use crate::replica;
+use crate::shared::Shared;
+use gossip::{Core, Event, Topology};
+use proto::{Epoch, Mono, NodeId, Now, Offset, Slot, SlotRange};
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use storage::Ownership;
+
+/// A hand-over whose writes have stopped.
+struct Draining {
+    to: Option<NodeId>,
+    deadline: Mono,
+}
+
+/// See the module's head.
+pub struct Roles<E: Env> {
+    shared: Arc<Shared<E>>,
+    /// The primary that is followed and the epoch of its tenure.
+    followed: Option<(NodeId, Epoch)>,
+    /// Epoch of the stream that our copy comes from.
+    stream_epoch: Epoch,
+    paused: RefCell<Vec<SlotRange>>,
+    draining: Option<Draining>,
+}
+
+impl<E: Env> Roles<E> {
+    pub fn new(shared: Arc<Shared<E>>) -> Roles<E> {
+        let stream_epoch = shared.replication.recovered().map_or(Epoch(0), |(epoch, _)| epoch);
+        Roles { shared, followed: None, stream_epoch, paused: RefCell::default(), draining: None }
+    }
+
+    /// Takes up the role that a new version gives this node.
+    pub fn adopt(&mut self, core: &Core, topology: &Arc<Topology>) {
+        let Some(shard) = topology.shard_of(core.id()) else { return };
+        if shard.primary.node == core.id() {
+            if core.tenure().is_some() {
+                if self.followed.take().is_some() || self.stream_epoch != shard.epoch {
+                    replica::lead(&self.shared);
+                }
+                self.stream_epoch = shard.epoch;
+            }
+            self.end_drain_if_over(core);
+            return;
+        }
+        self.draining = None;
+        self.shared.state.is_paused.store(false, Ordering::Relaxed);
+        let primary = (shard.primary.node, shard.epoch);
+        let Some(member) = topology.member(shard.primary.node) else { return };
+        if self.followed != Some(primary) {
+            self.followed = Some(primary);
+        }
+        let target = replica::Target {
+            host: member.address.ip.clone(),
+            port: member.address.port,
+            node: Some(core.id()),
+            generation: core.generation().0,
+        };
+        replica::follow(&self.shared, Some(target));
+    }
+
+    fn end_drain_if_over(&mut self, core: &Core) {
+        if self.draining.is_none() && core.tenure().is_some() {
+            self.shared.state.is_paused.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// How far our copy reaches.
+    pub fn position(&self, core: &Core) -> (Epoch, Offset) {
+        let is_synced = self.shared.state.is_link_up.load(Ordering::Relaxed);
+        let epoch = match self.followed {
+            Some((_, epoch)) if is_synced => epoch,
+            _ => self.stream_epoch,
+        };
+        let _ = core;
+        (epoch, self.shared.feed.end())
+    }
+
+    /// What has come to an end since the last look.
+    pub fn poll(&mut self, core: &Core, now: Now) -> Vec<Event> {
+        if let Some((_, epoch)) = self.followed
+            && self.shared.state.is_link_up.load(Ordering::Relaxed)
+        {
+            self.stream_epoch = epoch;
+        }
+        let Some(draining) = &self.draining else { return Vec::new() };
+        let end = self.shared.feed.end().0;
+        let matched = self.shared.replication.matched(end);
+        let candidate = match draining.to {
+            Some(to) => matched.iter().find(|(node, _)| *node == to).copied(),
+            None => matched.first().copied(),
+        };
+        let _ = core;
+        if let Some((to, generation)) = candidate {
+            self.draining = None;
+            return vec![Event::Drained { to, generation: proto::Generation(generation) }];
+        }
+        if now.mono >= draining.deadline {
+            self.draining = None;
+            self.shared.state.is_paused.store(false, Ordering::Relaxed);
+            return vec![Event::DrainFailed];
+        }
+        Vec::new()
+    }
+
+    /// Stops writes until a replica has everything.
+    pub fn drain(&mut self, to: Option<NodeId>, now: Mono) {
+        // Redis: a manual failover gives up after five seconds.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        self.shared.state.is_paused.store(true, Ordering::SeqCst);
+        // Nobody is in the middle of a batch any more once the gate was closed.
+        drop(self.shared.engine.keyspace.gate().close());
+        self.draining = Some(Draining { to, deadline: now + PATIENCE });
+        replica::ask_for_acks(&self.shared);
+    }
+
+    /// Pauses the slots that the core is giving up, and serves again those that it keeps.
+    pub fn publish_slots(&self, core: &Core) {
+        let stopped = core.stopped_slots();
+        let mut paused = self.paused.borrow_mut();
+        if *paused == stopped {
+            return;
+        }
+        let is_in = |ranges: &[SlotRange], slot: Slot| ranges.iter().any(|r| r.contains(slot));
+        for slot in paused.iter().chain(stopped).flat_map(|r| r.iter()) {
+            let (was, is) = (is_in(&paused, slot), is_in(stopped, slot));
+            if was != is {
+                let mut guard = self.shared.engine.keyspace.lock_wait(slot);
+                guard.state_mut().ownership = if is { Ownership::Paused } else { Ownership::Serving };
+            }
+        }
+        *paused = stopped.to_vec();
+    }
+}
+
+/// Listens on the bus port of every address that clients may use.
+pub async fn listen<E: Env>(shared: &Shared<E>, port: u16) -> Result<Vec<E::Listener>, String> {
+    crate::node::listen_on(shared, port).await
+}
