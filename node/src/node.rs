@@ -75,6 +75,8 @@ pub async fn run_until<E: Env>(
         tokio::task::spawn_local(accept(shared.clone(), listener));
     }
     tokio::task::spawn_local(sample(shared.clone()));
+    crate::replica::start(&shared);
+    tokio::task::spawn_local(crate::replica::run(shared.clone()));
     if shared.settings().is_cluster {
         tokio::task::spawn_local(control(shared.clone(), control_inbox));
         tokio::task::spawn_local(crate::migrate::run(shared.clone()));

@@ -567,6 +567,10 @@ impl<E: Env> Worker<E> {
         let mut host = NodeHost { worker: self, connection, setting, is_exclusive: false };
         let Core { local, gate, out, .. } = core;
         let inside = gate.enter_wait();
+        if setting.status.is_replica != self.shared.state.is_replica.load(Ordering::Relaxed) {
+            // The role changed, with the gate closed, since the batch began: what was true for it is no more.
+            return Outcome::Busy(Slot::default());
+        }
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
         let outcome = execute(&mut turn, &mut session, resolved.clone(), &args, Some(raw), out);
         drop(inside);
@@ -822,6 +826,9 @@ impl<E: Env> Worker<E> {
         let Core { local, gate, expire_cursor, .. } = &mut *core;
         let mut host = crate::host::RoundHost { shared: &self.shared };
         let _inside = gate.enter_wait();
+        if self.shared.state.is_replica.load(Ordering::Relaxed) {
+            return;
+        }
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
         let (cursor, _) =
             engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, share, KEYS_PER_ROUND_MAX);

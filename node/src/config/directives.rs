@@ -370,6 +370,10 @@ pub static DIRECTIVES: &[Directive] = &[
     d("repl-diskless-sync-max-replicas", Int(0, I32), "0", Any, "Accepted for compatibility."),
     d("repl-ping-replica-period", Int(1, I32), "10", Any, "Seconds between the primary's pings."),
     d("repl-timeout", Int(1, I32), "60", Any, "Seconds after which a silent replication link is closed."),
+    aliased(
+        "slaveof",
+        d("replicaof", Words, "", AtStart, "Host and port of the primary; empty: be a primary."),
+    ),
     d("requirepass", Text, "", Any, "Password of the default user."),
     d(
         "sanitize-dump-payload",

@@ -236,7 +236,7 @@ impl File {
         let mut writer = RdbWriter::new(*active.snapshot.format());
         let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
         let text = |n: u64| n.to_string().into_bytes();
-        let replid = shared.replication.state().replid.to_string();
+        let replid = shared.replication.replid().to_string();
         let mut aux: Vec<(&[u8], Vec<u8>)> = vec![
             (b"redis-ver", crate::commands::info::REDIS_VERSION.into()),
             (b"redis-bits", text(usize::BITS as u64)),

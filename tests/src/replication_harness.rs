@@ -1,0 +1,170 @@
+//! Processes and clients for the tests of replication: starts servers, speaks RESP, waits by looking again.
+
+use proto::resp::{Value, decode, encode_command};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest time anything may take here.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server process with a folder of its own. Killed when dropped.
+pub struct Server {
+    child: Child,
+    pub port: u16,
+    dir: PathBuf,
+}
+
+/// The server of this build.
+fn shoal() -> PathBuf {
+    let exe = std::env::current_exe().expect("the test knows where it is");
+    let target = exe.parent().and_then(Path::parent).expect("a folder of the build");
+    let server = target.join("shoal-server");
+    if !server.exists() {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let status = Command::new(cargo).args(["build", "-p", "node"]).status();
+        assert!(status.is_ok_and(|s| s.success()), "the server can be built");
+    }
+    server
+}
+
+/// A port that nobody uses now.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+impl Server {
+    pub fn shoal(args: &[&str]) -> Server {
+        let mut all = vec!["--enable-debug-command", "yes", "--workers", "2"];
+        all.extend(args);
+        Server::start(&shoal(), &all)
+    }
+    /// A stock Redis, if there is one on this machine.
+    pub fn redis(args: &[&str]) -> Option<Server> {
+        let path = Path::new("/usr/bin/redis-server");
+        let mut all = vec!["--save", "", "--enable-debug-command", "yes"];
+        all.extend(args);
+        path.exists().then(|| Server::start(path, &all))
+    }
+
+    fn start(program: &Path, args: &[&str]) -> Server {
+        let port = free_port();
+        let dir = std::env::temp_dir().join(format!("shoal-replication-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder for the server");
+        let log = std::fs::File::create(dir.join("log")).expect("a log");
+        let child = Command::new(program)
+            .args(["--port", &port.to_string(), "--dir"])
+            .arg(&dir)
+            .args(args)
+            .stdout(Stdio::from(log))
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the server starts");
+        let server = Server { child, port, dir };
+        eventually("the server answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        server
+    }
+
+    pub fn client(&self) -> Client {
+        Client::to(self.port)
+    }
+    pub fn run(&self, command: &str) -> String {
+        self.client().run(command)
+    }
+    pub fn replicate(&self, primary: &Server) {
+        assert_eq!(self.run(&format!("REPLICAOF 127.0.0.1 {}", primary.port)), "OK");
+    }
+    /// A field of INFO; empty if it is not there.
+    pub fn info(&self, field: &str) -> String {
+        let text = self.run("INFO everything");
+        let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_string()
+    }
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+    /// Waits until this replica has everything of its primary.
+    pub fn catch_up(&self, primary: &Server) {
+        let what = || {
+            let (up, mine) = (self.info("master_link_status"), self.info("master_repl_offset"));
+            up == "up" && mine == primary.info("master_repl_offset")
+        };
+        eventually_or("the replica has everything", what, || {
+            format!("{}\n---\n{}", primary.log(), self.log())
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Looks again until `what` holds.
+pub fn eventually(name: &str, what: impl FnMut() -> bool) {
+    eventually_or(name, what, String::new);
+}
+
+pub fn eventually_or(name: &str, mut what: impl FnMut() -> bool, explain: impl Fn() -> String) {
+    let start = Instant::now();
+    while !what() {
+        assert!(start.elapsed() < PATIENCE, "never came true: {name}\n{}", explain());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A connection that speaks RESP2.
+pub struct Client {
+    stream: TcpStream,
+    input: Vec<u8>,
+}
+
+impl Client {
+    pub fn to(port: u16) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+        stream.set_nodelay(true).expect("no delay");
+        Client { stream, input: Vec::new() }
+    }
+
+    /// Sends words separated by spaces; the reply as text, elements of arrays separated by spaces.
+    pub fn run(&mut self, command: &str) -> String {
+        self.send(&command.split(' ').collect::<Vec<_>>());
+        self.receive()
+    }
+    pub fn send(&mut self, args: &[&str]) {
+        let mut bytes = Vec::new();
+        encode_command(args, &mut bytes);
+        self.stream.write_all(&bytes).expect("the server reads");
+    }
+    pub fn receive(&mut self) -> String {
+        loop {
+            if let Some((value, used)) = decode(&self.input).expect("the server speaks RESP") {
+                self.input.drain(..used);
+                return text(&value);
+            }
+            let mut buf = [0; 65536];
+            let n = self.stream.read(&mut buf).expect("an answer in time");
+            assert!(n > 0, "the server closed the connection");
+            self.input.extend_from_slice(&buf[..n]);
+        }
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Error(text) => text.clone(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(" "),
+        value => match (value.as_bytes(), value.as_int()) {
+            (Some(bytes), _) => String::from_utf8_lossy(bytes).into_owned(),
+            (None, Some(n)) => n.to_string(),
+            _ => "(nil)".into(),
+        },
+    }
+}
