@@ -139,6 +139,7 @@ pub fn start<E: Env>(
     };
     if is_complete.get() {
         log.open_gate();
+        shared.persist.status().is_log_complete = true;
     }
     tokio::task::spawn_local(async move { ended(log.run(begin).await) });
     LogHandle { orders, is_complete }
@@ -152,6 +153,7 @@ impl<E: Env> Log<E> {
         };
         self.shared.state.set_throttle(throttle::LOG, false);
         self.shared.state.log_synced.store(0, Ordering::Relaxed);
+        self.shared.persist.status().is_log_complete = false;
         end
     }
 
@@ -448,6 +450,7 @@ impl<E: Env> Log<E> {
         self.is_complete.set(true);
         self.set_failing(false);
         self.open_gate();
+        self.shared.persist.status().is_log_complete = true;
         Ok(())
     }
 }

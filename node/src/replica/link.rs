@@ -6,8 +6,8 @@ use super::load;
 use super::wire::{LinkEnd, Wire};
 use super::{LinkStage, Target};
 use crate::env::Env;
-use crate::persist::{Applied, Applier, PersistRequest};
-use crate::shared::{Shared, Ticket};
+use crate::persist::{Applied, Applier};
+use crate::shared::Shared;
 use proto::{Offset, ReplId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -201,7 +201,6 @@ async fn sync<E: Env>(shared: &Arc<Shared<E>>, wire: &mut Wire<E::Stream>) -> Re
             set_stage(shared, LinkStage::Sync);
             load::receive(shared, wire, &mut applier, replid, Offset(offset)).await?;
             tracing::info!("MASTER <-> REPLICA sync: Finished with success");
-            renew_log(shared);
             return Ok(applier);
         }
         _ => return Err(LinkEnd::Refused(answer)),
@@ -222,15 +221,6 @@ fn rename<E: Env>(shared: &Shared<E>, replid: ReplId, end: Offset) {
         tracing::info!("Master replication ID changed to {replid}");
         drop(state);
         shared.replication.next_turn();
-    }
-}
-
-/// The append-only file is of the data before: it begins anew.
-fn renew_log<E: Env>(shared: &Shared<E>) {
-    if shared.settings().appendonly {
-        // No client waits for it.
-        let ticket = Ticket::new(shared.mail[0].clone(), 0, false);
-        shared.persist.request(PersistRequest::RewriteLog(ticket));
     }
 }
 

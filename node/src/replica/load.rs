@@ -35,6 +35,8 @@ impl<E: Env> Drop for Loading<'_, E> {
             self.shared.flush_all();
         }
         self.shared.state.is_loading.store(false, Ordering::Release);
+        // The log begins anew with what is here now.
+        self.shared.persist.start_log();
     }
 }
 
@@ -60,10 +62,12 @@ pub async fn receive<E: Env>(
     }
     // Our replicas have what is dropped now: they ask again, and get what we get.
     shared.replication.next_turn();
+    // The log of the data before stands until the next one is complete.
+    shared.persist.stop_log().await;
     shared.state.is_loading.store(true, Ordering::Release);
+    let mut loading = Loading { shared, is_done: false };
     tracing::info!("MASTER <-> REPLICA sync: Flushing old data");
     shared.flush_all();
-    let mut loading = Loading { shared, is_done: false };
     tracing::info!("MASTER <-> REPLICA sync: Loading DB in memory");
     let (keys, db) = load(shared, wire, &length).await?;
     if !applier.select(db) {
@@ -75,6 +79,7 @@ pub async fn receive<E: Env>(
         state.history.replace(replid);
         state.has_history = true;
         shared.feed.restart(offset);
+        shared.restart_release(offset.0);
     }
     // Whoever asked while we loaded got nothing, but may hold a place in the bytes before.
     shared.replication.next_turn();
