@@ -192,7 +192,8 @@ fn replicas_of_replicas_have_the_same_offsets() {
 
 #[test]
 fn a_promoted_replica_goes_on_with_the_others() {
-    let args = ["--repl-backlog-size", "100mb"];
+    // The old primary must not write by itself any more: no pings, and (below) no expiry.
+    let args = ["--repl-backlog-size", "100mb", "--repl-ping-replica-period", "3600"];
     let (a, b, c) = (Server::shoal(&args), Server::shoal(&args), Server::shoal(&args));
     fill(&a, 1000);
     b.replicate(&a);
@@ -202,6 +203,7 @@ fn a_promoted_replica_goes_on_with_the_others() {
     eventually("b is up", || b.info("master_link_status") == "up");
     eventually("c is up", || c.info("master_link_status") == "up");
     load.stop();
+    assert_eq!(a.run("DEBUG SET-ACTIVE-EXPIRE 0"), "OK");
     assert_same(&a, &b);
     assert_same(&a, &c);
     let replid = a.info("master_replid");
