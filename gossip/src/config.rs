@@ -81,6 +81,24 @@ pub enum Mutation {
     S3,
 }
 
+impl Mutation {
+    pub const ALL: &'static [Mutation] = &[
+        Mutation::A1,
+        Mutation::A2,
+        Mutation::A3,
+        Mutation::A4,
+        Mutation::W1Receipt,
+        Mutation::W1NoLease,
+        Mutation::W2,
+        Mutation::W3,
+        Mutation::W4,
+        Mutation::W5,
+        Mutation::W11,
+        Mutation::D6,
+        Mutation::S3,
+    ];
+}
+
 /// All derived from node-timeout T.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {

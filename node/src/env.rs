@@ -58,12 +58,25 @@ pub trait Env: Clone + Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Real {
     disk: Arc<dyn Disk>,
+    /// Removed when the process ends in order; empty: none.
+    pid_file: Arc<str>,
 }
 
 impl Real {
     /// `disk`: the data directory.
     pub fn new(disk: Arc<dyn Disk>) -> Real {
-        Real { disk }
+        Real { disk, pid_file: "".into() }
+    }
+    /// As well with a file that holds the process's id and goes with it.
+    pub fn with_pid_file(self, path: &str) -> Real {
+        Real { pid_file: path.into(), ..self }
+    }
+    fn remove_pid_file(&self) {
+        if !self.pid_file.is_empty() {
+            tracing::info!("Removing the pid file.");
+            // It may have been removed by hand.
+            let _ = std::fs::remove_file(&*self.pid_file);
+        }
     }
 }
 
@@ -163,6 +176,10 @@ impl Env for Real {
     }
 
     fn exit(&self, code: i32) {
+        if code == 0 {
+            self.remove_pid_file();
+            tracing::warn!("Redis is now ready to exit, bye bye...");
+        }
         std::process::exit(code)
     }
 }

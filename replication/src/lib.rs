@@ -7,3 +7,4 @@
 pub mod acks;
 pub mod feed;
 pub mod history;
+pub mod insync;

@@ -89,7 +89,7 @@ pub(crate) fn forget(topo: &Topology, node: NodeId, ctx: &Context<'_>) -> Verdic
     next.note_departed(node, join);
     if topo.has_voter_node(node) {
         let mut voters: Vec<Voter> = topo.voters.iter().copied().filter(|v| v.node != node).collect();
-        let fresh = |v: &&Voter| v.node != node && !voters.contains(v) && next.member(v.node).is_some();
+        let fresh = |v: &&Voter| v.node != node && voters.iter().all(|o| o.node != v.node);
         let substitute = ctx.pool.iter().find(fresh).copied();
         voters.extend(substitute);
         if voters.is_empty() {

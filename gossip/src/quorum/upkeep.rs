@@ -41,7 +41,7 @@ impl Core {
         let mut pool: Vec<Voter> = topo
             .members
             .iter()
-            .filter(|m| !topo.has_voter_node(m.id) && is_ready(m.id, m.store))
+            .filter(|m| !topo.is_voter(m.id, m.store) && is_ready(m.id, m.store))
             .map(|m| Voter { node: m.id, store: m.store })
             .collect();
         // Hosts without a voter first, and no host twice before each has had its turn.
