@@ -203,7 +203,9 @@ fn persistence<E: Env>(i: &mut Info<'_, E>) {
     i.line("rdb_last_load_keys_expired", status.loaded_expired);
     i.line("rdb_last_load_keys_loaded", status.loaded_keys);
     i.line("aof_enabled", settings.appendonly as u8);
-    i.line("aof_rewrite_in_progress", status.is_rewriting as u8);
+    // A log that was switched on is being written until it has its first base, as in Redis.
+    let is_rewriting = status.is_rewriting || settings.appendonly && !status.is_log_complete;
+    i.line("aof_rewrite_in_progress", is_rewriting as u8);
     i.line("aof_rewrite_scheduled", status.is_rewrite_scheduled as u8);
     i.line("aof_last_rewrite_time_sec", status.last_rewrite_duration_s);
     i.line("aof_current_rewrite_time_sec", since(status.is_rewriting, status.rewrite_began_s));

@@ -138,6 +138,7 @@ pub fn start<E: Env>(
         failed_at: None,
     };
     if is_complete.get() {
+        shared.persist.status().is_log_complete = true;
         log.open_gate();
     }
     tokio::task::spawn_local(async move { ended(log.run(begin).await) });
@@ -152,6 +153,7 @@ impl<E: Env> Log<E> {
         };
         self.shared.state.set_throttle(throttle::LOG, false);
         self.shared.state.log_synced.store(0, Ordering::Relaxed);
+        self.shared.persist.status().is_log_complete = false;
         end
     }
 
@@ -444,6 +446,7 @@ impl<E: Env> Log<E> {
         self.other_bytes = total.saturating_sub(self.file.as_ref().map_or(0, |f| f.len()));
         let mut status = self.shared.persist.status();
         (status.log_bytes, status.log_base_bytes) = (total, total);
+        status.is_log_complete = true;
         drop(status);
         self.is_complete.set(true);
         self.set_failing(false);

@@ -71,6 +71,8 @@ pub struct PersistStatus {
     pub is_last_rewrite_ok: bool,
     pub last_rewrite_duration_s: i64,
     pub rewrites: u64,
+    /// The log runs and has a base: what it holds is complete.
+    pub is_log_complete: bool,
     pub is_log_ok: bool,
     pub log_bytes: u64,
     pub log_base_bytes: u64,
