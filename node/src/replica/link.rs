@@ -5,9 +5,10 @@
 use super::load;
 use super::wire::{LinkEnd, Wire};
 use super::{LinkStage, Target};
+use crate::config::Durability;
 use crate::env::Env;
-use crate::persist::{Applied, Applier, PersistRequest};
-use crate::shared::{Shared, Ticket};
+use crate::persist::{Applied, Applier};
+use crate::shared::Shared;
 use proto::{Offset, ReplId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -201,7 +202,6 @@ async fn sync<E: Env>(shared: &Arc<Shared<E>>, wire: &mut Wire<E::Stream>) -> Re
             set_stage(shared, LinkStage::Sync);
             load::receive(shared, wire, &mut applier, replid, Offset(offset)).await?;
             tracing::info!("MASTER <-> REPLICA sync: Finished with success");
-            renew_log(shared);
             return Ok(applier);
         }
         _ => return Err(LinkEnd::Refused(answer)),
@@ -225,20 +225,13 @@ fn rename<E: Env>(shared: &Shared<E>, replid: ReplId, end: Offset) {
     }
 }
 
-/// The append-only file is of the data before: it begins anew.
-fn renew_log<E: Env>(shared: &Shared<E>) {
-    if shared.settings().appendonly {
-        // No client waits for it.
-        let ticket = Ticket::new(shared.mail[0].clone(), 0, false);
-        shared.persist.request(PersistRequest::RewriteLog(ticket));
-    }
-}
-
 async fn stream_from<E: Env>(
     shared: &Arc<Shared<E>>,
     wire: &mut Wire<E::Stream>,
     applier: &mut Applier<E>,
 ) -> Result<(), LinkEnd> {
+    // Where acknowledgements hold up replies they are sent for all that came at once.
+    let is_prompt = shared.settings().durability != Durability::Async;
     let (mut ack_due, mut is_asked) = (tokio::time::Instant::now(), false);
     loop {
         let bytes = wire.take();
@@ -247,6 +240,7 @@ async fn stream_from<E: Env>(
             let result = applier.push(&bytes, &mut |unit| is_asked |= relay(shared, unit));
             applier.publish_stats();
             result.map_err(|error| LinkEnd::Protocol(error.to_string()))?;
+            is_asked |= is_prompt;
             shared.replication.state().link.last_io = Some(shared.env.now().mono);
         }
         if std::mem::take(&mut is_asked) || tokio::time::Instant::now() >= ack_due {
@@ -281,5 +275,10 @@ fn relay<E: Env>(shared: &Shared<E>, unit: &Applied<'_>) -> bool {
 
 async fn acknowledge<E: Env>(shared: &Shared<E>, wire: &mut Wire<E::Stream>) -> Result<(), LinkEnd> {
     let offset = shared.feed.end().to_string();
-    wire.command(&[b"REPLCONF", b"ACK", offset.as_bytes()]).await
+    if !shared.settings().appendonly {
+        return wire.command(&[b"REPLCONF", b"ACK", offset.as_bytes()]).await;
+    }
+    // Redis 7.2: what is on our disk. Older primaries do not look behind the first offset.
+    let synced = shared.state.log_synced.load(Ordering::Acquire).to_string();
+    wire.command(&[b"REPLCONF", b"ACK", offset.as_bytes(), b"FACK", synced.as_bytes()]).await
 }
