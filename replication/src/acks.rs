@@ -20,6 +20,8 @@ pub struct Acked {
     /// It has the data and reads the stream; others count for nothing.
     pub is_online: bool,
     pub offset: Offset,
+    /// What of it is on its disk, if it says.
+    pub synced: Offset,
     pub at: Mono,
 }
 
@@ -41,7 +43,8 @@ pub struct Finished {
 impl Acks {
     /// A replica that is being synced.
     pub fn add(&mut self, replica: u64, now: Mono) {
-        self.replicas.insert(replica, Acked { is_online: false, offset: Offset(0), at: now });
+        self.replicas
+            .insert(replica, Acked { is_online: false, offset: Offset(0), synced: Offset(0), at: now });
     }
     pub fn remove(&mut self, replica: u64) {
         self.replicas.remove(&replica);
@@ -69,6 +72,13 @@ impl Acks {
         acked.offset = acked.offset.max(offset);
         acked.at = now;
         self.finish(|_| false)
+    }
+
+    /// A replica has everything before `offset` on its disk.
+    pub fn set_synced(&mut self, replica: u64, offset: Offset) {
+        if let Some(acked) = self.replicas.get_mut(&replica) {
+            acked.synced = acked.synced.max(offset);
+        }
     }
 
     /// Online replicas that have everything before `offset`.

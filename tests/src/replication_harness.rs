@@ -13,6 +13,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A server process with a folder of its own. Killed when dropped.
 pub struct Server {
     child: Child,
+    program: PathBuf,
+    args: Vec<String>,
     pub port: u16,
     dir: PathBuf,
 }
@@ -54,18 +56,18 @@ impl Server {
         let port = free_port();
         let dir = std::env::temp_dir().join(format!("shoal-replication-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a folder for the server");
-        let log = std::fs::File::create(dir.join("log")).expect("a log");
-        let child = Command::new(program)
-            .args(["--port", &port.to_string(), "--dir"])
-            .arg(&dir)
-            .args(args)
-            .stdout(Stdio::from(log))
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the server starts");
-        let server = Server { child, port, dir };
-        eventually("the server answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        server
+        let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+        let child = launch(program, &args, port, &dir);
+        Server { child, program: program.into(), args, port, dir }
+    }
+
+    /// Saves, ends and starts again.
+    pub fn restart(&mut self) {
+        eventually("nothing is being written", || self.info("aof_rewrite_in_progress") == "0");
+        self.client().send(&["SHUTDOWN", "SAVE"]);
+        let status = self.child.wait().expect("the server ends");
+        assert!(status.success(), "{status}");
+        self.child = launch(&self.program, &self.args, self.port, &self.dir);
     }
 
     pub fn client(&self) -> Client {
@@ -106,6 +108,21 @@ impl Drop for Server {
     }
 }
 
+fn launch(program: &Path, args: &[String], port: u16, dir: &Path) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
+    let child = Command::new(program)
+        .args(["--port", &port.to_string(), "--dir"])
+        .arg(dir)
+        .args(args)
+        .stdout(Stdio::from(log))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the server starts");
+    let is_ready = || Client::try_to(port).is_some_and(|mut c| !c.run("PING").starts_with("LOADING"));
+    eventually("the server answers", is_ready);
+    child
+}
+
 /// Looks again until `what` holds.
 pub fn eventually(name: &str, what: impl FnMut() -> bool) {
     eventually_or(name, what, String::new);
@@ -127,10 +144,13 @@ pub struct Client {
 
 impl Client {
     pub fn to(port: u16) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
-        stream.set_nodelay(true).expect("no delay");
-        Client { stream, input: Vec::new() }
+        Client::try_to(port).expect("the server listens")
+    }
+    fn try_to(port: u16) -> Option<Client> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_nodelay(true).ok()?;
+        Some(Client { stream, input: Vec::new() })
     }
 
     /// Sends words separated by spaces; the reply as text, elements of arrays separated by spaces.
@@ -143,16 +163,36 @@ impl Client {
         encode_command(args, &mut bytes);
         self.stream.write_all(&bytes).expect("the server reads");
     }
+    /// A snapshot whose length is said before; nothing ends its last line.
+    pub fn receive_file(&mut self) -> Vec<u8> {
+        loop {
+            let start = self.input.iter().take_while(|b| **b == b'\n').count();
+            if let Some(end) = self.input[start..].iter().position(|b| *b == b'\n') {
+                let line = String::from_utf8_lossy(&self.input[start..start + end]).trim().to_string();
+                let len: usize = line.strip_prefix('$').and_then(|n| n.parse().ok()).expect("a length");
+                let from = start + end + 1;
+                if self.input.len() >= from + len {
+                    let file = self.input[from..from + len].to_vec();
+                    self.input.drain(..from + len);
+                    return file;
+                }
+            }
+            self.more();
+        }
+    }
+    fn more(&mut self) {
+        let mut buf = [0; 65536];
+        let n = self.stream.read(&mut buf).expect("an answer in time");
+        assert!(n > 0, "the server closed the connection");
+        self.input.extend_from_slice(&buf[..n]);
+    }
     pub fn receive(&mut self) -> String {
         loop {
             if let Some((value, used)) = decode(&self.input).expect("the server speaks RESP") {
                 self.input.drain(..used);
                 return text(&value);
             }
-            let mut buf = [0; 65536];
-            let n = self.stream.read(&mut buf).expect("an answer in time");
-            assert!(n > 0, "the server closed the connection");
-            self.input.extend_from_slice(&buf[..n]);
+            self.more();
         }
     }
 }

@@ -192,7 +192,8 @@ fn replicas_of_replicas_have_the_same_offsets() {
 
 #[test]
 fn a_promoted_replica_goes_on_with_the_others() {
-    let args = ["--repl-backlog-size", "100mb"];
+    // The old primary must not write by itself any more: no pings, and (below) no expiry.
+    let args = ["--repl-backlog-size", "100mb", "--repl-ping-replica-period", "3600"];
     let (a, b, c) = (Server::shoal(&args), Server::shoal(&args), Server::shoal(&args));
     fill(&a, 1000);
     b.replicate(&a);
@@ -202,6 +203,7 @@ fn a_promoted_replica_goes_on_with_the_others() {
     eventually("b is up", || b.info("master_link_status") == "up");
     eventually("c is up", || c.info("master_link_status") == "up");
     load.stop();
+    assert_eq!(a.run("DEBUG SET-ACTIVE-EXPIRE 0"), "OK");
     assert_same(&a, &b);
     assert_same(&a, &c);
     let replid = a.info("master_replid");
@@ -294,6 +296,78 @@ fn a_configured_primary_is_followed_from_the_start() {
     let replica = Server::shoal(&["--replicaof", &place, "--masterauth", "secret"]);
     eventually_or("the key came", || replica.run("GET k") == "v", || replica.log());
     assert_eq!(replica.run("REPLICAOF 127.0.0.1 0x"), "ERR Invalid master port");
+}
+
+#[test]
+fn a_restart_of_either_side_goes_on_where_it_was() {
+    let mut primary = Server::shoal(&["--repl-backlog-size", "100mb"]);
+    let place = format!("127.0.0.1 {}", primary.port);
+    let mut replica = Server::shoal(&["--replicaof", &place]);
+    fill(&primary, 1000);
+    assert_same(&primary, &replica);
+    replica.restart();
+    assert_eq!(primary.run("SET while 1"), "OK");
+    assert_same(&primary, &replica);
+    assert_eq!(primary.info("sync_partial_ok"), "1", "{}", primary.log());
+    let replid = primary.info("master_replid");
+    primary.restart();
+    assert_eq!(primary.info("master_replid2"), replid);
+    assert_ne!(primary.info("master_replid"), replid, "what comes now is another stream");
+    assert_same(&primary, &replica);
+    assert_eq!(primary.run("SET after 1"), "OK");
+    assert_same(&primary, &replica);
+    assert_eq!((primary.info("sync_partial_ok"), primary.info("sync_full")), ("1".into(), "0".into()));
+}
+
+#[test]
+fn a_replica_with_a_log_begins_it_anew_with_each_full_sync() {
+    let primary = Server::shoal(&[]);
+    let mut replica = Server::shoal(&["--appendonly", "yes"]);
+    assert_eq!(replica.run("SET old 1"), "OK");
+    fill(&primary, 1000);
+    replica.replicate(&primary);
+    assert_eq!(primary.run("SET new 1"), "OK");
+    assert_same(&primary, &replica);
+    assert_eq!(replica.run("REPLICAOF NO ONE"), "OK");
+    let digest = replica.run("DEBUG DIGEST");
+    replica.restart();
+    assert_eq!(replica.run("DEBUG DIGEST"), digest, "{}", replica.log());
+    assert_eq!((replica.run("GET old"), replica.run("GET new")), ("(nil)".into(), "1".into()));
+}
+
+#[test]
+fn tools_can_take_a_snapshot() {
+    if !std::path::Path::new("/usr/bin/redis-cli").exists() {
+        return;
+    }
+    let primary = Server::shoal(&[]);
+    fill(&primary, 1000);
+    let file = std::env::temp_dir().join(format!("shoal-cli-{}.rdb", std::process::id()));
+    let output = std::process::Command::new("/usr/bin/redis-cli")
+        .args(["-p", &primary.port.to_string(), "--rdb"])
+        .arg(&file)
+        .output()
+        .expect("redis-cli runs");
+    assert!(output.status.success(), "{output:?}");
+    let check = std::process::Command::new("/usr/bin/redis-check-rdb").arg(&file).output();
+    let text = String::from_utf8_lossy(&check.expect("redis-check-rdb runs").stdout).into_owned();
+    let _ = std::fs::remove_file(&file);
+    assert!(text.contains("1000 keys read"), "{text}");
+    eventually("its link is gone", || primary.info("connected_slaves") == "0");
+}
+
+/// What an old tool does: no capabilities, so the length comes first, and the stream follows at once.
+#[test]
+fn sync_without_capabilities_says_the_length() {
+    let primary = Server::shoal(&["--repl-ping-replica-period", "3600"]);
+    fill(&primary, 100);
+    let mut raw = primary.client();
+    raw.send(&["SYNC"]);
+    let rdb = raw.receive_file();
+    assert!(rdb.starts_with(b"REDIS0010"), "{:?}", &rdb[..9]);
+    assert_eq!(primary.run("SET streamed 1"), "OK");
+    assert_eq!(raw.receive(), "SELECT 0");
+    assert_eq!(raw.receive(), "SET streamed 1");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::files::{Found, LogFiles};
 use crate::env::Env;
 use crate::shared::Shared;
 use engine::evict;
-use proto::{ReplId, Slot};
+use proto::{Offset, ReplId, Slot};
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
@@ -267,6 +267,10 @@ pub fn load<E: Env>(shared: &Arc<Shared<E>>) -> Result<Option<Found>, String> {
         let rule = LoadRule { skips_expired: true, may_replace: false, is_exclusive: false };
         if let Some(loaded) = load_rdb(shared, rule).map_err(|e| fatal(&e))? {
             note(shared, &loaded);
+            if let (Some(replid), Some(offset)) = (loaded.replid, loaded.offset) {
+                shared.replication.recover(&shared.feed, replid, Offset(offset));
+                shared.state.stream_db.store(loaded.stream_db.unwrap_or(0).into(), Ordering::Relaxed);
+            }
             tracing::info!("DB loaded from disk: {:.3} seconds", seconds());
             if found.is_some() {
                 tracing::warn!("There was no append only file: the snapshot becomes its base");

@@ -28,6 +28,8 @@ pub struct ReplicaView {
     pub node: Option<(NodeId, u64)>,
     pub is_online: bool,
     pub acked: Offset,
+    /// What of it is on the replica's disk, if it says.
+    pub synced: Offset,
     pub acked_at: Mono,
 }
 
@@ -57,6 +59,7 @@ impl ReplicationState {
                     node: r.greeting.node,
                     is_online: acked.is_online,
                     acked: acked.offset,
+                    synced: acked.synced,
                     acked_at: acked.at,
                 }
             })

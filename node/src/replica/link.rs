@@ -5,6 +5,7 @@
 use super::load;
 use super::wire::{LinkEnd, Wire};
 use super::{LinkStage, Target};
+use crate::config::Durability;
 use crate::env::Env;
 use crate::persist::{Applied, Applier};
 use crate::shared::Shared;
@@ -229,6 +230,8 @@ async fn stream_from<E: Env>(
     wire: &mut Wire<E::Stream>,
     applier: &mut Applier<E>,
 ) -> Result<(), LinkEnd> {
+    // Where acknowledgements hold up replies they are sent for all that came at once.
+    let is_prompt = shared.settings().durability != Durability::Async;
     let (mut ack_due, mut is_asked) = (tokio::time::Instant::now(), false);
     loop {
         let bytes = wire.take();
@@ -237,6 +240,7 @@ async fn stream_from<E: Env>(
             let result = applier.push(&bytes, &mut |unit| is_asked |= relay(shared, unit));
             applier.publish_stats();
             result.map_err(|error| LinkEnd::Protocol(error.to_string()))?;
+            is_asked |= is_prompt;
             shared.replication.state().link.last_io = Some(shared.env.now().mono);
         }
         if std::mem::take(&mut is_asked) || tokio::time::Instant::now() >= ack_due {
@@ -271,5 +275,10 @@ fn relay<E: Env>(shared: &Shared<E>, unit: &Applied<'_>) -> bool {
 
 async fn acknowledge<E: Env>(shared: &Shared<E>, wire: &mut Wire<E::Stream>) -> Result<(), LinkEnd> {
     let offset = shared.feed.end().to_string();
-    wire.command(&[b"REPLCONF", b"ACK", offset.as_bytes()]).await
+    if !shared.settings().appendonly {
+        return wire.command(&[b"REPLCONF", b"ACK", offset.as_bytes()]).await;
+    }
+    // Redis 7.2: what is on our disk. Older primaries do not look behind the first offset.
+    let synced = shared.state.log_synced.load(Ordering::Acquire).to_string();
+    wire.command(&[b"REPLCONF", b"ACK", offset.as_bytes(), b"FACK", synced.as_bytes()]).await
 }

@@ -7,12 +7,12 @@ use super::wire::{LinkEnd, Wire};
 use super::{LinkStage, ReplicationState};
 use crate::env::Env;
 use crate::persist::Applier;
+use crate::persist::load::{LoadRule, RdbLoader};
 use crate::shared::Shared;
-use proto::{Mono, Offset, ReplId, Slot};
+use proto::{Mono, Offset, ReplId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use storage::rdb::{Decoder, Event, LoadOptions, Record};
 
 /// How the snapshot's end is found.
 enum Length {
@@ -78,12 +78,14 @@ pub async fn receive<E: Env>(
         let mut state = shared.replication.state();
         state.history.replace(replid);
         state.has_history = true;
+        state.is_history_loaded = false;
         shared.feed.restart(offset);
         shared.restart_release(offset.0);
     }
     // Whoever asked while we loaded got nothing, but may hold a place in the bytes before.
     shared.replication.next_turn();
     loading.is_done = true;
+    shared.persist.start_log();
     tracing::info!("Done loading RDB, keys loaded: {keys}.");
     Ok(())
 }
@@ -104,17 +106,16 @@ fn length(line: &str) -> Result<Length, LinkEnd> {
 
 /// Loads all keys; returns how many, and the database that the stream goes on in.
 async fn load<E: Env>(
-    shared: &Shared<E>,
+    shared: &Arc<Shared<E>>,
     wire: &mut Wire<E::Stream>,
     length: &Length,
 ) -> Result<(u64, u16), LinkEnd> {
-    let options =
-        LoadOptions { thresholds: shared.settings().engine.thresholds.clone(), verify_checksum: true };
-    let mut decoder = Decoder::new(options);
-    let (mut keys, mut db, mut received) = (0, 0, 0u64);
+    // What has expired is loaded as well: removing it is the primary's.
+    let rule = LoadRule { skips_expired: false, may_replace: true, is_exclusive: false };
+    let mut loader = RdbLoader::new(shared, rule);
+    let mut received = 0u64;
     let mut said = shared.env.now().mono;
-    let broken = |error: storage::rdb::RdbError| LinkEnd::Protocol(error.to_string());
-    while !decoder.is_ended() {
+    loop {
         let mut bytes = wire.take();
         if bytes.is_empty() {
             wire.fill().await?;
@@ -126,25 +127,17 @@ async fn load<E: Env>(
             Length::Mark(_) => bytes.len(),
         };
         received += of_file as u64;
-        decoder.push(&bytes[..of_file]);
-        while let Some(event) = decoder.next().map_err(broken)? {
-            match event {
-                Event::Key(record) => {
-                    insert(shared, *record)?;
-                    keys += 1;
-                }
-                Event::Aux(name, value) if name == b"repl-stream-db" => {
-                    db = String::from_utf8_lossy(&value).parse().unwrap_or(0);
-                }
-                _ => {}
-            }
-        }
+        let is_ended =
+            loader.push(&bytes[..of_file]).map_err(|error| LinkEnd::Protocol(error.to_string()))?;
         wire.give_back(&bytes[of_file..]);
-        if matches!(length, Length::Bytes(n) if *n == received) && !decoder.is_ended() {
-            return Err(LinkEnd::Protocol("the snapshot ends early".into()));
-        }
         let now = shared.env.now().mono;
         note_progress(&shared.replication, received, now);
+        if is_ended {
+            break;
+        }
+        if matches!(length, Length::Bytes(n) if *n == received) {
+            return Err(LinkEnd::Protocol("the snapshot ends early".into()));
+        }
         // Redis: an empty line tells the primary that we live.
         if now.since(said) > Duration::from_secs(1) {
             said = now;
@@ -153,8 +146,9 @@ async fn load<E: Env>(
         // Others on this thread have had to wait for that.
         tokio::task::yield_now().await;
     }
-    finish(wire, length, received, decoder.rest()).await?;
-    Ok((keys, db))
+    finish(wire, length, received, loader.rest()).await?;
+    let loaded = loader.loaded();
+    Ok((loaded.keys, loaded.stream_db.unwrap_or(0)))
 }
 
 /// Takes the mark, or what the length announced beyond the end. `rest`: what the decoder got beyond the end.
@@ -186,19 +180,6 @@ fn note_progress(replication: &ReplicationState, received: u64, now: Mono) {
     let mut state = replication.state();
     state.link.sync_read = received;
     state.link.last_io = Some(now);
-}
-
-/// What has expired is loaded as well: removing it is the primary's.
-fn insert<E: Env>(shared: &Shared<E>, record: Record) -> Result<(), LinkEnd> {
-    let keyspace = &shared.engine.keyspace;
-    let db = u16::try_from(record.db).ok().filter(|db| *db < keyspace.databases());
-    let Some(db) = db else {
-        return Err(LinkEnd::Protocol(format!("the snapshot has a database {}, we do not", record.db)));
-    };
-    let hash = keyspace.hash(&record.key);
-    let mut guard = keyspace.lock_wait(Slot::of_key(&record.key));
-    guard.db_mut(db).insert(&record.key, hash, record.value, record.expire_ms);
-    Ok(())
 }
 
 #[cfg(test)]

@@ -50,6 +50,9 @@ pub struct State {
     pub history: History,
     /// The data is that of the history up to the feed's end; not so in and after a full sync that did not finish.
     pub has_history: bool,
+    /// The history comes from a snapshot. What we write ourselves is no part of it: the stream may have gone on
+    /// elsewhere, or here before a crash.
+    is_history_loaded: bool,
     /// Epoch and offset that the node's data files ended with.
     recovered: Option<(Epoch, Offset)>,
     pub info: ReplInfo,
@@ -132,6 +135,7 @@ impl ReplicationState {
         let state = State {
             history: History::new(replid),
             has_history: true,
+            is_history_loaded: false,
             recovered: None,
             info: ReplInfo::default(),
             acks: Acks::default(),
@@ -164,10 +168,16 @@ impl ReplicationState {
     pub fn replid(&self) -> ReplId {
         self.state().history.replid()
     }
-    /// Takes up the history that a snapshot or log was made of, so that replicas and primaries may go on from it.
-    /// Before the node serves.
-    pub fn restore(&self, history: History) {
-        self.state().history = history;
+    /// Takes up the history that a snapshot was made of, so that we may go on from it as a replica, and replicas of ours
+    /// up to its end. Before the node serves.
+    pub fn recover(&self, feed: &replication::feed::Feed, replid: ReplId, offset: Offset) {
+        let mut state = self.state();
+        state.history = History::new(replid);
+        state.is_history_loaded = true;
+        feed.restart(offset);
+        if offset > Offset(0) {
+            feed.turn_backlog_on();
+        }
     }
     /// Says what [`ReplicationState::recovered`] answers. Before the control loop starts.
     pub fn set_recovered(&self, epoch: Epoch, offset: Offset) {
@@ -221,6 +231,8 @@ pub fn start<E: Env>(shared: &Arc<Shared<E>>) {
         && let Ok(port) = port.trim().parse()
     {
         follow(shared, Some(Target { host: host.into(), port, node: None, generation: 0 }));
+    } else {
+        lead(shared);
     }
 }
 

@@ -202,7 +202,7 @@ impl<E: Env> Link<'_, E> {
                 Request::Command { end } => {
                     let word = |i: usize| spans.get(i).map_or(&b""[..], |s: &proto::resp::Span| s.of(&input));
                     if word(0).eq_ignore_ascii_case(b"replconf") && word(1).eq_ignore_ascii_case(b"ack") {
-                        self.acknowledge(word(2));
+                        self.acknowledge(word(2), word(3), word(4));
                     }
                     end
                 }
@@ -215,12 +215,17 @@ impl<E: Env> Link<'_, E> {
         Ok(())
     }
 
-    fn acknowledge(&self, offset: &[u8]) {
-        let Some(offset) = engine::number::parse_i64(offset).and_then(|n| u64::try_from(n).ok()) else {
-            return;
-        };
+    fn acknowledge(&self, offset: &[u8], word: &[u8], synced: &[u8]) {
+        let number = |text: &[u8]| engine::number::parse_i64(text).and_then(|n| u64::try_from(n).ok());
+        let Some(offset) = number(offset) else { return };
         // Nobody has what does not exist yet.
         let offset = Offset(offset).min(self.shared.feed.end());
+        if word.eq_ignore_ascii_case(b"fack")
+            && let Some(synced) = number(synced)
+        {
+            let synced = Offset(synced).min(offset);
+            self.shared.replication.state().acks.set_synced(self.connection.id, synced);
+        }
         let finished =
             self.shared.replication.state().acks.acknowledge(self.connection.id, offset, self.now());
         wait::answer(self.shared, finished);

@@ -37,7 +37,11 @@ pub fn follow<E: Env>(shared: &Shared<E>, target: Option<Target>) {
 
 /// Makes this node a primary. Does nothing if it is one. The caller is not inside the gate.
 pub fn lead<E: Env>(shared: &Shared<E>) {
-    if shared.replication.state().is_following {
+    let is_change = {
+        let state = shared.replication.state();
+        state.is_following || state.is_history_loaded
+    };
+    if is_change {
         let closed = shared.engine.keyspace.gate().close();
         lead_closed(shared);
         drop(closed);
@@ -81,7 +85,7 @@ pub fn follow_closed<E: Env>(shared: &Shared<E>, target: Option<Target>) {
 pub fn lead_closed<E: Env>(shared: &Shared<E>) {
     assert!(shared.engine.keyspace.gate().is_closed(), "roles change with the gate closed");
     let mut state = shared.replication.state();
-    if !state.is_following {
+    if !state.is_following && !state.is_history_loaded {
         return;
     }
     let replid = new_replid(&shared.env);
@@ -91,7 +95,11 @@ pub fn lead_closed<E: Env>(shared: &Shared<E>) {
         // Cut off in the middle of a full sync: what is here is no history of anybody's.
         false => state.history.replace(replid),
     }
+    if !state.has_history {
+        shared.persist.start_log();
+    }
     state.has_history = true;
+    state.is_history_loaded = false;
     state.is_following = false;
     state.target = None;
     state.target_number += 1;
