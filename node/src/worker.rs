@@ -166,19 +166,23 @@ impl<E: Env> Worker<E> {
 
     /// Runs the batch one turn after its first command came, so that all connections that are ready join it.
     async fn run_batches(self: Rc<Self>) {
+        let mut times_parked = 0u32;
         loop {
             self.kick.notified().await;
             self.run_batch();
-            if !self.parked.borrow().is_empty() {
-                // The slot's holder needs the processor as well; a paused slot takes longer.
-                tokio::task::yield_now().await;
-                let parked = std::mem::take(&mut *self.parked.borrow_mut());
-                if parked.len() > 1 || self.shared.state.holds_writes() {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                for connection in parked {
-                    self.retry(&connection);
-                }
+            let parked = std::mem::take(&mut *self.parked.borrow_mut());
+            if parked.is_empty() {
+                times_parked = 0;
+                continue;
+            }
+            // At first the slot's holder only needs the processor; a paused slot takes longer than a turn.
+            times_parked += 1;
+            match times_parked {
+                1 => tokio::task::yield_now().await,
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+            for connection in parked {
+                self.retry(&connection);
             }
         }
     }
