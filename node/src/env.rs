@@ -127,7 +127,10 @@ impl Env for Real {
             // SAFETY: the pointer is to a live timespec; both clocks exist on every Linux that we support.
             let result = unsafe { libc::clock_gettime(id, &mut time) };
             assert_eq!(result, 0, "the clock cannot be read");
-            (time.tv_sec as i64, time.tv_nsec as i64)
+            // 32 bits wide on some machines.
+            #[allow(clippy::unnecessary_cast)]
+            let pair = (time.tv_sec as i64, time.tv_nsec as i64);
+            pair
         };
         // BOOTTIME goes on while the machine sleeps: a lease must not survive that.
         let (mono_s, mono_ns) = clock(libc::CLOCK_BOOTTIME);

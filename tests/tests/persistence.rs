@@ -340,7 +340,7 @@ fn save_points_save_and_a_failed_save_stops_writes() {
 
 #[test]
 fn the_log_of_a_replica_holds_what_its_primary_sent() {
-    let primary = Server::start(SNAPSHOT);
+    let mut primary = Server::start(SNAPSHOT);
     let mut client = primary.client();
     fill(&mut client);
     let mut replica = Server::start(LOG);
@@ -363,6 +363,18 @@ fn the_log_of_a_replica_holds_what_its_primary_sent() {
     replica.shut_down("NOSAVE");
     replica.restart(LOG);
     assert_eq!(digest(&mut replica.client()), expected);
+    drop(replica);
+    // The primary gives its replicas time to get the last writes.
+    let mut replica = Server::start(SNAPSHOT);
+    let mut reader = replica.client();
+    reader.ok(&format!("REPLICAOF 127.0.0.1 {}", primary.port));
+    wait_for("the replica", || (digest(&mut reader) == expected).then_some(()));
+    wait_for("it to be online", || client.info("slave0").contains("state=online").then_some(()));
+    client.ok("SET last 1");
+    primary.shut_down("NOSAVE");
+    assert_eq!(reader.text("SELECT 2"), "OK");
+    assert_eq!(reader.text("GET last"), "1");
+    replica.kill();
 }
 
 #[test]

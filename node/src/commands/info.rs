@@ -86,14 +86,14 @@ fn server<E: Env>(i: &mut Info<'_, E>) {
     i.line("multiplexing_api", "epoll");
     i.line("process_id", std::process::id());
     i.line("process_supervised", "no");
-    i.line("run_id", &i.shared.run_id.clone());
+    i.line("run_id", i.shared.run_id.clone());
     i.line("tcp_port", settings.port);
     i.line("server_time_usec", i.now.wall.0 * 1000);
     i.line("uptime_in_seconds", uptime_s);
     i.line("uptime_in_days", uptime_s / 86400);
     i.line("hz", settings.hz);
     i.line("configured_hz", settings.hz);
-    i.line("lru_clock", i.now.wall.0 / 1000 & 0xFF_FFFF);
+    i.line("lru_clock", (i.now.wall.0 / 1000) & 0xFF_FFFF);
     i.line("executable", "shoal-server");
     let path = i.shared.config().path.clone().unwrap_or_default();
     i.line("config_file", path);

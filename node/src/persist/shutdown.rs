@@ -23,6 +23,7 @@ impl<E: Env> Persist<E> {
         &mut self,
         ticket: Option<Ticket<E::Socket>>,
         save: Option<bool>,
+        is_now: bool,
         is_forced: bool,
     ) -> bool {
         match ticket {
@@ -31,7 +32,7 @@ impl<E: Env> Persist<E> {
         }
         let shared = self.shared.clone();
         shared.state.is_shutting_down.store(true, Ordering::Relaxed);
-        let is_done = self.end(save, is_forced).await;
+        let is_done = self.end(save, is_now, is_forced).await;
         if is_done {
             return true;
         }
@@ -48,7 +49,7 @@ impl<E: Env> Persist<E> {
         false
     }
 
-    async fn end(&mut self, save: Option<bool>, is_forced: bool) -> bool {
+    async fn end(&mut self, save: Option<bool>, is_now: bool, is_forced: bool) -> bool {
         let shared = self.shared.clone();
         let is_first_base = self.log.borrow().as_ref().is_some_and(|log| !log.is_complete.get());
         if is_first_base {
@@ -69,6 +70,9 @@ impl<E: Env> Persist<E> {
             shared.persist.status().is_rewriting = false;
         }
         shared.state.set_throttle(throttle::SHUTDOWN, true);
+        if !is_now {
+            wait_for_replicas(&shared).await;
+        }
         let turn = take_turn(&shared).await;
         let closed = self.flush_log().await;
         let is_saved = save.unwrap_or(!shared.settings().save.is_empty());
@@ -97,6 +101,30 @@ impl<E: Env> Persist<E> {
         }
         tracing::warn!("Writes do not stop: the last of them may be missing in the AOF file");
         gate.close()
+    }
+}
+
+/// Writes wait already: gives the replicas `shutdown-timeout` to get what was written last.
+async fn wait_for_replicas<E: Env>(shared: &Shared<E>) {
+    let began = shared.env.now().mono;
+    let timeout = Duration::from_secs(shared.settings().shutdown_timeout_s);
+    let mut has_said = false;
+    loop {
+        let now = shared.env.now().mono;
+        let (online, current) = {
+            let state = shared.replication.state();
+            (state.acks.good(now, Duration::MAX), state.acks.count(shared.feed.end()))
+        };
+        if current >= online {
+            return;
+        }
+        if now.since(began) >= timeout {
+            return tracing::warn!("{current} of {online} replicas are in sync when shutting down.");
+        }
+        if !std::mem::replace(&mut has_said, true) {
+            tracing::info!("Waiting for replicas before shutting down.");
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

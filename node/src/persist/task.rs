@@ -145,8 +145,8 @@ impl<E: Env> Persist<E> {
             PersistRequest::Reload { ticket, is_saved, is_flushed } => {
                 self.reload(ticket, is_saved, is_flushed).await;
             }
-            PersistRequest::ShutDown { ticket, save, is_now: _, is_forced } => {
-                return self.shut_down(ticket, save, is_forced).await;
+            PersistRequest::ShutDown { ticket, save, is_now, is_forced } => {
+                return self.shut_down(ticket, save, is_now, is_forced).await;
             }
             PersistRequest::ConfigChanged => self.on_config().await,
             PersistRequest::StopLog(done) => {
