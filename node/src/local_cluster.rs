@@ -174,6 +174,9 @@ fn form(cluster: &mut [Node]) -> Result<(), String> {
             poll("the replicas to follow", || Ok(info(*port, "INFO").contains("master_link_status:up")))?;
         }
     }
+    if ports.len() >= 3 {
+        poll("enough voters", || Ok(info(ports[0], "CLUSTER").contains("cluster_can_fail_over:yes")))?;
+    }
     Ok(())
 }
 

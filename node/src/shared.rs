@@ -199,7 +199,13 @@ impl<E: Env> Shared<E> {
 
     /// Carries out what follows from the settings in force.
     pub fn apply_config(&self) {
-        self.feed.set_backlog_bytes(self.settings().backlog_bytes);
+        let settings = self.settings();
+        self.feed.set_backlog_bytes(settings.backlog_bytes);
+        // From the reply to CONFIG SET on, not from when the log's task comes to it.
+        let is_complete = self.persist.status().is_log_complete;
+        if settings.appendonly && settings.appendfsync == crate::config::Fsync::Always && is_complete {
+            self.allow(gate::LOG, Some(self.state.log_synced.load(Ordering::Acquire)));
+        }
     }
 
     /// Removes all data, at once for everybody; it is freed in the background.

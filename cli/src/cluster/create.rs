@@ -29,7 +29,7 @@ pub fn run(addresses: &[Address], replicas: usize, yes: bool, login: &Login) -> 
             false => println!("Replica {address} of {}", addresses[i % primaries]),
         }
     }
-    if primaries == 1 && addresses.len() < 3 || addresses.len() < 3 {
+    if addresses.len() < 3 {
         println!(
             "[WARNING] Fewer than three nodes vote: no failover by itself. Add a node, with data or without."
         );
@@ -66,6 +66,11 @@ pub fn run(addresses: &[Address], replicas: usize, yes: bool, login: &Login) -> 
                 && (role.contains("role:master") || role.contains("master_link_status:up")))
         })?;
         bar.inc(1);
+    }
+    if addresses.len() >= 3 {
+        wait("enough voters", PATIENCE, || {
+            Ok(text(&mut clients[0], &["CLUSTER", "INFO"])?.contains("cluster_can_fail_over:yes"))
+        })?;
     }
     bar.finish();
     println!("[OK] A cluster of {primaries} primaries and {} replicas serves.", addresses.len() - primaries);

@@ -35,6 +35,13 @@ pub static DIRECTIVES: &[Directive] = &[
     d("activerehashing", Bool, "yes", Any, "Accepted for compatibility: tables grow a segment at a time."),
     d("always-show-logo", Bool, "no", AtStart, "Print a logo at start."),
     d(
+        "aof-load-corrupt-tail-max-size",
+        Memory(0, u64::MAX),
+        "0",
+        Any,
+        "Bytes at the end of the append-only file that may be no commands and are then cut off; 0: none.",
+    ),
+    d(
         "aof-load-truncated",
         Bool,
         "yes",

@@ -309,7 +309,7 @@ fn load_log<E: Env>(shared: &Arc<Shared<E>>, files: &LogFiles) -> Result<(), Loa
     let options = AofOptions {
         rdb: load_options(shared),
         load_truncated: settings.aof_load_truncated,
-        ..AofOptions::default()
+        corrupt_tail_max: settings.aof_corrupt_tail_bytes_max,
     };
     // Redis: expired keys of the base are loaded as well, for the commands that follow expect them.
     let rule = LoadRule { skips_expired: false, may_replace: false, is_exclusive: false };
@@ -326,7 +326,10 @@ fn load_log<E: Env>(shared: &Arc<Shared<E>>, files: &LogFiles) -> Result<(), Loa
             }
         })?;
     if let Some((path, tail)) = report.cut {
-        tracing::warn!("!!! Warning: short read while loading the AOF file {path}!!!");
+        match tail.corrupt {
+            None => tracing::warn!("!!! Warning: short read while loading the AOF file {path}!!!"),
+            Some(what) => tracing::warn!("!!! Warning: corrupt tail of the AOF file {path}: {what} !!!"),
+        }
         tracing::warn!("AOF {path} loaded anyway because aof-load-truncated is enabled");
         tracing::warn!("Truncating the AOF {path} at offset {}", tail.valid);
     }

@@ -138,8 +138,8 @@ pub fn start<E: Env>(
         failed_at: None,
     };
     if is_complete.get() {
-        shared.persist.status().is_log_complete = true;
         log.open_gate();
+        shared.persist.status().is_log_complete = true;
     }
     tokio::task::spawn_local(async move { ended(log.run(begin).await) });
     LogHandle { orders, is_complete }
@@ -446,11 +446,11 @@ impl<E: Env> Log<E> {
         self.other_bytes = total.saturating_sub(self.file.as_ref().map_or(0, |f| f.len()));
         let mut status = self.shared.persist.status();
         (status.log_bytes, status.log_base_bytes) = (total, total);
-        status.is_log_complete = true;
         drop(status);
         self.is_complete.set(true);
         self.set_failing(false);
         self.open_gate();
+        self.shared.persist.status().is_log_complete = true;
         Ok(())
     }
 }

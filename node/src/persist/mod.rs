@@ -2,6 +2,8 @@
 //! runs where it holds up nobody.
 
 pub mod apply;
+#[cfg(test)]
+mod crash_tests;
 mod files;
 pub mod load;
 mod log;

@@ -37,6 +37,8 @@ impl<E: Env> Drop for Loading<'_, E> {
         // The log, if there is to be one, begins anew with what is here now.
         self.shared.persist.start_log();
         self.shared.state.is_loading.store(false, Ordering::Release);
+        // The log begins anew with what is here now.
+        self.shared.persist.start_log();
     }
 }
 
@@ -62,10 +64,10 @@ pub async fn receive<E: Env>(
     }
     // Our replicas have what is dropped now: they ask again, and get what we get.
     shared.replication.next_turn();
+    // The log of the data before stands until the next one is complete.
+    shared.persist.stop_log().await;
     shared.state.is_loading.store(true, Ordering::Release);
     let mut loading = Loading { shared, is_done: false };
-    // The log would lack what the snapshot brings: it ends, and begins anew with a base of that.
-    shared.persist.stop_log().await;
     tracing::info!("MASTER <-> REPLICA sync: Flushing old data");
     shared.flush_all();
     tracing::info!("MASTER <-> REPLICA sync: Loading DB in memory");
@@ -80,6 +82,7 @@ pub async fn receive<E: Env>(
         state.has_history = true;
         state.is_history_loaded = false;
         shared.feed.restart(offset);
+        shared.restart_release(offset.0);
     }
     // Whoever asked while we loaded got nothing, but may hold a place in the bytes before.
     shared.replication.next_turn();
