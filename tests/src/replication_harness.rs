@@ -33,11 +33,12 @@ fn shoal() -> PathBuf {
     server
 }
 
-/// A port that nobody uses now: each once in this process, and outside the range that the kernel gives to clients.
+/// A port that nobody uses now: each once in this process, and outside the range that the kernel gives to clients and
+/// of the ports of a cluster's bus, 10000 above.
 fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     const FIRST: u32 = 10_000;
-    const COUNT: u32 = 20_000;
+    const COUNT: u32 = 10_000;
     let start = std::process::id() * 97;
     loop {
         let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
