@@ -582,6 +582,9 @@ impl<E: Env> Worker<E> {
             return outcome;
         }
         let closed: GateClosed<'_> = engine.keyspace.gate().close();
+        if setting.status.is_replica != self.shared.state.is_replica.load(Ordering::Relaxed) {
+            return Outcome::Busy(Slot::default());
+        }
         host.is_exclusive = true;
         let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
         execute(&mut turn, &mut session, resolved, &args, Some(raw), out)

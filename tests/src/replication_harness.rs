@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest time anything may take here.
@@ -32,10 +33,19 @@ fn shoal() -> PathBuf {
     server
 }
 
-/// A port that nobody uses now.
+/// A port that nobody uses now: each once in this process, and outside the range that the kernel gives to clients and
+/// of the ports of a cluster's bus, 10000 above.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 10_000;
+    let start = std::process::id() * 97;
+    loop {
+        let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        if TcpListener::bind(("0.0.0.0", port as u16)).is_ok() {
+            return port as u16;
+        }
+    }
 }
 
 impl Server {
@@ -59,6 +69,14 @@ impl Server {
         let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
         let child = launch(program, &args, port, &dir);
         Server { child, program: program.into(), args, port, dir }
+    }
+
+    /// Stops the process where it stands, or lets it go on. A process that is killed need not go on.
+    pub fn freeze(&self, yes: bool) {
+        let signal = if yes { libc::SIGSTOP } else { libc::SIGCONT };
+        // SAFETY: the process is our child and was not waited for, so its number is its own.
+        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+        assert_eq!(result, 0, "our own child takes signals");
     }
 
     /// Saves, ends and starts again.
@@ -110,7 +128,7 @@ impl Drop for Server {
 
 fn launch(program: &Path, args: &[String], port: u16, dir: &Path) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
-    let child = Command::new(program)
+    let mut child = Command::new(program)
         .args(["--port", &port.to_string(), "--dir"])
         .arg(dir)
         .args(args)
@@ -120,6 +138,7 @@ fn launch(program: &Path, args: &[String], port: u16, dir: &Path) -> Child {
         .expect("the server starts");
     let is_ready = || Client::try_to(port).is_some_and(|mut c| !c.run("PING").starts_with("LOADING"));
     eventually("the server answers", is_ready);
+    assert!(child.try_wait().is_ok_and(|status| status.is_none()), "it is our server that answers");
     child
 }
 

@@ -371,6 +371,67 @@ fn sync_without_capabilities_says_the_length() {
 }
 
 #[test]
+fn silent_links_are_closed_by_either_side() {
+    let args = ["--repl-timeout", "3", "--repl-ping-replica-period", "1"];
+    let (primary, replica) = (Server::shoal(&args), Server::shoal(&args));
+    replica.replicate(&primary);
+    replica.catch_up(&primary);
+    primary.freeze(true);
+    eventually("the replica gives up", || replica.info("master_link_status") == "down");
+    primary.freeze(false);
+    eventually("it is back", || replica.info("master_link_status") == "up");
+    replica.freeze(true);
+    eventually("the primary gives up", || primary.info("connected_slaves") == "0");
+    replica.freeze(false);
+    assert_eq!(primary.run("SET after 1"), "OK");
+    assert_same(&primary, &replica);
+    assert_eq!(primary.info("sync_full"), "1", "both times it went on where it was");
+}
+
+#[test]
+fn a_replica_that_does_not_read_is_dropped_before_it_takes_all_memory() {
+    let limit = "replica 4mb 0 0";
+    let primary = Server::shoal(&["--client-output-buffer-limit", limit, "--repl-backlog-size", "64kb"]);
+    let replica = Server::shoal(&[]);
+    replica.replicate(&primary);
+    replica.catch_up(&primary);
+    replica.freeze(true);
+    let value = "x".repeat(1 << 20);
+    let mut client = primary.client();
+    let dropped = || {
+        client.send(&["SET", "big", &value]);
+        assert_eq!(client.receive(), "OK");
+        primary.info("connected_slaves") == "0"
+    };
+    eventually("the primary drops it", dropped);
+    replica.freeze(false);
+    assert_same(&primary, &replica);
+}
+
+#[test]
+fn changes_of_role_in_the_middle_of_a_sync_do_no_harm() {
+    let (one, two, node) = (Server::shoal(&[]), Server::shoal(&[]), Server::shoal(&[]));
+    fill(&one, 20_000);
+    fill(&two, 10_000);
+    let load = Load::on(&one);
+    let mut client = node.client();
+    for i in 0..30u64 {
+        let port = if i % 2 == 0 { one.port } else { two.port };
+        assert_eq!(client.run(&format!("REPLICAOF 127.0.0.1 {port}")), "OK");
+        // Spread over the stages of a sync.
+        std::thread::sleep(std::time::Duration::from_millis(i * 7 % 90));
+        if i % 3 == 0 {
+            assert_eq!(client.run("REPLICAOF NO ONE"), "OK");
+            eventually("it takes writes", || client.run("SET own 1") == "OK");
+        }
+    }
+    node.replicate(&one);
+    eventually("the link is up", || node.info("master_link_status") == "up");
+    load.stop();
+    assert_same(&one, &node);
+}
+
+#[test]
 fn clusters_refuse_replicaof() {
     let node = Server::shoal(&["--cluster-enabled", "yes"]);
     assert_eq!(node.run("REPLICAOF 127.0.0.1 1"), "ERR REPLICAOF not allowed in cluster mode.");

@@ -18,13 +18,14 @@ const BASE: Command = Command {
     ..Command::BASE
 };
 
-/// The role changes with the gate closed.
+/// The role changes with the gate closed. Unlike Redis's it is allowed while a snapshot of the primary is loaded, which
+/// takes as long as the network does: that is then given up.
 const REPLICAOF: Command = Command {
     name: "replicaof",
     summary: "Configures a server as replica of another, or promotes it to a primary.",
     since: "5.0.0",
     arity: 3,
-    flags: flag::ADMIN | flag::NOSCRIPT | flag::STALE | flag::EXCLUSIVE,
+    flags: flag::ADMIN | flag::NOSCRIPT | flag::STALE | flag::LOADING | flag::EXCLUSIVE,
     args: &[Arg::string("host"), Arg::integer("port")],
     ..BASE
 };

@@ -232,7 +232,7 @@ async fn stream_from<E: Env>(
 ) -> Result<(), LinkEnd> {
     // Where acknowledgements hold up replies they are sent for all that came at once.
     let is_prompt = shared.settings().durability != Durability::Async;
-    let (mut ack_due, mut is_asked) = (tokio::time::Instant::now(), false);
+    let (mut ack_due, mut is_asked) = (shared.env.now().mono, false);
     loop {
         let bytes = wire.take();
         if !bytes.is_empty() {
@@ -243,20 +243,21 @@ async fn stream_from<E: Env>(
             is_asked |= is_prompt;
             shared.replication.state().link.last_io = Some(shared.env.now().mono);
         }
-        if std::mem::take(&mut is_asked) || tokio::time::Instant::now() >= ack_due {
+        if std::mem::take(&mut is_asked) || shared.env.now().mono >= ack_due {
             acknowledge(shared, wire).await?;
-            ack_due = tokio::time::Instant::now() + ACK_EVERY;
+            ack_due = shared.env.now().mono + ACK_EVERY;
         }
         // `fill` ends by itself after repl-timeout, but is begun anew with each acknowledgement.
         let last_io = shared.replication.state().link.last_io;
-        let silence = last_io.map_or(Duration::ZERO, |at| shared.env.now().mono.since(at));
+        let now = shared.env.now().mono;
+        let silence = last_io.map_or(Duration::ZERO, |at| now.since(at));
         if silence > Duration::from_secs(shared.settings().repl_timeout_s) {
             return Err(LinkEnd::TimedOut);
         }
         tokio::select! {
             biased;
             filled = wire.fill() => drop(filled?),
-            () = tokio::time::sleep_until(ack_due) => {}
+            () = tokio::time::sleep(ack_due.since(now)) => {}
         }
     }
 }

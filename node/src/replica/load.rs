@@ -34,6 +34,8 @@ impl<E: Env> Drop for Loading<'_, E> {
         if !self.is_done {
             self.shared.flush_all();
         }
+        // The log, if there is to be one, begins anew with what is here now.
+        self.shared.persist.start_log();
         self.shared.state.is_loading.store(false, Ordering::Release);
         // The log begins anew with what is here now.
         self.shared.persist.start_log();
@@ -85,7 +87,6 @@ pub async fn receive<E: Env>(
     // Whoever asked while we loaded got nothing, but may hold a place in the bytes before.
     shared.replication.next_turn();
     loading.is_done = true;
-    shared.persist.start_log();
     tracing::info!("Done loading RDB, keys loaded: {keys}.");
     Ok(())
 }

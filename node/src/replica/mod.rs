@@ -67,7 +67,7 @@ pub struct State {
     link: LinkState,
     /// Since when there is no replica.
     lonely_since: Option<Mono>,
-    last_ping: Mono,
+    last_ping: Option<Mono>,
 }
 
 /// What a replica says of itself before it asks for the stream.
@@ -146,7 +146,7 @@ impl ReplicationState {
             is_following: false,
             link: LinkState::default(),
             lonely_since: None,
-            last_ping: Mono(0),
+            last_ping: None,
         };
         let (syncs, syncs_inbox) = mpsc::unbounded_channel();
         ReplicationState {
@@ -270,9 +270,10 @@ fn round<E: Env>(shared: &Shared<E>, now: Mono) {
     shared.state.good_replicas.store(good, Ordering::Relaxed);
     let is_replica = state.is_following;
     let has_replicas = !state.replicas.is_empty();
-    let is_ping_due = now.since(state.last_ping) >= Duration::from_secs(settings.repl_ping_s);
+    let is_ping_due =
+        now.since(*state.last_ping.get_or_insert(now)) >= Duration::from_secs(settings.repl_ping_s);
     if is_ping_due {
-        state.last_ping = now;
+        state.last_ping = Some(now);
     }
     let is_backlog_stale = drop_backlog_of_nobody(&mut state, now, has_replicas, settings.backlog_ttl_s);
     if is_backlog_stale && !is_replica && !settings.is_cluster && shared.feed.is_backlog_on() {

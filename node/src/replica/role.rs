@@ -95,9 +95,6 @@ pub fn lead_closed<E: Env>(shared: &Shared<E>) {
         // Cut off in the middle of a full sync: what is here is no history of anybody's.
         false => state.history.replace(replid),
     }
-    if !state.has_history {
-        shared.persist.start_log();
-    }
     state.has_history = true;
     state.is_history_loaded = false;
     state.is_following = false;
