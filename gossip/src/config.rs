@@ -77,6 +77,8 @@ pub enum Mutation {
     W11,
     /// Any member may be promoted in a strict shard.
     D6,
+    /// The leader shrinks the in-sync set to those that answered.
+    D8,
     /// A move is committed whoever serves its two shards by now.
     S3,
 }
@@ -95,6 +97,7 @@ impl Mutation {
         Mutation::W5,
         Mutation::W11,
         Mutation::D6,
+        Mutation::D8,
         Mutation::S3,
     ];
 }

@@ -66,6 +66,9 @@ impl Core {
                 let ver = next.ver;
                 let changed = next.shard_mut(shard.id).expect("same shards");
                 promote(changed, to, ver);
+                if self.mutated(Mutation::D8) {
+                    changed.in_sync.retain(|m| m.node == to.node);
+                }
                 if let Some(copy) = lossy {
                     self.marks.hit(Mark::Lossy);
                     (changed.lossy, changed.in_sync) = (true, vec![copy]);

@@ -2,7 +2,7 @@
 //!
 //! Runs seeds S, S+1, ... and prints seeds a minute, what the runs did, and for a failure the line that repeats it.
 
-use sim::mesh::{Batch, Plan, Profile, parse_mutation, run};
+use sim::mesh::{Batch, Mutant, Plan, Profile, parse_mutant, run};
 use std::time::Instant;
 
 fn main() {
@@ -15,7 +15,7 @@ fn main() {
     let started = Instant::now();
     let mut batch = Batch::default();
     for seed in args.first..args.first + args.seeds {
-        let plan = Plan::from_seed(args.profile, seed).with_mutation(args.mutation);
+        let plan = Plan::from_seed(args.profile, seed).with_mutant(args.mutant);
         if args.seeds == 1 {
             println!("{plan:?}");
         }
@@ -40,13 +40,13 @@ struct Args {
     seeds: u64,
     first: u64,
     profile: Profile,
-    mutation: Option<sim::mesh::Mutation>,
+    mutant: Mutant,
     trace: bool,
 }
 
 impl Args {
     fn parse() -> Result<Args, String> {
-        let mut args = Args { seeds: 100, first: 1, profile: Profile::Q, mutation: None, trace: false };
+        let mut args = Args { seeds: 100, first: 1, profile: Profile::Q, mutant: Mutant::None, trace: false };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} needs a value"));
@@ -60,7 +60,7 @@ impl Args {
                 }
                 "--mutation" => {
                     let name = value()?;
-                    args.mutation = Some(parse_mutation(&name).ok_or(format!("no mutation {name}"))?);
+                    args.mutant = parse_mutant(&name).ok_or(format!("no mutation {name}"))?;
                 }
                 "--trace" => args.trace = true,
                 _ => return Err(format!("unknown word {word}")),

@@ -2,7 +2,7 @@
 //! with the rule taken out, which must end in a violation.
 
 use super::invariants::healed;
-use super::plan::Plan;
+use super::plan::{Mutant, Plan};
 use super::world::World;
 use gossip::marks::Mark;
 use gossip::{Command, Event, FailoverMode, Message, Mutation, Packet, Request};
@@ -12,7 +12,8 @@ const MS: u64 = 1000;
 
 /// A cluster at rest, whose voters stay as the story needs them.
 fn world(plan: &Plan, mutation: Option<Mutation>) -> World {
-    let plan = Plan { has_fixed_voters: true, mutation, ..plan.clone() };
+    let mutant = mutation.map_or(Mutant::None, Mutant::Quorum);
+    let plan = Plan { has_fixed_voters: true, mutant, ..plan.clone() };
     let mut world = World::new(&plan, false);
     world.run_until(900 * MS);
     world
@@ -37,7 +38,7 @@ impl World {
         }
         panic!("never: {what}");
     }
-    fn serves(&self, i: usize) -> bool {
+    fn leased(&self, i: usize) -> bool {
         self.nodes[i].is_lease_valid(self.now)
     }
     fn cut_off(&mut self, side: &[usize], ms: u64) {
@@ -92,7 +93,7 @@ fn lease_outlived_by_voter_swap() {
     let tell = |mutation| {
         let mut w = world(&Plan::quiet(&[&[0, 1]], 7, &[0, 2, 3]), mutation);
         w.lead(2);
-        w.pass_until("0 serves", |w| w.serves(0));
+        w.pass_until("0 serves", |w| w.leased(0));
         w.cut_off(&[0], 3000);
         w.swap(2, &[4, 5, 6]);
         w.pass_until("the swap is known", |w| (4..7).all(|i| w.core(i).is_voter()));
@@ -102,7 +103,7 @@ fn lease_outlived_by_voter_swap() {
         w.pass(200);
         let early = w.is_violated();
         w.pass(1500);
-        assert!(w.violation.is_some() || w.serves(1), "the failover comes in the end");
+        assert!(w.violation.is_some() || w.leased(1), "the failover comes in the end");
         early
     };
     assert!(tell(Some(Mutation::W3)) && !tell(None));
@@ -113,7 +114,7 @@ fn lease_outlived_by_voter_swap() {
 fn voter_restarts_within_lease() {
     let tell = |mutation| {
         let mut w = world(&Plan::quiet(&[&[0, 1]], 3, &[0, 1, 2]), mutation);
-        w.pass_until("0 serves", |w| w.serves(0));
+        w.pass_until("0 serves", |w| w.leased(0));
         w.cut_off(&[0], 3000);
         w.crash_for(1, 2 * MS);
         w.crash_for(2, 2 * MS);
@@ -133,7 +134,7 @@ fn pending_swap_grants_nothing() {
     let tell = |mutation| {
         let mut w = world(&Plan::quiet(&[&[0, 3]], 6, &[0, 1, 2]), mutation);
         w.lead(1);
-        w.pass_until("0 serves", |w| w.serves(0));
+        w.pass_until("0 serves", |w| w.leased(0));
         // 0 and 2 vote for the swap and never hear that it was decided.
         w.filter = Some(|_, to, message| {
             // Nor may they find out by an election of their own.
@@ -159,7 +160,7 @@ fn grant_of_other_cfg_not_counted() {
     let tell = |mutation| {
         let mut w = world(&Plan::quiet(&[&[0, 1]], 7, &[2, 3, 4]), mutation);
         w.lead(3);
-        w.pass_until("0 serves", |w| w.serves(0));
+        w.pass_until("0 serves", |w| w.leased(0));
         // 0 and 2 hear of no new version; of 4, node 0 hears grants alone.
         w.filter = Some(|from, to, message| {
             let is_lease = matches!(message, Message::LeaseReq { .. } | Message::LeaseAck { .. });
@@ -195,10 +196,10 @@ fn late_release_of_old_tenure() {
             message: Message::Release { boot: w.core(0).boot(), tenure: old },
         };
         w.command(1, Command::Failover(FailoverMode::Default));
-        w.pass_until("1 serves", |w| w.serves(1));
+        w.pass_until("1 serves", |w| w.leased(1));
         w.pass(50);
         w.command(0, Command::Failover(FailoverMode::Default));
-        w.pass_until("0 serves again", |w| w.serves(0));
+        w.pass_until("0 serves again", |w| w.leased(0));
         assert!(w.core(0).tenure().unwrap().1 > old);
         w.pass(50);
         w.cut_off(&[0], 3000);
@@ -271,9 +272,9 @@ fn leader_and_primary_die_together() {
     w.crash(0);
     w.crash(2);
     w.pass(230);
-    assert!(!w.serves(1), "not before the promises have run out");
+    assert!(!w.leased(1), "not before the promises have run out");
     w.pass(500);
-    assert!(w.serves(1) && w.violation.is_none());
+    assert!(w.leased(1) && w.violation.is_none());
 }
 
 /// One way: its heartbeats arrive, so nobody stands, but it hears no acknowledgement and steps down by itself (A9).
@@ -285,7 +286,7 @@ fn leader_hears_nobody_but_is_heard() {
     (0..3).for_each(|i| w.net.cut(i, 3, until));
     w.pass(1000);
     assert!(!w.core(3).is_leader() && (1..3).any(|i| w.core(i).is_leader()));
-    assert!(w.serves(0) && w.marked(Mark::A9StepDown) > 0);
+    assert!(w.leased(0) && w.marked(Mark::A9StepDown) > 0);
 }
 
 /// W9: an acceptance is withheld while the promise runs; the primary is not renewed and gives way after E.
@@ -293,12 +294,12 @@ fn leader_hears_nobody_but_is_heard() {
 fn accept_waits_then_primary_returns() {
     let mut w = world(&Plan::quiet(&[&[0, 1]], 3, &[0, 1, 2]), None);
     w.lead(2);
-    w.pass_until("0 serves", |w| w.serves(0));
+    w.pass_until("0 serves", |w| w.leased(0));
     w.replace(1, 1);
     w.pass(100);
-    assert!(w.serves(0) && !w.serves(1));
+    assert!(w.leased(0) && !w.leased(1));
     w.pass(600);
-    assert!(!w.serves(0) && w.serves(1) && w.violation.is_none());
+    assert!(!w.leased(0) && w.leased(1) && w.violation.is_none());
     assert!(w.marked(Mark::W9Condemned) > 0);
 }
 
@@ -323,7 +324,7 @@ fn dangling_accept_cleared_by_noop() {
     w.pass(400);
     assert!(w.core(3).record().accepted.is_none() && w.ver(3) > ver);
     assert_eq!(w.core(3).topology().voters.len(), 5);
-    assert!(w.serves(0) && w.marked(Mark::A10Noop) > 0);
+    assert!(w.leased(0) && w.marked(Mark::A10Noop) > 0);
 }
 
 /// W7: a new primary is born with a promise.
@@ -373,8 +374,8 @@ fn far_behind_node_gets_full_value() {
 #[test]
 fn frozen_primary_wakes_without_a_lease() {
     let mut w = world(&Plan::quiet(&[&[0, 1]], 3, &[0, 1, 2]), None);
-    w.pass_until("0 serves", |w| w.serves(0));
+    w.pass_until("0 serves", |w| w.leased(0));
     w.nodes[0].frozen_until = w.now + 900 * MS;
     w.pass(890);
-    assert!(!w.serves(0) && w.serves(1) && w.violation.is_none());
+    assert!(!w.leased(0) && w.leased(1) && w.violation.is_none());
 }

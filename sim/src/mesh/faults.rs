@@ -97,6 +97,8 @@ impl World {
             Fault::Impatient => self.impatient_hand_over(target),
             Fault::AimedRestart => self.aimed(target, true),
             Fault::AimedSwap => self.aimed(target, false),
+            Fault::Move => self.move_slots(other),
+            Fault::Shorten => self.shorten(target, down),
         }
     }
 
@@ -179,7 +181,8 @@ impl World {
 
     /// Once a run, and never where a configuration under way rests on fewer than three voters.
     fn lose_store(&mut self, target: usize, down: u64) {
-        if self.nodes.iter().any(|n| n.stores_lost > 0) {
+        let is_last = self.plan.has_data && !self.may_lose(target);
+        if is_last || self.nodes.iter().any(|n| n.stores_lost > 0) {
             return;
         }
         self.crash_for(target, down);
@@ -189,6 +192,39 @@ impl World {
         node.disk_order = Default::default();
         node.config.store = Some(proto::StoreId(1000 + target as u64));
         node.position = Default::default();
+        node.data = super::data::DataNode::new(node.id);
+    }
+
+    /// A disk that lied: the log ends before what was said to be durable.
+    fn shorten(&mut self, target: usize, down: u64) {
+        let is_fsync = self.plan.data_class == gossip::DataClass::Fsync;
+        if !is_fsync || !self.may_lose(target) || self.nodes[target].core.is_none() {
+            return;
+        }
+        self.crash_for(target, down);
+        let node = &mut self.nodes[target];
+        let end = node.data.end();
+        node.data.restart(node.id, end - self.fault_rng.between(1, 20).min(end));
+    }
+
+    fn move_slots(&mut self, at: usize) {
+        let Some(core) = &self.nodes[at].core else { return };
+        let topo = core.topology().clone();
+        if topo.shards.len() < 2 {
+            return;
+        }
+        let slots: Vec<proto::Slot> = super::data::all_slots().collect();
+        let first = slots[self.fault_rng.below(slots.len() as u64) as usize];
+        let Some(from) = topo.owner(first) else { return };
+        let to = topo.shards.iter().map(|s| s.id).find(|s| *s != from).expect("two shards");
+        let also = slots.iter().copied().find(|s| *s != first && topo.owner(*s) == Some(from));
+        let mut moved = vec![first];
+        moved.extend(also.filter(|_| self.fault_rng.chance(400)));
+        moved.sort();
+        self.next_token += 1;
+        let slots = proto::SlotRange::compact(moved);
+        let id = self.next_token;
+        self.command(at, Command::Decide(Request::MoveStart { id, slots, from, to }));
     }
 
     /// Three or five of the members, often with hardly any of the present ones.
@@ -220,6 +256,16 @@ impl World {
             .unwrap_or_default();
         let request = Request::HandOver { shard: shard.id, epoch: shard.epoch, to, generation };
         self.command(at, Command::Decide(request));
+    }
+
+    /// As [`World::command`], for code that runs inside a node's turn.
+    pub(super) fn command_later(&mut self, at: usize, command: Command) {
+        if let Command::Decide(Request::Drop { shard, rev, node, .. }) = &command {
+            self.drops_in_flight.insert((*shard, *node), *rev);
+        }
+        self.next_token += 1;
+        let token = self.next_token;
+        self.nodes[at].inbox.push_back(super::world::Input::Core(Event::Command { token, command }));
     }
 
     pub(super) fn command(&mut self, at: usize, command: Command) {

@@ -101,3 +101,24 @@ pub fn healed(nodes: &[SimNode], now: u64) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// After the calm: sets are complete and no move is left over (D, S).
+pub fn data_healed(nodes: &[SimNode]) -> Result<(), String> {
+    let Some(topo) =
+        nodes.iter().filter_map(|n| n.core.as_ref()).map(|c| c.topology()).max_by_key(|t| t.order())
+    else {
+        return Err("nobody lives".into());
+    };
+    for shard in &topo.shards {
+        for member in &shard.members {
+            let generation = nodes.iter().find(|n| n.id == *member).map(|n| n.generation_on_record());
+            if !generation.is_some_and(|g| shard.contains_in_sync(*member, g)) {
+                return Err(format!("{member:?} {generation:?} is not in the set of {shard:?}"));
+            }
+        }
+    }
+    if !topo.moves.is_empty() {
+        return Err(format!("moves left over: {:?}", topo.moves));
+    }
+    Ok(())
+}

@@ -4,6 +4,7 @@
 //! Invariant: equal plans give equal traces; a test compares their hashes.
 
 mod batch;
+mod data;
 mod faults;
 mod invariants;
 mod net;
@@ -17,6 +18,5 @@ mod directed;
 mod tests;
 
 pub use batch::Batch;
-pub use gossip::Mutation;
-pub use plan::{Plan, Profile, parse_mutation};
+pub use plan::{Mutant, Plan, Profile, parse_mutant};
 pub use world::{Outcome, Stats, Violation, run};

@@ -1,9 +1,11 @@
 //! One node of the mesh: a core, its clock, its disk, and the effects it has not carried out yet.
 
+use super::data::DataNode;
 use super::plan::Plan;
+use super::world::Input;
 use gossip::topology::{Address, InSync, Member, Primary, Shard, Voter};
-use gossip::{Config, Core, DataClass, Effect, Event, Position, Record, Topology, first_generation};
-use proto::{Boot, Epoch, Mono, NodeId, Now, ShardId, Slot, SlotRange, StoreId, WallMs};
+use gossip::{Config, Core, Effect, Position, Record, Topology, first_generation};
+use proto::{Boot, Epoch, Generation, Mono, NodeId, Now, ShardId, Slot, SlotRange, StoreId, WallMs};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +19,7 @@ pub struct SimNode {
     /// Counts restarts; what was meant for an earlier life is dropped.
     pub life: u32,
     pub frozen_until: u64,
-    pub inbox: VecDeque<Event>,
+    pub inbox: VecDeque<Input>,
     pub pending: VecDeque<Effect>,
     /// A record on its way to the disk.
     pub syncing: Option<Box<Record>>,
@@ -26,6 +28,9 @@ pub struct SimNode {
     pub crash_after: Option<u32>,
     pub position: Position,
     pub stores_lost: u32,
+    pub data: DataNode,
+    /// The copy goes as soon as this generation has durably ended (D10).
+    pub discard_pending: Option<Generation>,
     drift_ppm: i64,
     offset_us: u64,
     /// Newest (lineage, version) and boot on disk: they never go back.
@@ -41,9 +46,9 @@ impl SimNode {
             address: address(index),
             node_timeout: Duration::from_millis(plan.wait_ms),
             lease_percent: plan.lease_percent,
-            data_class: DataClass::Fsync,
+            data_class: plan.data_class,
             initial: Some(initial.clone()),
-            mutation: plan.mutation,
+            mutation: plan.mutant.quorum(),
             ..Config::default()
         };
         SimNode {
@@ -61,6 +66,8 @@ impl SimNode {
             crash_after: None,
             position: Position { epoch: Epoch(1), ..Position::default() },
             stores_lost: 0,
+            data: DataNode::new(id),
+            discard_pending: None,
             drift_ppm: plan.drift_ppm[index],
             offset_us: 1_000_000 * (index as u64 + 1),
             disk_order: Default::default(),
@@ -84,6 +91,11 @@ impl SimNode {
     }
     pub fn is_lease_valid(&self, true_us: u64) -> bool {
         self.core.as_ref().is_some_and(|c| c.is_lease_valid(self.clock(true_us).mono))
+    }
+    /// Generation that a restart would find or that is in force.
+    pub fn generation_on_record(&self) -> Generation {
+        let running = self.core.as_ref().map(|c| c.generation());
+        running.or(self.disk.as_ref().map(|r| r.generation)).unwrap_or_default()
     }
     pub fn is_frozen(&self, true_us: u64) -> bool {
         true_us < self.frozen_until
@@ -134,7 +146,7 @@ pub fn initial_topology(plan: &Plan) -> Topology {
             primary: Primary { node: node_id(members[0]), boot: Boot(1), store: store(members[0]) },
             in_sync: members.iter().map(copy).collect(),
             members: members.iter().map(|i| node_id(*i)).collect(),
-            strict: false,
+            strict: plan.has_data,
             lossy: false,
         });
         let slots = plan.shards.len();

@@ -1,7 +1,7 @@
 //! What a run will be like, all of it drawn from the seed. Swarm style: each run has only some of the faults.
 
-use gossip::Mutation;
 use gossip::rng::Rng;
+use gossip::{DataClass, Mutation};
 
 /// Which kind of weather.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +22,48 @@ impl Profile {
             .into_iter()
             .find(|(n, _)| n.eq_ignore_ascii_case(name))
             .map(|(_, p)| p)
+    }
+}
+
+/// The rule that is taken out, wherever it is obeyed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutant {
+    None,
+    Quorum(Mutation),
+    InSync(replication::insync::Mutation),
+    Move(migration::Mutation),
+    /// Reads show what may still vanish.
+    D14,
+}
+
+impl Mutant {
+    pub fn quorum(self) -> Option<Mutation> {
+        if let Mutant::Quorum(m) = self { Some(m) } else { None }
+    }
+    pub fn insync(self) -> Option<replication::insync::Mutation> {
+        if let Mutant::InSync(m) = self { Some(m) } else { None }
+    }
+    pub fn migration(self) -> Option<migration::Mutation> {
+        if let Mutant::Move(m) = self { Some(m) } else { None }
+    }
+    pub fn name(self) -> String {
+        match self {
+            Mutant::None => "none".into(),
+            Mutant::Quorum(m) => format!("{m:?}"),
+            Mutant::InSync(m) => format!("{m:?}"),
+            Mutant::Move(m) => format!("{m:?}"),
+            Mutant::D14 => "D14".into(),
+        }
+    }
+    fn all() -> Vec<Mutant> {
+        use migration::Mutation as Moves;
+        use replication::insync::Mutation as Sets;
+        let mut all: Vec<Mutant> = Mutation::ALL.iter().map(|m| Mutant::Quorum(*m)).collect();
+        let sets = [Sets::D1NoWait, Sets::D1NoPending, Sets::D2, Sets::D3, Sets::D13];
+        all.extend(sets.map(Mutant::InSync));
+        all.extend([Moves::S1, Moves::S2, Moves::S4].map(Mutant::Move));
+        all.push(Mutant::D14);
+        all
     }
 }
 
@@ -47,10 +89,14 @@ pub enum Fault {
     AimedRestart,
     /// The same with other voters instead of a restart.
     AimedSwap,
+    /// Some slots are moved to another shard.
+    Move,
+    /// A crash after which the log is shorter than it was said to be (D7).
+    Shorten,
 }
 
 impl Fault {
-    const ALL: [Fault; 17] = [
+    const ALL: [Fault; 19] = [
         Fault::Crash,
         Fault::CrashMidStep,
         Fault::CrashAll,
@@ -68,6 +114,8 @@ impl Fault {
         Fault::Impatient,
         Fault::AimedRestart,
         Fault::AimedSwap,
+        Fault::Move,
+        Fault::Shorten,
     ];
 }
 
@@ -75,7 +123,15 @@ impl Fault {
 pub struct Plan {
     pub profile: Profile,
     pub seed: u64,
-    pub mutation: Option<Mutation>,
+    pub mutant: Mutant,
+    /// Whether there is data, with clients, and where acknowledged bytes live.
+    pub has_data: bool,
+    pub data_class: DataClass,
+    pub clients: usize,
+    /// Records in one message of the stream.
+    pub catch_up: usize,
+    /// New primaries are killed within 150 ms, in so many of a thousand cases.
+    pub kill_new_primary_per_mille: u64,
     /// Members of each shard, by node index; nodes above are witnesses.
     pub shards: Vec<Vec<usize>>,
     pub nodes: usize,
@@ -122,7 +178,12 @@ impl Plan {
         let mut plan = Plan {
             profile,
             seed,
-            mutation: None,
+            mutant: Mutant::None,
+            has_data: false,
+            data_class: DataClass::Fsync,
+            clients: 0,
+            catch_up: 64,
+            kill_new_primary_per_mille: 0,
             shards,
             nodes,
             voters,
@@ -143,8 +204,13 @@ impl Plan {
             faults_until_us: 8000 * MS,
             end_us: 16_000 * MS,
         };
-        if profile == Profile::Q {
-            plan.make_quorum_stress(r);
+        match profile {
+            Profile::Q => plan.make_quorum_stress(r),
+            Profile::R => plan.make_data(r),
+            Profile::D | Profile::S => plan.make_data_stress(r),
+        }
+        if !plan.has_data {
+            plan.faults.retain(|f| !matches!(f, Fault::Move | Fault::Shorten));
         }
         if plan.faults.is_empty() {
             plan.faults.push(Fault::Crash);
@@ -167,8 +233,42 @@ impl Plan {
         }
     }
 
-    pub fn with_mutation(mut self, mutation: Option<Mutation>) -> Plan {
-        self.mutation = mutation;
+    fn make_data(&mut self, r: &mut Rng) {
+        self.has_data = r.chance(700);
+        self.data_class = if r.chance(500) { DataClass::Memory } else { DataClass::Fsync };
+        self.clients = 5;
+        self.faults_until_us = 7000 * MS;
+        self.end_us = 12_000 * MS;
+    }
+
+    /// Hand-overs and moves all the time, new primaries killed; two shards, so that there is where to move to.
+    fn make_data_stress(&mut self, r: &mut Rng) {
+        self.make_data(r);
+        self.has_data = true;
+        let first = r.between(2, 3) as usize;
+        let second = r.between(2, 3) as usize;
+        self.shards = vec![(0..first).collect(), (first..first + second).collect()];
+        self.nodes = (first + second + 1).min(7);
+        self.drift_ppm = drifts(r, self.nodes);
+        let mut order: Vec<usize> = (0..self.nodes).collect();
+        r.shuffle(&mut order);
+        self.voters = order[..if self.nodes >= 5 && r.chance(500) { 5 } else { 3 }].to_vec();
+        self.delay_us = (200, r.between(1, 8) * MS);
+        self.loss_per_mille = if r.chance(400) { r.below(30) } else { 0 };
+        self.fault_gap_us = (30 * MS, r.between(60, 300) * MS);
+        self.restart_us = (5 * MS, r.between(30, 500) * MS);
+        self.kill_new_primary_per_mille = if r.chance(600) { 350 } else { 0 };
+        self.faults.retain(|f| !matches!(f, Fault::LoseStore | Fault::AimedRestart | Fault::AimedSwap));
+        for fault in [Fault::HandOver, Fault::HandOver, Fault::Move, Fault::Move, Fault::Crash] {
+            self.faults.push(fault);
+        }
+        if self.profile == Profile::S {
+            self.catch_up = r.between(1, 3) as usize;
+        }
+    }
+
+    pub fn with_mutant(mut self, mutant: Mutant) -> Plan {
+        self.mutant = mutant;
         self
     }
     /// No faults, equal clocks, fast links: for directed schedules.
@@ -178,13 +278,17 @@ impl Plan {
         plan.nodes = nodes;
         plan.voters = voters.to_vec();
         plan.drift_ppm = vec![0; nodes];
+        (plan.has_data, plan.clients, plan.data_class) = (false, 0, DataClass::Fsync);
         plan.delay_us = (500, 1000);
         (plan.loss_per_mille, plan.dup_per_mille, plan.fsync_us) = (0, 0, 0);
         plan
     }
     /// The command that repeats this run.
     pub fn reproduce(&self) -> String {
-        let mutation = self.mutation.map(|m| format!(" --mutation {m:?}")).unwrap_or_default();
+        let mutation = match self.mutant {
+            Mutant::None => String::new(),
+            mutant => format!(" --mutation {}", mutant.name()),
+        };
         format!(
             "cargo run -p sim --profile sim --bin mesh -- --profile {:?} --seeds 1 --seed {}{mutation}",
             self.profile, self.seed
@@ -204,8 +308,8 @@ fn drifts(r: &mut Rng, nodes: usize) -> Vec<i64> {
 }
 
 /// By the name of the rule, as `W2` or `W1Receipt`.
-pub fn parse_mutation(name: &str) -> Option<Mutation> {
-    Mutation::ALL.iter().copied().find(|m| format!("{m:?}").eq_ignore_ascii_case(name))
+pub fn parse_mutant(name: &str) -> Option<Mutant> {
+    Mutant::all().into_iter().find(|m| m.name().eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]
@@ -227,7 +331,8 @@ mod tests {
 
     #[test]
     fn mutations_are_found_by_name() {
-        assert_eq!(parse_mutation("w1receipt"), Some(Mutation::W1Receipt));
-        assert_eq!(parse_mutation("W99"), None);
+        assert_eq!(parse_mutant("w1receipt"), Some(Mutant::Quorum(Mutation::W1Receipt)));
+        assert_eq!(parse_mutant("d14"), Some(Mutant::D14));
+        assert_eq!(parse_mutant("W99"), None);
     }
 }

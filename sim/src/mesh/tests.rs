@@ -1,11 +1,12 @@
 //! The mesh tests itself: quiet runs pass, equal seeds are equal, and rules taken out are missed.
 
-use super::{Batch, Mutation, Plan, Profile, run};
+use super::{Batch, Mutant, Plan, Profile, run};
+use gossip::Mutation;
 
-fn batch(profile: Profile, seeds: std::ops::Range<u64>, mutation: Option<Mutation>) -> Batch {
+fn batch(profile: Profile, seeds: std::ops::Range<u64>, mutant: Mutant) -> Batch {
     let mut batch = Batch::default();
     for seed in seeds {
-        batch.add(&run(&Plan::from_seed(profile, seed).with_mutation(mutation), false));
+        batch.add(&run(&Plan::from_seed(profile, seed).with_mutant(mutant), false));
     }
     batch
 }
@@ -22,14 +23,14 @@ fn equal_seeds_give_equal_traces() {
 
 #[test]
 fn fresh_seeds_hold() {
-    let q = batch(Profile::Q, 0..40, None);
+    let q = batch(Profile::Q, 0..40, Mutant::None);
     assert!(q.failures.is_empty(), "{:#?}", q.failures);
 }
 
 /// Runs seeds until one is violated; how many it took.
-fn caught(profile: Profile, mutation: Mutation, seeds: u64) -> Option<u64> {
+fn caught(profile: Profile, mutant: Mutant, seeds: u64) -> Option<u64> {
     (0..seeds).find(|seed| {
-        let plan = Plan::from_seed(profile, *seed).with_mutation(Some(mutation));
+        let plan = Plan::from_seed(profile, *seed).with_mutant(mutant);
         run(&plan, false).violation.is_some()
     })
 }
@@ -48,7 +49,7 @@ fn mutants_of_the_quorum_are_caught() {
         (Profile::R, Mutation::W3, 40),
         (Profile::Q, Mutation::W4, 140),
     ] {
-        let found = caught(profile, mutation, seeds);
+        let found = caught(profile, Mutant::Quorum(mutation), seeds);
         assert!(found.is_some(), "{mutation:?} was not caught in {seeds} seeds of {profile:?}");
         println!("{mutation:?} caught by seed {} of {profile:?}", found.unwrap());
     }
@@ -56,7 +57,7 @@ fn mutants_of_the_quorum_are_caught() {
 
 #[test]
 fn rare_branches_are_taken() {
-    let q = batch(Profile::Q, 1000..1060, None);
+    let q = batch(Profile::Q, 1000..1060, Mutant::None);
     assert!(q.failures.is_empty(), "{:#?}", q.failures);
     use gossip::marks::Mark::*;
     // Only an operator's TAKEOVER or a lost strict set makes `Lossy`; a late release needs a directed schedule.

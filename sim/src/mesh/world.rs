@@ -1,5 +1,6 @@
 //! The loop: events in order of (time, sequence), carried out one effect at a time.
 
+use super::data::{Client, ClientReply, DataMsg, History, TICK_US};
 use super::invariants::{self, Ledger};
 use super::net::Net;
 use super::node::{SimNode, initial_topology};
@@ -24,6 +25,11 @@ pub struct Stats {
     pub versions: u64,
     pub failovers: u64,
     pub crashes: u64,
+    pub operations: u64,
+    pub unknown: u64,
+    pub gave_up: u64,
+    pub moves: u64,
+    pub discards: u64,
 }
 
 impl Stats {
@@ -32,9 +38,22 @@ impl Stats {
         self.versions += other.versions;
         self.failovers += other.failovers;
         self.crashes += other.crashes;
+        self.operations += other.operations;
+        self.unknown += other.unknown;
+        self.gave_up += other.gave_up;
+        self.moves += other.moves;
+        self.discards += other.discards;
     }
-    pub fn data_summary(&self, _runs: u64) -> String {
-        String::new()
+    pub fn data_summary(&self, runs: u64) -> String {
+        let per_run = |n: u64| n as f64 / runs.max(1) as f64;
+        format!(
+            "; {:.0} operations ({:.1} unknown), {:.2} moves, {:.2} discards; {} histories given up",
+            per_run(self.operations),
+            per_run(self.unknown),
+            per_run(self.moves),
+            per_run(self.discards),
+            self.gave_up
+        )
     }
 }
 
@@ -47,6 +66,12 @@ pub struct Outcome {
     /// Of every event and what it did.
     pub trace_hash: u64,
     pub reproduce: String,
+}
+
+/// What a node takes up one at a time.
+pub enum Input {
+    Core(Event),
+    Data(DataMsg),
 }
 
 pub(super) enum Happening {
@@ -80,6 +105,29 @@ pub(super) enum Happening {
         life: u32,
         event: Event,
     },
+    Data {
+        to: usize,
+        message: DataMsg,
+    },
+    DataTick {
+        node: usize,
+    },
+    Reply {
+        client: usize,
+        attempt: u64,
+        reply: ClientReply,
+    },
+    ClientGo {
+        client: usize,
+    },
+    ClientTimeout {
+        client: usize,
+        attempt: u64,
+    },
+    Kill {
+        node: usize,
+        life: u32,
+    },
     Urge {
         node: usize,
         stands: bool,
@@ -97,6 +145,12 @@ pub struct World {
     pub(super) nodes: Vec<SimNode>,
     pub(super) net: Net,
     pub(super) fault_rng: Rng,
+    pub(super) data_rng: Rng,
+    pub(super) clients: Vec<Client>,
+    pub(super) history: History,
+    /// Drops asked for, with the rev they compare (the atlas).
+    pub(super) drops_in_flight: BTreeMap<(proto::ShardId, NodeId), proto::Epoch>,
+    pub(super) is_over: bool,
     pub(super) ledger: Ledger,
     pub(super) stats: Stats,
     marks: Marks,
@@ -115,15 +169,18 @@ pub fn run(plan: &Plan, is_traced: bool) -> Outcome {
     world.schedule(plan.faults_from_us, Happening::Fault);
     world.schedule(plan.faults_until_us, Happening::Heal);
     world.run_until(plan.end_us);
-    // Calm has no deadline of its own: whoever is not done by now gets a little longer before it counts as stuck.
+    // Whoever is not done by now gets a little longer before it counts as stuck.
     for _ in 0..8 {
-        if world.violation.is_some() || invariants::healed(&world.nodes, world.now).is_ok() {
+        if world.violation.is_some() || world.healed().is_ok() {
             break;
         }
         world.run_until(world.now + 500_000);
     }
-    if let Err(what) = invariants::healed(&world.nodes, world.now) {
+    if let Err(what) = world.healed() {
         world.fail(format!("not healed: {what}"));
+    }
+    if plan.has_data && world.violation.is_none() {
+        world.read_all();
     }
     world.finish()
 }
@@ -141,6 +198,11 @@ impl World {
             nodes,
             net: Net::new(plan),
             fault_rng: Rng::new(plan.seed ^ 0xFA01_7000),
+            data_rng: Rng::new(plan.seed ^ 0xDA7A_0000),
+            clients: Vec::new(),
+            history: History::default(),
+            drops_in_flight: BTreeMap::new(),
+            is_over: false,
             ledger: Ledger::default(),
             stats: Stats::default(),
             marks: Marks::default(),
@@ -152,7 +214,32 @@ impl World {
             filter: None,
         };
         (0..plan.nodes).for_each(|i| world.start(i));
+        if plan.has_data {
+            (0..plan.nodes).for_each(|i| world.schedule(i as u64 * 331, Happening::DataTick { node: i }));
+            world.start_clients();
+        }
         world
+    }
+
+    fn healed(&self) -> Result<(), String> {
+        invariants::healed(&self.nodes, self.now)?;
+        if self.plan.has_data { invariants::data_healed(&self.nodes) } else { Ok(()) }
+    }
+
+    /// Every key is read at its owner; then the clients' histories are judged.
+    fn read_all(&mut self) {
+        self.begin_last_reads();
+        for _ in 0..20 {
+            if self.unread() == 0 {
+                break;
+            }
+            self.run_until(self.now + 250_000);
+        }
+        if self.unread() > 0 {
+            self.fail(format!("{} keys cannot be read", self.unread()));
+        }
+        self.is_over = true;
+        self.check_history();
     }
 
     pub(super) fn schedule(&mut self, at: u64, happening: Happening) {
@@ -197,6 +284,19 @@ impl World {
             Happening::Restart { node, life } if self.nodes[node].life == life => self.start(node),
             Happening::Thaw { node } => self.carry_on(node),
             Happening::Feed { node, life, event } if self.nodes[node].life == life => self.feed(node, event),
+            Happening::Data { to, message } => self.feed_input(to, Input::Data(message)),
+            Happening::DataTick { node } => {
+                self.on_data_tick(node);
+                self.carry_on(node);
+                self.schedule(self.now + TICK_US, Happening::DataTick { node });
+            }
+            Happening::Reply { client, attempt, reply } => self.on_reply(client, attempt, reply),
+            Happening::ClientGo { client } => self.on_client_go(client),
+            Happening::ClientTimeout { client, attempt } => self.on_client_timeout(client, attempt),
+            Happening::Kill { node, life } if self.nodes[node].life == life && !self.is_calm => {
+                let down = self.fault_rng.between(self.plan.restart_us.0, self.plan.restart_us.1);
+                self.crash_for(node, down);
+            }
             Happening::Urge { node, stands } => self.urge(node, stands),
             Happening::Fault => self.on_fault(),
             Happening::Heal => self.heal(),
@@ -213,6 +313,10 @@ impl World {
         let now = self.nodes[i].clock(self.now);
         let node = &mut self.nodes[i];
         let seed = self.plan.seed.wrapping_mul(31).wrapping_add(i as u64).wrapping_mul(31) + node.life as u64;
+        if self.plan.has_data {
+            let (epoch, offset) = (node.data.last_epoch(), proto::Offset(node.data.end()));
+            node.position = gossip::Position { epoch, offset, ..gossip::Position::default() };
+        }
         let recovered = Some((node.position.epoch, node.position.offset));
         let start = Start { record: node.disk.clone(), recovered, seed };
         let mut out = Vec::new();
@@ -225,11 +329,14 @@ impl World {
 
     /// Hands an event to a node, or keeps it until the node can take it.
     pub(super) fn feed(&mut self, i: usize, event: Event) {
+        self.feed_input(i, Input::Core(event));
+    }
+    fn feed_input(&mut self, i: usize, input: Input) {
         let node = &mut self.nodes[i];
         if node.core.is_none() {
             return;
         }
-        node.inbox.push_back(event);
+        node.inbox.push_back(input);
         assert!(node.inbox.len() < 200_000, "an inbox without bound");
         self.carry_on(i);
     }
@@ -241,12 +348,19 @@ impl World {
             if self.violation.is_some() || self.nodes[i].core.is_none() || self.nodes[i].is_busy(self.now) {
                 return;
             }
-            let Some(event) = self.nodes[i].inbox.pop_front() else { break };
-            let now = self.nodes[i].clock(self.now);
-            let mut out = Vec::new();
-            self.nodes[i].core.as_mut().expect("lives").step(now, event, &mut out);
-            self.nodes[i].pending.extend(out);
-            self.check_step(i);
+            self.discard_if_due(i);
+            self.sync_data(i);
+            match self.nodes[i].inbox.pop_front() {
+                None => break,
+                Some(Input::Data(message)) => self.on_data(i, message),
+                Some(Input::Core(event)) => {
+                    let now = self.nodes[i].clock(self.now);
+                    let mut out = Vec::new();
+                    self.nodes[i].core.as_mut().expect("lives").step(now, event, &mut out);
+                    self.nodes[i].pending.extend(out);
+                    self.check_step(i);
+                }
+            }
         }
         self.set_timer(i);
     }
@@ -265,11 +379,13 @@ impl World {
     fn carry_out(&mut self, i: usize) {
         while self.nodes[i].syncing.is_none() && !self.nodes[i].is_frozen(self.now) {
             let Some(effect) = self.nodes[i].pending.pop_front() else { return };
+            let crash_allowed = self.nodes[i].crash_after == Some(0) && self.may_crash(i);
             match &mut self.nodes[i].crash_after {
-                Some(0) => {
+                Some(0) if crash_allowed => {
                     self.crash(i);
                     return;
                 }
+                Some(0) => self.nodes[i].crash_after = None,
                 Some(left) => *left -= 1,
                 None => {}
             }
@@ -312,6 +428,10 @@ impl World {
     }
 
     fn on_drain(&mut self, i: usize, to: Option<NodeId>) {
+        if self.plan.has_data {
+            self.begin_draining(i, to);
+            return;
+        }
         let Some(to) = to else { return };
         let Some(target) = self.nodes.iter().find(|n| n.id == to) else { return };
         let Some(core) = &target.core else { return };
@@ -352,11 +472,24 @@ impl World {
         node.inbox.clear();
         (node.timer_at, node.crash_after) = (None, None);
         node.frozen_until = 0;
+        node.discard_pending = None;
+        let kept = match self.plan.data_class {
+            gossip::DataClass::Memory => 0,
+            gossip::DataClass::Fsync => self.fault_rng.between(node.data.on_disk, node.data.end()),
+        };
+        node.data.restart(node.id, kept);
         node.life += 1;
         self.stats.crashes += 1;
         self.trace(i, "crash", 0);
     }
+    /// In the memory class a crash is the loss of a copy.
+    fn may_crash(&self, i: usize) -> bool {
+        !self.plan.has_data || self.plan.data_class == gossip::DataClass::Fsync || self.may_lose(i)
+    }
     pub(super) fn crash_for(&mut self, i: usize, outage: u64) {
+        if !self.may_crash(i) {
+            return;
+        }
         self.crash(i);
         let life = self.nodes[i].life;
         self.schedule(self.now + outage, Happening::Restart { node: i, life });
