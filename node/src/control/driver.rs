@@ -9,7 +9,7 @@ use crate::pubsub::Space;
 use crate::shared::Shared;
 use gossip::topology::{Address, Topology};
 use gossip::{Config, Core, DataClass, Effect, Event, Outcome, Peer, Position, Record, Refusal, Start};
-use proto::{Mono, NodeId};
+use proto::{Epoch, Mono, NodeId, Offset};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ struct Driver<E: Env> {
     pending: BTreeMap<u64, Answer>,
     next_token: u64,
     roles: Roles<E>,
+    /// The stream's epoch as the file beside the topology's has it.
+    saved_epoch: Epoch,
     status_at: Mono,
     /// Where nodes were heard from last, for those whose address is not in the topology yet.
     heard: BTreeMap<NodeId, String>,
@@ -58,12 +60,12 @@ pub async fn run<E: Env>(shared: Arc<Shared<E>>, inbox: ControlInbox) -> Result<
         tokio::task::spawn_local(bus.clone().accept(listener));
     }
     let mut effects = Vec::new();
-    let recovered = shared.replication.recovered();
+    let recovered = recovered(&shared, &disk, &file).await?;
     let start = Start { record, recovered, seed: shared.env.rand() };
     let core = Core::new(core_config(&settings), start, shared.env.now(), &mut effects);
     tracing::info!("Node {} of cluster {:?}", core.id(), core.cluster());
     shared.feed.turn_backlog_on();
-    let roles = Roles::new(shared.clone());
+    let roles = Roles::new(shared.clone(), recovered.map_or(Epoch(0), |(epoch, _)| epoch));
     let mut driver = Driver {
         shared,
         core,
@@ -71,6 +73,7 @@ pub async fn run<E: Env>(shared: Arc<Shared<E>>, inbox: ControlInbox) -> Result<
         file,
         pending: BTreeMap::new(),
         next_token: 1,
+        saved_epoch: roles.stream_epoch(),
         roles,
         status_at: Mono(0),
         heard: BTreeMap::new(),
@@ -100,6 +103,31 @@ async fn read_record<E: Env>(
     }
 }
 
+/// The file that names the epoch of the stream which our copy comes from, and the offset at which it began.
+fn stream_file(cluster_file: &str) -> String {
+    format!("{cluster_file}.stream")
+}
+
+/// How far the recovered copy reaches. A copy that is shorter than where its last epoch began is of an older one, which
+/// is not known any more.
+async fn recovered<E: Env>(
+    shared: &Shared<E>,
+    disk: &Arc<dyn Disk>,
+    file: &str,
+) -> Result<Option<(Epoch, Offset)>, String> {
+    let Some((_, offset)) = shared.replication.recovered() else { return Ok(None) };
+    let (disk, path) = (disk.clone(), stream_file(file));
+    let text = shared.env.blocking(move || disk.exists(&path).and_then(|is| is.then(|| disk.read(&path)).transpose()));
+    let text = text.await.map_err(|e| format!("Can't read {}: {e}", stream_file(file)))?;
+    let text = text.map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
+    let mut numbers = text.split_whitespace().map(|w| w.parse::<u64>());
+    let epoch = match (numbers.next(), numbers.next()) {
+        (Some(Ok(epoch)), Some(Ok(began))) if offset.0 >= began => Epoch(epoch),
+        _ => Epoch(0),
+    };
+    Ok(Some((epoch, offset)))
+}
+
 fn core_config(settings: &NodeSettings) -> Config {
     let port = |announced: u16, real: u16| if announced == 0 { real } else { announced };
     Config {
@@ -126,6 +154,8 @@ impl<E: Env> Driver<E> {
         mut inbox: ControlInbox,
         mut inbound: mpsc::Receiver<Inbound>,
     ) -> Result<(), String> {
+        let shared = self.shared.clone();
+        let acknowledged = &shared.replication.acknowledged;
         loop {
             let now = self.shared.env.now().mono;
             let wait = self.core.next_deadline().since(now).min(PERIOD);
@@ -140,6 +170,8 @@ impl<E: Env> Driver<E> {
                     Some(received) => self.on_inbound(received, &mut effects),
                     None => return Ok(()),
                 },
+                // A hand-over waits for these.
+                () = acknowledged.notified() => {}
                 () = tokio::time::sleep(wait) => self.step(Event::Tick, &mut effects),
             }
             // Whatever waits already is worked off before the effects' disk and network.
@@ -155,6 +187,7 @@ impl<E: Env> Driver<E> {
                 self.step(event, &mut effects);
             }
             self.carry_out(effects).await?;
+            self.save_stream_epoch().await?;
             self.publish_lease();
             self.publish_status();
         }
@@ -266,6 +299,7 @@ impl<E: Env> Driver<E> {
                 Effect::Adopted(topology) => {
                     self.log_change(&topology);
                     self.roles.adopt(&self.core, &topology);
+                    self.save_stream_epoch().await?;
                     self.publish_view();
                     self.shared.topology.store(Some(topology));
                     self.shared.adopted.notify_one();
@@ -292,6 +326,20 @@ impl<E: Env> Driver<E> {
         let written = self.shared.env.blocking(move || write_atomic(&*disk, &file, &bytes)).await;
         // What was promised on the strength of this file would not hold after a restart: stop.
         written.map_err(|e| format!("Can't write the cluster configuration file {}: {e}", self.file))
+    }
+
+    /// What is written under a tenure is compared by its epoch after a restart: the epoch is durable before the tenure
+    /// serves.
+    async fn save_stream_epoch(&mut self) -> Result<(), String> {
+        let epoch = self.roles.stream_epoch();
+        if epoch == self.saved_epoch {
+            return Ok(());
+        }
+        self.saved_epoch = epoch;
+        let text = format!("{} {}\n", epoch.0, self.shared.feed.end().0);
+        let (disk, file) = (self.shared.env.disk(), stream_file(&self.file));
+        let written = self.shared.env.blocking(move || write_atomic(&*disk, &file, text.as_bytes())).await;
+        written.map_err(|e| format!("Can't write {}: {e}", stream_file(&self.file)))
     }
 
     fn send(&self, to: Peer, packet: &gossip::Packet) {

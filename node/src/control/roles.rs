@@ -29,8 +29,8 @@ pub struct Roles<E: Env> {
 }
 
 impl<E: Env> Roles<E> {
-    pub fn new(shared: Arc<Shared<E>>) -> Roles<E> {
-        let stream_epoch = shared.replication.recovered().map_or(Epoch(0), |(epoch, _)| epoch);
+    /// `stream_epoch`: of the copy that was recovered.
+    pub fn new(shared: Arc<Shared<E>>, stream_epoch: Epoch) -> Roles<E> {
         Roles { shared, followed: None, stream_epoch, paused: RefCell::default(), draining: None }
     }
 
@@ -61,6 +61,11 @@ impl<E: Env> Roles<E> {
             generation: core.generation().0,
         };
         replica::follow(&self.shared, Some(target));
+    }
+
+    /// Epoch of the stream that our copy comes from.
+    pub fn stream_epoch(&self) -> Epoch {
+        self.stream_epoch
     }
 
     fn end_drain_if_over(&mut self, core: &Core) {
@@ -115,7 +120,7 @@ impl<E: Env> Roles<E> {
         // Nobody is in the middle of a batch any more once the gate was closed.
         drop(self.shared.engine.keyspace.gate().close());
         self.draining = Some(Draining { to, deadline: now + PATIENCE });
-        replica::ask_for_acks(&self.shared);
+        replica::ask_for_last_acks(&self.shared);
     }
 
     /// Pauses the slots that the core is giving up, and serves again those that it keeps.

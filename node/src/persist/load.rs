@@ -7,7 +7,7 @@ use super::files::{Found, LogFiles};
 use crate::env::Env;
 use crate::shared::Shared;
 use engine::evict;
-use proto::{Offset, ReplId, Slot};
+use proto::{Epoch, Offset, ReplId, Slot};
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
@@ -335,5 +335,19 @@ fn load_log<E: Env>(shared: &Arc<Shared<E>>, files: &LogFiles) -> Result<(), Loa
     }
     let mut status = shared.persist.status();
     status.loaded_keys = keys.loaded.keys;
+    drop(status);
+    recover_offset(shared, files, keys.loaded.offset);
     Ok(())
+}
+
+/// The increments are the feed's bytes from the base's offset on, so that their lengths say how far our copy reaches.
+/// The cluster compares that when it chooses a primary.
+fn recover_offset<E: Env>(shared: &Arc<Shared<E>>, files: &LogFiles, base: Option<u64>) {
+    let disk = shared.env.disk();
+    let length = |name: &str| disk.len(&format!("{}/{name}", files.dir())).unwrap_or(0);
+    let Some(base) = base else { return };
+    let offset = Offset(base + files.manifest.increments.iter().map(|f| length(&f.name)).sum::<u64>());
+    shared.feed.restart(offset);
+    shared.restart_release(offset.0);
+    shared.replication.set_recovered(Epoch(0), offset);
 }

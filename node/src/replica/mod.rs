@@ -17,7 +17,7 @@ mod wire;
 pub use describe::{Position, ReplicaView};
 pub use primary::{SyncRequest, serve};
 pub use role::{Target, follow, follow_closed, lead, lead_closed, target};
-pub use wait::{ask_for_acks, wait_for_replicas};
+pub use wait::{ask_for_acks, ask_for_last_acks, wait_for_replicas};
 
 use crate::env::Env;
 use crate::shared::Shared;

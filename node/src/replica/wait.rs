@@ -4,6 +4,7 @@ use super::append;
 use crate::env::Env;
 use crate::mail::Letter;
 use crate::shared::Shared;
+use std::sync::atomic::Ordering;
 use proto::Offset;
 use replication::acks::Finished;
 use std::time::Duration;
@@ -33,8 +34,16 @@ pub fn wait_for_replicas<E: Env>(
     None
 }
 
-/// Asks all replicas to acknowledge what they have, sooner than they would by themselves.
+/// Asks all replicas to acknowledge what they have, sooner than they would by themselves. Not during a hand-over: its
+/// candidate must reach the feed's end, which therefore stands still.
 pub fn ask_for_acks<E: Env>(shared: &Shared<E>) {
+    if !shared.state.is_paused.load(Ordering::Relaxed) {
+        ask_for_last_acks(shared);
+    }
+}
+
+/// As [`ask_for_acks`], at the beginning of a hand-over.
+pub fn ask_for_last_acks<E: Env>(shared: &Shared<E>) {
     if !shared.replication.state().replicas.is_empty() {
         append(shared, &[b"REPLCONF", b"GETACK", b"*"]);
     }

@@ -1,13 +1,13 @@
-//! `cargo run -p sim --profile sim --bin city -- [--seeds N] [--seed S] [--trace]`
+//! `cargo run -p sim --profile sim --bin city -- [--seeds N] [--seed S] [--trace] [--tell]`
 //!
 //! Runs seeds S, S+1, ... and prints what each did; for a failure the line that repeats it. `--trace` prints the trace
-//! alone, for comparing two processes.
+//! alone, for comparing two processes; `--tell` prints what happens as it happens, the nodes' logs included.
 
 use sim::city::{Plan, run};
 use std::time::Instant;
 
 fn main() {
-    let (mut seeds, mut first, mut is_trace) = (1u64, 1u64, false);
+    let (mut seeds, mut first, mut is_trace, mut is_told) = (1u64, 1u64, false, false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || words.next().and_then(|w| w.parse().ok());
@@ -18,16 +18,23 @@ fn main() {
                 is_trace = true;
                 Some(())
             }
+            "--tell" => {
+                is_told = true;
+                Some(())
+            }
             _ => None,
         };
         if parsed.is_none() {
-            eprintln!("usage: city [--seeds N] [--seed S] [--trace]");
+            eprintln!("usage: city [--seeds N] [--seed S] [--trace] [--tell]");
             std::process::exit(2);
         }
     }
+    if is_told {
+        node::log::start("notice", "").expect("the standard output is there");
+    }
     let (started, mut failed, mut sim_ms) = (Instant::now(), 0, 0);
     for seed in first..first + seeds {
-        let plan = Plan::from_seed(seed);
+        let plan = Plan { is_told, ..Plan::from_seed(seed) };
         if !is_trace {
             println!("{plan:?}");
         }

@@ -1,7 +1,7 @@
 //! What clients were promised. Each key has one writer, which writes ever larger numbers; an outcome that is not known is
 //! never assumed either way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The promises made so far.
 #[derive(Default, Debug)]
@@ -16,37 +16,40 @@ pub struct Oracle {
 struct Promise {
     /// The last value that was acknowledged as replicated or durable.
     acknowledged: u64,
-    /// The last value that was sent.
-    sent: u64,
-    /// The largest value that a read has shown.
-    seen: u64,
+    /// Values whose outcome is not known. Each may have been carried out at any time, even after what was sent later.
+    in_doubt: BTreeSet<u64>,
 }
 
 impl Oracle {
     pub fn sent(&mut self, key: &str, value: u64) {
-        self.keys.entry(key.to_string()).or_default().sent = value;
+        self.keys.entry(key.to_string()).or_default().in_doubt.insert(value);
     }
     pub fn acknowledged(&mut self, key: &str, value: u64) {
         let promise = self.keys.entry(key.to_string()).or_default();
         promise.acknowledged = promise.acknowledged.max(value);
+        promise.in_doubt.remove(&value);
         self.acknowledged += 1;
+    }
+    /// The value was refused: it must never be seen.
+    pub fn refused(&mut self, key: &str, value: u64) {
+        self.keys.entry(key.to_string()).or_default().in_doubt.remove(&value);
+        self.refused += 1;
     }
     pub fn keys(&self) -> Vec<String> {
         self.keys.keys().cloned().collect()
     }
 
     /// Judges what a read at the end has shown. `Err`: a promise was broken.
-    pub fn judge(&mut self, key: &str, value: Option<u64>) -> Result<(), String> {
-        let Some(promise) = self.keys.get_mut(key) else { return Err(format!("{key} was never written")) };
+    pub fn judge(&self, key: &str, value: Option<u64>) -> Result<(), String> {
+        let Some(promise) = self.keys.get(key) else { return Err(format!("{key} was never written")) };
         let shown = value.unwrap_or(0);
-        if shown < promise.acknowledged {
-            return Err(format!("{key}: {} was acknowledged, {shown} is there", promise.acknowledged));
+        if shown == promise.acknowledged || promise.in_doubt.contains(&shown) {
+            return Ok(());
         }
-        if shown > promise.sent {
-            return Err(format!("{key}: {shown} was never sent"));
+        match shown < promise.acknowledged {
+            true => Err(format!("{key}: {} was acknowledged, {shown} is there", promise.acknowledged)),
+            false => Err(format!("{key}: {shown} was refused or never sent, and is there")),
         }
-        promise.seen = promise.seen.max(shown);
-        Ok(())
     }
 }
 
@@ -60,9 +63,13 @@ mod tests {
         o.sent("k", 1);
         o.acknowledged("k", 1);
         o.sent("k", 2);
-        assert_eq!(o.judge("k", Some(1)), Ok(()));
-        assert_eq!(o.judge("k", Some(2)), Ok(()));
-        assert!(o.judge("k", None).is_err());
+        o.sent("k", 3);
+        o.refused("k", 3);
+        o.sent("k", 4);
+        o.acknowledged("k", 4);
+        assert_eq!(o.judge("k", Some(4)), Ok(()));
+        assert_eq!(o.judge("k", Some(2)), Ok(()), "it may have been carried out late");
+        assert!(o.judge("k", Some(1)).is_err() && o.judge("k", None).is_err());
         assert!(o.judge("k", Some(3)).is_err());
     }
 }

@@ -28,6 +28,8 @@ pub struct Plan {
     pub workers: usize,
     pub latency_ms_max: u64,
     pub drift_ppm: Vec<i64>,
+    /// Says what happens as it happens.
+    pub is_told: bool,
     /// Faults in order; each begins so many ms after the one before has healed.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -60,6 +62,7 @@ impl Plan {
             clients: 2 + below(3) as usize,
             workers: 1 + below(2) as usize,
             latency_ms_max: 1 + below(20),
+            is_told: false,
             drift_ppm: (0..nodes).map(|_| below(20_000) as i64 - 10_000).collect(),
             faults,
         }

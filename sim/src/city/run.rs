@@ -35,6 +35,7 @@ struct Stage {
     is_over: Cell<bool>,
     is_judged: Cell<bool>,
     trace: Cell<u64>,
+    is_told: Cell<bool>,
     failures: RefCell<Vec<String>>,
     /// Requests of the director that an administrator carries out.
     orders: RefCell<Vec<Fault>>,
@@ -45,6 +46,9 @@ struct Stage {
 impl Stage {
     fn note(&self, what: &str) {
         let at = turmoil::sim_elapsed().unwrap_or_default().as_micros() as u64;
+        if self.is_told.get() {
+            println!("{:>10.3} {what}", at as f64 / 1e6);
+        }
         let mut hash = self.trace.get() ^ at.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         for byte in what.bytes() {
             hash = (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01B3);
@@ -63,6 +67,7 @@ const HEAL_MAX: Duration = Duration::from_secs(60);
 /// Runs a plan to its end.
 pub fn run(plan: &Plan) -> Report {
     let stage = Rc::new(Stage::default());
+    stage.is_told.set(plan.is_told);
     let mut sim = turmoil::Builder::new()
         .rng_seed(plan.seed)
         .epoch(UNIX_EPOCH + Duration::from_secs(1_700_000_000))
@@ -263,18 +268,19 @@ async fn write(me: usize, ips: Vec<IpAddr>, stage: Rc<Stage>, seed: u64) {
         let key = format!("client-{me}:{}", dice % KEYS);
         let value = serial.to_string();
         stage.oracle.borrow_mut().sent(&key, serial);
+        stage.note(&format!("{key}={value}?"));
         let (answer, node) = client.keyed(&key, &["SET", &key, &value], dice >> 8).await;
         match answer {
             Answer::Reply(Value::Simple(ok)) if ok == "OK" => {
                 let waited = client.ask(node, &["WAIT", "1", "800"]).await;
                 if matches!(waited, Answer::Reply(Value::Int(n)) if n >= 1) {
                     stage.oracle.borrow_mut().acknowledged(&key, serial);
-                    stage.note(&format!("{key}={value}"));
+                    stage.note(&format!("{key}={value} at {node}"));
                 } else {
                     stage.oracle.borrow_mut().unknown += 1;
                 }
             }
-            Answer::Reply(Value::Error(_)) => stage.oracle.borrow_mut().refused += 1,
+            Answer::Reply(Value::Error(_)) => stage.oracle.borrow_mut().refused(&key, serial),
             _ => stage.oracle.borrow_mut().unknown += 1,
         }
     }
@@ -365,7 +371,11 @@ async fn is_whole(client: &mut Client, ips: &[IpAddr], shards: usize, stage: &St
     if primaries.len() != shards {
         return false;
     }
-    *stage.primaries.borrow_mut() = primaries.into_iter().map(|(_, i)| i).collect();
+    let primaries: Vec<usize> = primaries.into_iter().map(|(_, i)| i).collect();
+    if *stage.primaries.borrow() != primaries {
+        stage.note(&format!("primaries are {primaries:?}"));
+    }
+    *stage.primaries.borrow_mut() = primaries;
     true
 }
 
@@ -435,7 +445,7 @@ async fn judge(client: &mut Client, stage: &Stage) {
             None => stage.fail(format!("{key} cannot be read")),
             Some(value) => {
                 stage.note(&format!("{key} is {value:?}"));
-                if let Err(broken) = stage.oracle.borrow_mut().judge(key, value) {
+                if let Err(broken) = stage.oracle.borrow().judge(key, value) {
                     stage.fail(broken);
                 }
             }
