@@ -91,6 +91,8 @@ pub struct Connection<E: Env> {
     /// Since when the output is above the soft limit, in ms of the monotonic clock; 0: it is not.
     soft_since_ms: Cell<u64>,
     waker: RefCell<Option<Waker>>,
+    /// PSYNC or SYNC was sent: the connection's task becomes a replica's link.
+    pub sync: RefCell<Option<crate::replica::SyncRequest>>,
     /// When a blocked client's time is up.
     pub deadline: RefCell<Option<Pin<Box<tokio::time::Sleep>>>>,
 }
@@ -111,6 +113,7 @@ impl<E: Env> Connection<E> {
             output_bytes: Cell::new(0),
             soft_since_ms: Cell::new(0),
             waker: RefCell::new(None),
+            sync: RefCell::new(None),
             deadline: RefCell::new(None),
         }
     }
@@ -149,6 +152,12 @@ impl<E: Env> Connection<E> {
     /// The connection's task; ends with the connection.
     pub async fn run(self: Rc<Self>, worker: Rc<Worker<E>>) {
         std::future::poll_fn(|cx| self.poll(cx, &worker)).await;
+        let sync = self.sync.borrow_mut().take();
+        if let Some(request) = sync
+            && !self.is_closed()
+        {
+            crate::replica::serve(&worker.shared, &self, request).await;
+        }
         worker.forget(&self);
     }
 
@@ -185,6 +194,10 @@ impl<E: Env> Connection<E> {
                     Poll::Ready(true) => {}
                     Poll::Ready(false) => self.set_phase(Phase::Closed),
                 },
+                Phase::Waiting if self.sync.borrow().is_some() => {
+                    let is_sent = self.output.borrow().is_empty();
+                    return if is_sent { Poll::Ready(()) } else { Poll::Pending };
+                }
                 Phase::Blocked(_) | Phase::Waiting => {
                     if self.is_time_up(cx) {
                         worker.time_up(self);
@@ -254,6 +267,15 @@ impl<E: Env> Connection<E> {
             }
             Poll::Ready(_) => Poll::Ready(false),
         }
+    }
+
+    /// Reads once into the connection's own buffer, for whoever took the connection over. 0: the peer is gone.
+    pub fn poll_input(&self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        self.read_into(cx, &mut self.input.borrow_mut(), READ_BYTES)
+    }
+    /// Writes once, for whoever took the connection over.
+    pub fn poll_output(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)
     }
 
     fn read_into(&self, cx: &mut Context<'_>, buf: &mut Vec<u8>, max: usize) -> Poll<std::io::Result<usize>> {

@@ -58,12 +58,25 @@ pub trait Env: Clone + Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Real {
     disk: Arc<dyn Disk>,
+    /// Removed when the process ends in order; empty: none.
+    pid_file: Arc<str>,
 }
 
 impl Real {
     /// `disk`: the data directory.
     pub fn new(disk: Arc<dyn Disk>) -> Real {
-        Real { disk }
+        Real { disk, pid_file: "".into() }
+    }
+    /// As well with a file that holds the process's id and goes with it.
+    pub fn with_pid_file(self, path: &str) -> Real {
+        Real { pid_file: path.into(), ..self }
+    }
+    fn remove_pid_file(&self) {
+        if !self.pid_file.is_empty() {
+            tracing::info!("Removing the pid file.");
+            // It may have been removed by hand.
+            let _ = std::fs::remove_file(&*self.pid_file);
+        }
     }
 }
 
@@ -114,7 +127,10 @@ impl Env for Real {
             // SAFETY: the pointer is to a live timespec; both clocks exist on every Linux that we support.
             let result = unsafe { libc::clock_gettime(id, &mut time) };
             assert_eq!(result, 0, "the clock cannot be read");
-            (time.tv_sec as i64, time.tv_nsec as i64)
+            // 32 bits wide on some machines.
+            #[allow(clippy::unnecessary_cast)]
+            let pair = (time.tv_sec as i64, time.tv_nsec as i64);
+            pair
         };
         // BOOTTIME goes on while the machine sleeps: a lease must not survive that.
         let (mono_s, mono_ns) = clock(libc::CLOCK_BOOTTIME);
@@ -163,6 +179,10 @@ impl Env for Real {
     }
 
     fn exit(&self, code: i32) {
+        if code == 0 {
+            self.remove_pid_file();
+            tracing::warn!("Redis is now ready to exit, bye bye...");
+        }
         std::process::exit(code)
     }
 }

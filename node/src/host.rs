@@ -40,6 +40,11 @@ impl<E: Env> HostCx<'_, '_, E> {
     pub fn ticket(&self) -> Ticket<E::Socket> {
         Ticket::new(self.host.worker.mail.clone(), self.session.id, self.session.is_resp3)
     }
+    /// The command runs inside another one, such as EXEC, and must answer at once.
+    pub fn is_nested(&self) -> bool {
+        let own = self.host.connection.client.command.load(std::sync::atomic::Ordering::Relaxed);
+        own != self.spec.id + 1
+    }
     pub fn arg(&self, index: usize) -> &[u8] {
         self.args[index]
     }

@@ -24,7 +24,8 @@ pub fn run(nodes: usize, options: &[String]) -> Result<(), String> {
         return Err(format!("--local-cluster takes 1 to {NODES_MAX} nodes"));
     }
     let dir = std::env::temp_dir().join(format!("shoal-local-{}", std::process::id()));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     // Signals are caught before the first child exists, so that none is left behind.
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(|e| e.to_string())?;
     let mut cluster = start_all(nodes, options, &dir)?;
@@ -46,7 +47,10 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
     async fn wait(&mut self) {
         tokio::select! {
@@ -88,7 +92,14 @@ fn start(program: &PathBuf, port: u16, options: &[String], dir: PathBuf) -> std:
     command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"])
         .arg(&dir)
-        .args(["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-announce-ip", "127.0.0.1"])
+        .args([
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "2000",
+            "--cluster-announce-ip",
+            "127.0.0.1",
+        ])
         .args(["--save", "", "--appendonly", "yes", "--workers", "1"])
         .args(options)
         .stdin(Stdio::null())
@@ -144,7 +155,10 @@ fn form(cluster: &mut [Node]) -> Result<(), String> {
         retry(*port, &["CLUSTER", "ADDSLOTSRANGE", &bound(i), &last])?;
     }
     for port in &ports[1..] {
-        retry(*port, &["CLUSTER", "MEET", "127.0.0.1", &ports[0].to_string(), &(ports[0] + 10_000).to_string()])?;
+        retry(
+            *port,
+            &["CLUSTER", "MEET", "127.0.0.1", &ports[0].to_string(), &(ports[0] + 10_000).to_string()],
+        )?;
     }
     let expected = format!("cluster_known_nodes:{}", ports.len());
     for port in &ports {
@@ -159,6 +173,9 @@ fn form(cluster: &mut [Node]) -> Result<(), String> {
         if i >= primaries {
             poll("the replicas to follow", || Ok(info(*port, "INFO").contains("master_link_status:up")))?;
         }
+    }
+    if ports.len() >= 3 {
+        poll("enough voters", || Ok(info(ports[0], "CLUSTER").contains("cluster_can_fail_over:yes")))?;
     }
     Ok(())
 }

@@ -73,12 +73,48 @@ fn serve(config: node::Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let env = Real::new(Arc::new(RealDisk::new(".")));
-    match tokio::task::LocalSet::new().block_on(&runtime, node::run(env, config)) {
+    let pid_file = config.get("pidfile").to_string();
+    if !pid_file.is_empty()
+        && let Err(error) = std::fs::write(&pid_file, format!("{}\n", std::process::id()))
+    {
+        tracing::warn!("Failed to write PID file: {error}");
+    }
+    let env = Real::new(Arc::new(RealDisk::new("."))).with_pid_file(&pid_file);
+    let (sender, signals) = tokio::sync::mpsc::unbounded_channel();
+    let node = async move {
+        tokio::task::spawn_local(listen_to_signals(sender));
+        node::node::run_until(env, config, signals).await
+    };
+    match tokio::task::LocalSet::new().block_on(&runtime, node) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Hands SIGTERM and SIGINT to the node. A second SIGINT ends the process at once, as in Redis.
+async fn listen_to_signals(node: tokio::sync::mpsc::UnboundedSender<node::node::EndSignal>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return tracing::warn!("The kernel refuses to tell of signals");
+    };
+    let mut has_interrupted = false;
+    loop {
+        let directive = tokio::select! {
+            biased;
+            _ = term.recv() => "shutdown-on-sigterm",
+            _ = int.recv() => "shutdown-on-sigint",
+        };
+        let is_int = directive == "shutdown-on-sigint";
+        if is_int && has_interrupted {
+            tracing::warn!("You insist... exiting now.");
+            std::process::exit(1);
+        }
+        has_interrupted |= is_int;
+        tracing::warn!("Received {} scheduling shutdown...", if is_int { "SIGINT" } else { "SIGTERM" });
+        let _ = node.send(node::node::EndSignal { directive });
     }
 }

@@ -6,7 +6,7 @@ use crate::config::{Config, NodeSettings};
 use crate::control::ControlHandle;
 use crate::env::Env;
 use crate::mail::{Letter, Mail};
-use crate::persist::{self, PersistHandle};
+use crate::persist::{self, Persist, PersistHandle, PersistRequest};
 use crate::pubsub::PubSub;
 use crate::replica::ReplicationState;
 use crate::shared::{Counters, Shared, State};
@@ -38,13 +38,30 @@ impl engine::Feed for EngineFeed {
 
 /// Runs a node until it is told to end. `Err`: it could not start.
 pub async fn run<E: Env>(env: E, config: Config) -> Result<(), String> {
+    let (_sender, signals) = tokio::sync::mpsc::unbounded_channel();
+    run_until(env, config, signals).await
+}
+
+/// A request from outside to end.
+#[derive(Clone, Copy, Debug)]
+pub struct EndSignal {
+    /// `shutdown-on-sigterm` or `shutdown-on-sigint`, which says how.
+    pub directive: &'static str,
+}
+
+/// As [`run`]; `signals` end it as well.
+pub async fn run_until<E: Env>(
+    env: E,
+    config: Config,
+    signals: tokio::sync::mpsc::UnboundedReceiver<EndSignal>,
+) -> Result<(), String> {
     let settings = NodeSettings::from(&config);
     let workers = match settings.workers {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,
     };
     let (shared, persist_inbox, control_inbox) = build(env, config, settings, workers);
-    persist::load(&shared).await?;
+    let persist = Persist::start(shared.clone(), persist_inbox).await?;
     shared.apply_config();
     for index in 0..workers {
         let shared_ = shared.clone();
@@ -58,13 +75,37 @@ pub async fn run<E: Env>(env: E, config: Config) -> Result<(), String> {
         tokio::task::spawn_local(accept(shared.clone(), listener));
     }
     tokio::task::spawn_local(sample(shared.clone()));
+    crate::replica::start(&shared);
+    tokio::task::spawn_local(crate::replica::run(shared.clone()));
     if shared.settings().is_cluster {
         tokio::task::spawn_local(control(shared.clone(), control_inbox));
+        tokio::task::spawn_local(crate::migrate::run(shared.clone()));
     }
     tracing::info!("Ready to accept connections");
-    persist::run(shared.clone(), persist_inbox).await;
+    tokio::task::spawn_local(obey(shared.clone(), signals));
+    persist.run().await;
     shared.mail.iter().for_each(|m| m.post(Letter::Stop));
     Ok(())
+}
+
+async fn obey<E: Env>(shared: Arc<Shared<E>>, mut signals: tokio::sync::mpsc::UnboundedReceiver<EndSignal>) {
+    while let Some(signal) = signals.recv().await {
+        let words = shared.config().get(signal.directive).to_string();
+        let has = |word: &str| words.split_whitespace().any(|w| w.eq_ignore_ascii_case(word));
+        let save = if has("save") {
+            Some(true)
+        } else if has("nosave") {
+            Some(false)
+        } else {
+            None
+        };
+        shared.persist.request(PersistRequest::ShutDown {
+            ticket: None,
+            save,
+            is_now: has("now"),
+            is_forced: has("force"),
+        });
+    }
 }
 
 pub(crate) type Built<E> = (
@@ -97,6 +138,8 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         config: Mutex::new(config),
         settings: ArcSwap::from_pointee(settings),
         view: ArcSwapOption::empty(),
+        topology: ArcSwapOption::empty(),
+        adopted: tokio::sync::Notify::new(),
         state,
         clients: Clients::default(),
         pubsub: PubSub::default(),

@@ -24,6 +24,10 @@ pub struct Shared<E: Env> {
     pub settings: ArcSwap<NodeSettings>,
     /// `None` when cluster mode is off.
     pub view: ArcSwapOption<ClusterView>,
+    /// The decided topology behind the view; `None` when cluster mode is off.
+    pub topology: ArcSwapOption<gossip::Topology>,
+    /// Rings at each new version.
+    pub adopted: tokio::sync::Notify,
     pub state: State,
     pub clients: Clients,
     pub pubsub: PubSub,
@@ -65,6 +69,8 @@ pub struct State {
     /// Replies to reads wait as well.
     pub is_read_gated: AtomicBool,
     pub released: AtomicU64,
+    /// What each [`gate`] lets through: 0 for all, else one more than the offset up to which units may be acknowledged.
+    gates: [AtomicU64; 2],
     /// The append-only file is durable up to here; 0 while there is none.
     pub log_synced: AtomicU64,
     pub is_shutting_down: AtomicBool,
@@ -80,6 +86,16 @@ pub mod throttle {
     pub const LOG: u32 = 1 << 1;
     /// A slot migration.
     pub const MIGRATION: u32 = 1 << 2;
+    /// The node is about to end.
+    pub const SHUTDOWN: u32 = 1 << 3;
+}
+
+/// Who may hold back replies to writes; see [`Shared::allow`].
+pub mod gate {
+    /// `appendfsync always`: until the log is durable.
+    pub const LOG: usize = 0;
+    /// `durability`: until the in-sync set has it.
+    pub const IN_SYNC: usize = 1;
 }
 
 impl State {
@@ -147,6 +163,22 @@ impl<E: Env> Shared<E> {
         }
     }
 
+    /// A [`gate`] lets replies go whose units end at or before `end`; `None`: all of them. What all gates let through
+    /// is released.
+    pub fn allow(&self, gate: usize, end: Option<u64>) {
+        let state = &self.state;
+        state.gates[gate].store(end.map_or(0, |end| end.saturating_add(1)), Ordering::SeqCst);
+        let held = state.gates.iter().map(|g| g.load(Ordering::SeqCst)).filter(|g| *g > 0).min();
+        state.is_gated.store(held.is_some(), Ordering::SeqCst);
+        self.release(held.map_or(self.feed.end().0, |held| held - 1));
+    }
+
+    /// The feed began anew at `end`: what was said of its offsets before holds no more.
+    pub fn restart_release(&self, end: u64) {
+        self.state.released.store(end, Ordering::SeqCst);
+        self.mail.iter().for_each(|m| m.post(Letter::Released));
+    }
+
     /// Posts to the worker that serves a client.
     pub fn post_to(&self, client: u64, letter: Letter<E::Socket>) -> bool {
         match self.clients.get(client) {
@@ -167,7 +199,13 @@ impl<E: Env> Shared<E> {
 
     /// Carries out what follows from the settings in force.
     pub fn apply_config(&self) {
-        self.feed.set_backlog_bytes(self.settings().backlog_bytes);
+        let settings = self.settings();
+        self.feed.set_backlog_bytes(settings.backlog_bytes);
+        // From the reply to CONFIG SET on, not from when the log's task comes to it.
+        let is_complete = self.persist.status().is_log_complete;
+        if settings.appendonly && settings.appendfsync == crate::config::Fsync::Always && is_complete {
+            self.allow(gate::LOG, Some(self.state.log_synced.load(Ordering::Acquire)));
+        }
     }
 
     /// Removes all data, at once for everybody; it is freed in the background.

@@ -166,19 +166,23 @@ impl<E: Env> Worker<E> {
 
     /// Runs the batch one turn after its first command came, so that all connections that are ready join it.
     async fn run_batches(self: Rc<Self>) {
+        let mut times_parked = 0u32;
         loop {
             self.kick.notified().await;
             self.run_batch();
-            if !self.parked.borrow().is_empty() {
-                // The slot's holder needs the processor as well; a paused slot takes longer.
-                tokio::task::yield_now().await;
-                let parked = std::mem::take(&mut *self.parked.borrow_mut());
-                if parked.len() > 1 || self.shared.state.holds_writes() {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                for connection in parked {
-                    self.retry(&connection);
-                }
+            let parked = std::mem::take(&mut *self.parked.borrow_mut());
+            if parked.is_empty() {
+                times_parked = 0;
+                continue;
+            }
+            // At first the slot's holder only needs the processor; a paused slot takes longer than a turn.
+            times_parked += 1;
+            match times_parked {
+                1 => tokio::task::yield_now().await,
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+            for connection in parked {
+                self.retry(&connection);
             }
         }
     }
@@ -567,6 +571,10 @@ impl<E: Env> Worker<E> {
         let mut host = NodeHost { worker: self, connection, setting, is_exclusive: false };
         let Core { local, gate, out, .. } = core;
         let inside = gate.enter_wait();
+        if setting.status.is_replica != self.shared.state.is_replica.load(Ordering::Relaxed) {
+            // The role changed, with the gate closed, since the batch began: what was true for it is no more.
+            return Outcome::Busy(Slot::default());
+        }
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
         let outcome = execute(&mut turn, &mut session, resolved.clone(), &args, Some(raw), out);
         drop(inside);
@@ -574,6 +582,9 @@ impl<E: Env> Worker<E> {
             return outcome;
         }
         let closed: GateClosed<'_> = engine.keyspace.gate().close();
+        if setting.status.is_replica != self.shared.state.is_replica.load(Ordering::Relaxed) {
+            return Outcome::Busy(Slot::default());
+        }
         host.is_exclusive = true;
         let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
         execute(&mut turn, &mut session, resolved, &args, Some(raw), out)
@@ -822,6 +833,9 @@ impl<E: Env> Worker<E> {
         let Core { local, gate, expire_cursor, .. } = &mut *core;
         let mut host = crate::host::RoundHost { shared: &self.shared };
         let _inside = gate.enter_wait();
+        if self.shared.state.is_replica.load(Ordering::Relaxed) {
+            return;
+        }
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
         let (cursor, _) =
             engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, share, KEYS_PER_ROUND_MAX);

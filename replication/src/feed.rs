@@ -25,6 +25,8 @@ pub struct Feed {
     kept: AtomicU64,
     /// Readers, and 1 while the backlog is on.
     attached: AtomicUsize,
+    /// The bytes are another's: only [`Feed::append_stream`] adds to them.
+    is_following: AtomicBool,
 }
 
 struct Inner {
@@ -106,6 +108,7 @@ impl Feed {
             end: AtomicU64::new(start.0),
             kept: AtomicU64::new(0),
             attached: AtomicUsize::new(0),
+            is_following: AtomicBool::new(false),
         }
     }
 
@@ -162,6 +165,18 @@ impl Feed {
         self.attached.store(inner.readers.len() + inner.is_backlog_on as usize, Ordering::Relaxed);
     }
 
+    /// Whether the feed is a copy of a primary's. While it is, units of our own (writes on a writable replica) stay
+    /// out of it, else its offsets would mean something else than the primary's.
+    pub fn set_following(&self, yes: bool) {
+        self.is_following.store(yes, Ordering::Release);
+        self.lock().db = None;
+    }
+    /// Bytes held, as INFO shows them.
+    pub fn held_bytes(&self) -> u64 {
+        let inner = self.lock();
+        inner.end - inner.first
+    }
+
     /// The next unit will say its database, so that a reader may begin there.
     pub fn select_again(&self) {
         self.lock().db = None;
@@ -183,6 +198,9 @@ impl Feed {
     pub fn append<'a>(&self, slot: Option<Slot>, ops: impl ExactSizeOps<'a>) -> Offset {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        if self.is_following.load(Ordering::Acquire) {
+            return Offset(inner.end);
+        }
         let start = inner.end;
         let mut scratch = std::mem::take(&mut inner.scratch);
         scratch.clear();
@@ -497,6 +515,18 @@ mod tests {
         assert_eq!(seen.len(), 1_000_000);
         assert!(seen.chunks(10_000).enumerate().all(|(i, c)| c.iter().all(|b| *b == i as u8)));
         assert_eq!(feed.kept_bytes(), 0);
+    }
+
+    #[test]
+    fn a_copy_takes_no_units_of_its_own() {
+        let feed = feed(1000);
+        feed.set_following(true);
+        feed.append(None, [(0u16, b"own".as_slice())].as_slice());
+        feed.append_stream(b"theirs", None, 0);
+        assert_eq!(text(&feed, 100), "theirs");
+        feed.set_following(false);
+        feed.append(None, [(0u16, b"own".as_slice())].as_slice());
+        assert_eq!(text(&feed, 100), "theirs*2 $6 SELECT $1 0 own");
     }
 
     #[test]

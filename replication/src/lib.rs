@@ -4,5 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acks;
 pub mod feed;
+pub mod history;
 pub mod insync;

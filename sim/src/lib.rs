@@ -1,4 +1,5 @@
 //! Simulation: whole clusters in one thread, every fault drawn from a seed.
 
+pub mod city;
 pub mod linearize;
 pub mod mesh;

@@ -92,6 +92,13 @@ pub fn route(turn: &Turn, session: &Session, slots: &[Slot], is_write: bool) -> 
     if session.is_primary_link || slots.is_empty() {
         return Ok(Route::Here);
     }
+    if session.is_importing {
+        // The move's target takes them; without a lease it may have been replaced.
+        return match turn.status.has_lease {
+            true => Ok(Route::Here),
+            false => Err(Error::text("CLUSTERDOWN The cluster is down")),
+        };
+    }
     let [slot] = *slots else { return Err(Error::CrossSlot) };
     let Some(owner) = view.owner(slot) else {
         return Err(Error::text("CLUSTERDOWN Hash slot not served"));

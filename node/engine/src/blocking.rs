@@ -85,6 +85,10 @@ impl Waiter {
     fn end_serving(&self, is_served: bool) {
         self.phase.store(if is_served { ENDED } else { WAITING }, Ordering::Release);
     }
+    /// Makes the client run its command again.
+    pub fn ask_again(&self) {
+        self.mailbox.retry(self.session);
+    }
     pub fn is_waiting(&self) -> bool {
         self.phase.load(Ordering::Acquire) == WAITING
     }

@@ -364,6 +364,14 @@ impl<'g> Keys<'g> {
         db.set_str(key, hash, value, expiry);
     }
 
+    /// Sets the access clock of a key that is there.
+    pub fn set_clock(&mut self, key: &[u8], clock: u32) {
+        let (db, hash) = self.db(key);
+        if let Some(entry) = db.get(key, hash) {
+            entry.set_clock(clock);
+        }
+    }
+
     /// Appends to the string at a key, which is there. The caller says [`Keys::changed`].
     pub fn append_str(&mut self, key: &[u8], tail: &[u8]) {
         let (mut db, hash) = self.db_mut(key);

@@ -23,6 +23,7 @@ pub mod long_double;
 pub mod multi;
 pub mod number;
 pub mod propagate;
+pub mod purge;
 pub mod session;
 pub mod settings;
 pub mod spec;

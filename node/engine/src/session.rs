@@ -23,6 +23,8 @@ pub struct Session {
     /// Applies the stream of a primary: neither refused as a write on a replica nor expired lazily.
     pub is_primary_link: bool,
     pub is_replica: bool,
+    /// Brings slots from another shard: its keys are taken although they are not ours yet.
+    pub is_importing: bool,
     pub reply_mode: ReplyMode,
     /// Channels, patterns and sharded channels.
     pub subscriptions: [usize; 3],
@@ -60,6 +62,7 @@ impl Session {
             is_no_evict: false,
             is_primary_link: false,
             is_replica: false,
+            is_importing: false,
             reply_mode: ReplyMode::On,
             subscriptions: [0; 3],
             multi: None,

@@ -146,6 +146,24 @@ impl Runner {
         }
     }
 
+    /// Runs a command of binary arguments as the runner's own client.
+    pub fn run_args(&mut self, args: &[&[u8]]) -> String {
+        String::from_utf8_lossy(&self.run_bytes(args)).into_owned()
+    }
+    fn run_bytes(&mut self, args: &[&[u8]]) -> Vec<u8> {
+        let mut session = std::mem::replace(&mut self.session, Session::new(0));
+        let mut out = Reply::new(session.is_resp3);
+        assert!(matches!(self.attempt(&mut session, args, &mut out, None), Outcome::Done));
+        self.session = session;
+        out.take()
+    }
+    /// The payload of DUMP.
+    pub fn dump(&mut self, key: &str) -> Vec<u8> {
+        let reply = self.run_bytes(&[b"DUMP", key.as_bytes()]);
+        let (value, _) = proto::resp::decode(&reply).unwrap().unwrap();
+        value.as_bytes().unwrap().to_vec()
+    }
+
     fn attempt(
         &mut self,
         session: &mut Session,

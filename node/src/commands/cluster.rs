@@ -251,6 +251,15 @@ pub static COMMANDS: &[Command] = &[Command {
             ..SHOW
         },
         Command { name: "slots", summary: "Returns the mapping of cluster slots to nodes.", ..SHOW },
+        Command {
+            name: "syncslots",
+            summary: "An internal command by which slots arrive from another shard.",
+            since: "9.0.0",
+            arity: -3,
+            flags: flag::ADMIN | flag::NO_MULTI | flag::NOSCRIPT,
+            args: &[Arg::string("argument").multiple()],
+            ..SHOW
+        },
     ],
     ..SHOW
 }];
@@ -324,5 +333,6 @@ pub fn functions<E: Env>() -> Functions<E> {
         ("cluster|shards", show::shards::<E>),
         ("cluster|slaves", show::replicas::<E>),
         ("cluster|slots", show::slots::<E>),
+        ("cluster|syncslots", crate::migrate::sync_slots::<E>),
     ]
 }

@@ -86,14 +86,14 @@ fn server<E: Env>(i: &mut Info<'_, E>) {
     i.line("multiplexing_api", "epoll");
     i.line("process_id", std::process::id());
     i.line("process_supervised", "no");
-    i.line("run_id", &i.shared.run_id.clone());
+    i.line("run_id", i.shared.run_id.clone());
     i.line("tcp_port", settings.port);
     i.line("server_time_usec", i.now.wall.0 * 1000);
     i.line("uptime_in_seconds", uptime_s);
     i.line("uptime_in_days", uptime_s / 86400);
     i.line("hz", settings.hz);
     i.line("configured_hz", settings.hz);
-    i.line("lru_clock", i.now.wall.0 / 1000 & 0xFF_FFFF);
+    i.line("lru_clock", (i.now.wall.0 / 1000) & 0xFF_FFFF);
     i.line("executable", "shoal-server");
     let path = i.shared.config().path.clone().unwrap_or_default();
     i.line("config_file", path);
@@ -183,6 +183,8 @@ fn persistence<E: Env>(i: &mut Info<'_, E>) {
     let is_loading = i.shared.state.is_loading.load(Ordering::Relaxed);
     let settings = i.shared.settings();
     let dirty = i.shared.dirty().saturating_sub(status.dirty_at_save);
+    let now_s = i.now.mono.as_ms() / 1000;
+    let since = |is_on: bool, began_s: u64| if is_on { now_s.saturating_sub(began_s) as i64 } else { -1 };
     i.line("loading", is_loading as u8);
     i.line("async_loading", 0);
     i.line("current_cow_peak", 0);
@@ -195,16 +197,18 @@ fn persistence<E: Env>(i: &mut Info<'_, E>) {
     i.line("rdb_last_save_time", status.last_save_s);
     i.line("rdb_last_bgsave_status", if status.is_last_save_ok { "ok" } else { "err" });
     i.line("rdb_last_bgsave_time_sec", status.last_save_duration_s);
-    i.line("rdb_current_bgsave_time_sec", if status.is_saving { 0 } else { -1 });
+    i.line("rdb_current_bgsave_time_sec", since(status.is_saving, status.save_began_s));
     i.line("rdb_saves", status.saves);
     i.line("rdb_last_cow_size", 0);
     i.line("rdb_last_load_keys_expired", status.loaded_expired);
     i.line("rdb_last_load_keys_loaded", status.loaded_keys);
     i.line("aof_enabled", settings.appendonly as u8);
-    i.line("aof_rewrite_in_progress", status.is_rewriting as u8);
-    i.line("aof_rewrite_scheduled", 0);
+    // A log that was switched on is being written until it has its first base, as in Redis.
+    let is_rewriting = status.is_rewriting || settings.appendonly && !status.is_log_complete;
+    i.line("aof_rewrite_in_progress", is_rewriting as u8);
+    i.line("aof_rewrite_scheduled", status.is_rewrite_scheduled as u8);
     i.line("aof_last_rewrite_time_sec", status.last_rewrite_duration_s);
-    i.line("aof_current_rewrite_time_sec", if status.is_rewriting { 0 } else { -1 });
+    i.line("aof_current_rewrite_time_sec", since(status.is_rewriting, status.rewrite_began_s));
     i.line("aof_last_bgrewrite_status", if status.is_last_rewrite_ok { "ok" } else { "err" });
     i.line("aof_rewrites", status.rewrites);
     i.line("aof_last_write_status", if status.is_log_ok { "ok" } else { "err" });

@@ -35,6 +35,13 @@ pub static DIRECTIVES: &[Directive] = &[
     d("activerehashing", Bool, "yes", Any, "Accepted for compatibility: tables grow a segment at a time."),
     d("always-show-logo", Bool, "no", AtStart, "Print a logo at start."),
     d(
+        "aof-load-corrupt-tail-max-size",
+        Memory(0, u64::MAX),
+        "0",
+        Any,
+        "Bytes at the end of the append-only file that may be no commands and are then cut off; 0: none.",
+    ),
+    d(
         "aof-load-truncated",
         Bool,
         "yes",
@@ -370,6 +377,10 @@ pub static DIRECTIVES: &[Directive] = &[
     d("repl-diskless-sync-max-replicas", Int(0, I32), "0", Any, "Accepted for compatibility."),
     d("repl-ping-replica-period", Int(1, I32), "10", Any, "Seconds between the primary's pings."),
     d("repl-timeout", Int(1, I32), "60", Any, "Seconds after which a silent replication link is closed."),
+    aliased(
+        "slaveof",
+        d("replicaof", Words, "", AtStart, "Host and port of the primary; empty: be a primary."),
+    ),
     d("requirepass", Text, "", Any, "Password of the default user."),
     d(
         "sanitize-dump-payload",

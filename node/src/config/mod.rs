@@ -116,7 +116,10 @@ mod tests {
             assert!(names.insert(d.name), "{} is declared twice", d.name);
             assert!(d.alias.is_none_or(|a| names.insert(a)), "alias of {} is taken", d.name);
             assert!(!d.doc.is_empty(), "{} has no doc", d.name);
-            let words = engine_words(d.default);
+            let words = match d.kind {
+                Kind::Text => vec![d.default.to_string()],
+                _ => engine_words(d.default),
+            };
             let fresh = if d.kind.is_accumulating() { "" } else { d.default };
             assert_eq!(d.kind.canonical(&words, fresh).as_deref(), Ok(d.default), "{}", d.name);
         }
@@ -143,6 +146,7 @@ mod tests {
     fn settings_follow() {
         let mut config = Config::default();
         set(&mut config, "maxmemory-policy", &["allkeys-lru"]).unwrap();
+        config.clear("save");
         set(&mut config, "save", &["60 100"]).unwrap();
         let settings = NodeSettings::from(&config);
         assert_eq!(settings.engine.maxmemory_policy, engine::settings::EvictionPolicy::AllKeysLru);

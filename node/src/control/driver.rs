@@ -267,6 +267,8 @@ impl<E: Env> Driver<E> {
                     self.log_change(&topology);
                     self.roles.adopt(&self.core, &topology);
                     self.publish_view();
+                    self.shared.topology.store(Some(topology));
+                    self.shared.adopted.notify_one();
                 }
                 Effect::Publish => {
                     self.publish_lease();

@@ -59,6 +59,8 @@ pub struct Applied<'a> {
     pub slot: Option<Slot>,
     /// Database of its first command.
     pub db: u16,
+    /// Database that is selected behind it.
+    pub db_after: u16,
     /// The arguments of a command between two nodes, which is not carried out: PING, REPLCONF.
     pub link_command: Option<&'a [&'a [u8]]>,
 }
@@ -210,7 +212,7 @@ impl<E: Env> Applier<E> {
         let db = self.session.db;
         let _inside = self.gate.enter_wait();
         let link_command = Some(command.as_slice()).filter(|c| !c.is_empty());
-        each(&Applied { raw, slot: None, db, link_command });
+        each(&Applied { raw, slot: None, db, db_after: db, link_command });
     }
 
     fn unit(
@@ -245,7 +247,8 @@ impl<E: Env> Applier<E> {
             false => (specs[0], commands[0].as_slice()),
         };
         let slot = if let [slot] = *slots { Some(slot) } else { None };
-        let applied = Applied { raw, slot, db: self.session.db, link_command: None };
+        let db = self.session.db;
+        let applied = Applied { raw, slot, db, db_after: db, link_command: None };
         self.execute(spec, args, &applied, each);
         Ok(())
     }
@@ -284,11 +287,11 @@ impl<E: Env> Applier<E> {
                     let closed: GateClosed<'_> = shared.engine.keyspace.gate().close();
                     let mut turn = setting.turn(&shared, &mut self.local, &mut host, Some(&closed));
                     execute(&mut turn, &mut self.session, Ok(spec), args, None, &mut self.out);
-                    each(applied);
+                    each(&Applied { db_after: self.session.db, ..*applied });
                     break;
                 }
                 _ => {
-                    each(applied);
+                    each(&Applied { db_after: self.session.db, ..*applied });
                     break;
                 }
             }

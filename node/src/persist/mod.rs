@@ -2,18 +2,29 @@
 //! runs where it holds up nobody.
 
 pub mod apply;
+#[cfg(test)]
+mod crash_tests;
+mod files;
+pub mod load;
+mod log;
+mod rewrite;
+mod save;
+mod shutdown;
 pub mod snapshot;
+mod task;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{Applied, Applier, ApplyError};
+pub use load::{LoadError, LoadRule, Loaded, RdbLoader};
 pub use snapshot::{SnapshotDone, SnapshotError, SnapshotRequest, SnapshotSink, SnapshotStart, snapshot};
+pub use task::Persist;
 
-use crate::env::Env;
-use crate::shared::{Shared, Ticket};
+use crate::shared::Ticket;
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::mpsc;
+use storage::{Keyspace, Snapshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// What commands ask of the persistence task.
 pub enum PersistRequest<S> {
@@ -37,6 +48,10 @@ pub enum PersistRequest<S> {
     },
     /// Some directive was set.
     ConfigChanged,
+    /// See [`PersistHandle::stop_log`].
+    StopLog(oneshot::Sender<()>),
+    /// See [`PersistHandle::start_log`].
+    StartLog,
 }
 
 /// What INFO shows.
@@ -47,6 +62,10 @@ pub struct PersistStatus {
     pub is_last_save_ok: bool,
     pub last_save_duration_s: i64,
     pub saves: u64,
+    /// When the save under way began, in seconds of the monotonic clock.
+    pub save_began_s: u64,
+    pub rewrite_began_s: u64,
+    pub is_rewrite_scheduled: bool,
     pub dirty_at_save: u64,
     pub loaded_keys: u64,
     pub loaded_expired: u64,
@@ -54,6 +73,8 @@ pub struct PersistStatus {
     pub is_last_rewrite_ok: bool,
     pub last_rewrite_duration_s: i64,
     pub rewrites: u64,
+    /// The log runs and has a base: what it holds is complete.
+    pub is_log_complete: bool,
     pub is_log_ok: bool,
     pub log_bytes: u64,
     pub log_base_bytes: u64,
@@ -66,6 +87,7 @@ pub struct PersistHandle<S> {
     status: Mutex<PersistStatus>,
     /// Held by the snapshot under way.
     snapshots: tokio::sync::Mutex<()>,
+    active: Mutex<Option<Arc<Snapshot>>>,
 }
 
 /// What the task receives.
@@ -87,7 +109,13 @@ impl<S> PersistHandle<S> {
             ..PersistStatus::default()
         };
         (
-            PersistHandle { requests, garbage, status: Mutex::new(status), snapshots: Default::default() },
+            PersistHandle {
+                requests,
+                garbage,
+                status: Mutex::new(status),
+                snapshots: Default::default(),
+                active: Mutex::default(),
+            },
             PersistInbox { requests: requests_in, garbage: garbage_in },
         )
     }
@@ -99,28 +127,30 @@ impl<S> PersistHandle<S> {
     pub fn dispose(&self, garbage: Vec<Box<dyn Any + Send>>) {
         let _ = self.garbage.send(garbage);
     }
+    /// Ends the append-only log, whatever the configuration says, before the data are replaced by a primary's. What it
+    /// holds is durable then, and stands until the next log is complete.
+    pub async fn stop_log(&self) {
+        let (done, answer) = oneshot::channel();
+        self.request(PersistRequest::StopLog(done));
+        // An error: the node is going down.
+        let _ = answer.await;
+    }
+    /// Takes [`PersistHandle::stop_log`] back: if the log is configured, it begins anew with a base of the data as
+    /// they are now.
+    pub fn start_log(&self) {
+        self.request(PersistRequest::StartLog);
+    }
+    /// Gives the snapshot under way up: it answers with an error.
+    pub fn end_snapshot(&self, keyspace: &Keyspace) {
+        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(active) = active {
+            keyspace.end_snapshot(&active);
+        }
+    }
+    fn set_active(&self, snapshot: Option<Arc<Snapshot>>) {
+        *self.active.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
     pub fn status(&self) -> MutexGuard<'_, PersistStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Loads what an earlier life kept.
-pub async fn load<E: Env>(shared: &Arc<Shared<E>>) -> Result<(), String> {
-    let _ = shared;
-    Ok(())
-}
-
-/// The task. Ends when the node is told to shut down.
-pub async fn run<E: Env>(shared: Arc<Shared<E>>, mut inbox: PersistInbox<E::Socket>) {
-    loop {
-        tokio::select! {
-            biased;
-            request = inbox.requests.recv() => match request {
-                None => return,
-                Some(PersistRequest::ShutDown { .. }) => return shared.env.exit(0),
-                Some(_) => {}
-            },
-            garbage = inbox.garbage.recv() => shared.env.blocking(move || drop(garbage)).await,
-        }
     }
 }

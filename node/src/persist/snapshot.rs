@@ -104,29 +104,33 @@ pub async fn snapshot<E: Env>(
             return Ok(SnapshotDone { start, keys: file.keys, bytes: file.bytes });
         }
         active.look();
+        if active.snapshot.is_ended() {
+            return Err(SnapshotError(ended()));
+        }
         tokio::task::yield_now().await;
     }
 }
 
-/// Makes a snapshot while the gate stays closed, for those who stop everything anyway. `None`: another is under way.
+/// The turn to make a snapshot.
+pub type SnapshotTurn<'a> = tokio::sync::MutexGuard<'a, ()>;
+
+/// Makes a snapshot while the gate stays closed, for those who stop everything anyway.
 pub fn snapshot_exclusive<E: Env>(
     shared: &Arc<Shared<E>>,
     request: &SnapshotRequest,
     closed: &GateClosed<'_>,
+    _turn: &SnapshotTurn<'_>,
     write: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-) -> Option<Result<SnapshotDone, SnapshotError>> {
-    let _turn = shared.persist.snapshots.try_lock().ok()?;
+) -> Result<SnapshotDone, SnapshotError> {
     let (active, start) = begin(shared, request, closed);
     let mut file = File::new(shared, &active, request, &start);
     loop {
         let is_last = file.fill(&active);
         file.bytes += file.out.len() as u64;
-        if let Err(error) = write(&file.out) {
-            return Some(Err(SnapshotError(error)));
-        }
+        write(&file.out).map_err(SnapshotError)?;
         file.out.clear();
         if is_last {
-            return Some(Ok(SnapshotDone { start, keys: file.keys, bytes: file.bytes }));
+            return Ok(SnapshotDone { start, keys: file.keys, bytes: file.bytes });
         }
     }
 }
@@ -149,6 +153,7 @@ fn begin<E: Env>(
         .keyspace
         .begin_snapshot(options, closed)
         .expect("the turn is ours: nobody else begins snapshots");
+    shared.persist.set_active(Some(snapshot.clone()));
     shared.feed.select_again();
     let is_replica = shared.state.is_replica.load(Ordering::Relaxed);
     let start = SnapshotStart {
@@ -186,7 +191,7 @@ impl<E: Env> Active<E> {
     }
 
     /// Waits for `work`, looking after the queue meanwhile.
-    async fn watch<T>(&self, work: impl Future<Output = T>) -> T {
+    async fn watch<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
@@ -194,13 +199,21 @@ impl<E: Env> Active<E> {
                 result = &mut work => return result,
                 () = tokio::time::sleep(LOOK) => self.look(),
             }
+            if self.snapshot.is_ended() {
+                return Err(ended());
+            }
         }
     }
+}
+
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "the snapshot was given up")
 }
 
 impl<E: Env> Drop for Active<E> {
     fn drop(&mut self) {
         self.shared.engine.keyspace.end_snapshot(&self.snapshot);
+        self.shared.persist.set_active(None);
         self.shared.state.set_throttle(throttle::SNAPSHOT, false);
     }
 }
@@ -223,7 +236,7 @@ impl File {
         let mut writer = RdbWriter::new(*active.snapshot.format());
         let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
         let text = |n: u64| n.to_string().into_bytes();
-        let replid = shared.replication.state().replid.to_string();
+        let replid = shared.replication.replid().to_string();
         let mut aux: Vec<(&[u8], Vec<u8>)> = vec![
             (b"redis-ver", crate::commands::info::REDIS_VERSION.into()),
             (b"redis-bits", text(usize::BITS as u64)),

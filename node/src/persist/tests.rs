@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::{Config, NodeSettings};
 use crate::env::Real;
-use crate::shared::throttle;
+use crate::shared::{Shared, throttle};
 use bytes::Bytes;
 use proto::Slot;
 use std::cell::RefCell;
@@ -187,12 +187,15 @@ fn a_failed_sink_ends_its_snapshot_and_the_next_waits_for_its_turn() {
     });
     assert_eq!(first.unwrap_err().to_string(), "no space");
     assert_eq!(second.unwrap().keys, 3000);
-    let mut whole = Vec::new();
-    let closed = shared.engine.keyspace.gate().close();
-    let mut write = |b: &[u8]| -> io::Result<()> {
-        whole.extend_from_slice(b);
-        Ok(())
-    };
-    let done = snapshot::snapshot_exclusive(&shared, &request, &closed, &mut write).unwrap().unwrap();
-    assert_eq!((done.keys, done.bytes), (3000, whole.len() as u64));
+    run(async {
+        let turn = shared.persist.snapshots.lock().await;
+        let closed = shared.engine.keyspace.gate().close();
+        let mut whole = Vec::new();
+        let mut write = |b: &[u8]| -> io::Result<()> {
+            whole.extend_from_slice(b);
+            Ok(())
+        };
+        let done = snapshot::snapshot_exclusive(&shared, &request, &closed, &turn, &mut write).unwrap();
+        assert_eq!((done.keys, done.bytes), (3000, whole.len() as u64));
+    });
 }

@@ -1,24 +1,126 @@
-//! Replication links: replicas of this node, and this node as a replica.
+//! Replication links: replicas of this node ([`primary`]), and this node as a replica ([`link`]).
+//!
+//! The protocol is Redis's PSYNC, so that a stock Redis or Valkey can stand on either side.
+//! Invariant: what the feed holds up to its end has been carried out here, and nothing else; a snapshot begun with the
+//! gate closed is therefore the state at the feed's end.
+//! Invariant: when the history gets another name or begins anew, all replicas of this node are made to ask again.
+
+mod describe;
+mod link;
+mod load;
+mod payload;
+mod primary;
+mod role;
+mod wait;
+mod wire;
+
+pub use describe::{Position, ReplicaView};
+pub use primary::{SyncRequest, serve};
+pub use role::{Target, follow, follow_closed, lead, lead_closed, target};
+pub use wait::{ask_for_acks, wait_for_replicas};
 
 use crate::env::Env;
 use crate::shared::Shared;
-use proto::{Now, ReplId};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use proto::{Epoch, Mono, NodeId, Offset, ReplId};
+use replication::acks::Acks;
+use replication::history::History;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
 
-/// What INFO and ROLE show, and what both sides of replication share.
-#[derive(Default)]
+/// What both sides of replication share, and what INFO and ROLE show.
 pub struct ReplicationState {
     state: Mutex<State>,
+    /// Raised when the history changes its name or begins anew: links to replicas of the number before end.
+    turn: AtomicU64,
+    /// For the link task: the primary to follow is another.
+    target_changed: Notify,
+    /// For the timer: a client waits.
+    wait_added: Notify,
+    /// Full syncs that wait for a snapshot, and where the control thread finds them.
+    syncs: mpsc::UnboundedSender<payload::Job>,
+    syncs_inbox: Mutex<Option<payload::Inbox>>,
+    /// Told whenever a replica acknowledged something or came or went; for one listener, the control loop.
+    pub acknowledged: Notify,
 }
 
-#[derive(Clone, Debug, Default)]
 pub struct State {
-    /// The present history.
-    pub replid: ReplId,
-    /// The history before a promotion, valid up to `second_offset`.
-    pub replid2: ReplId,
-    pub second_offset: i64,
+    pub history: History,
+    /// The data is that of the history up to the feed's end; not so in and after a full sync that did not finish.
+    pub has_history: bool,
+    /// The history comes from a snapshot. What we write ourselves is no part of it: the stream may have gone on
+    /// elsewhere, or here before a crash.
+    is_history_loaded: bool,
+    /// Epoch and offset that the node's data files ended with.
+    recovered: Option<(Epoch, Offset)>,
     pub info: ReplInfo,
+    pub acks: Acks,
+    /// By client id: those that sent PSYNC or SYNC.
+    replicas: BTreeMap<u64, Replica>,
+    /// By client id: what REPLCONF said before that.
+    greetings: BTreeMap<u64, Greeting>,
+    target: Option<Target>,
+    target_number: u64,
+    is_following: bool,
+    link: LinkState,
+    /// Since when there is no replica.
+    lonely_since: Option<Mono>,
+    last_ping: Option<Mono>,
+}
+
+/// What a replica says of itself before it asks for the stream.
+#[derive(Clone, Debug, Default)]
+pub struct Greeting {
+    pub port: u16,
+    pub ip: Option<String>,
+    /// `capa eof`: it takes snapshots whose length is not said before.
+    pub can_eof: bool,
+    /// `capa psync2`: it takes a new replid with +CONTINUE.
+    pub can_psync2: bool,
+    pub is_rdb_only: bool,
+    /// It wants no keys (`rdb-filter-only functions`).
+    pub is_without_data: bool,
+    /// In a cluster: who it is, and the generation of its data.
+    pub node: Option<(NodeId, u64)>,
+}
+
+#[derive(Clone, Debug)]
+struct Replica {
+    greeting: Greeting,
+    ip: String,
+    stage: Stage,
+}
+
+/// How far a replica is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Waits for its snapshot to begin.
+    Waiting,
+    Snapshot,
+    Online,
+}
+
+/// Our own link to a primary.
+#[derive(Clone, Copy, Debug, Default)]
+struct LinkState {
+    stage: LinkStage,
+    last_io: Option<Mono>,
+    down_since: Option<Mono>,
+    /// Bytes of the snapshot, if the primary said, and those that came.
+    sync_total: Option<u64>,
+    sync_read: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum LinkStage {
+    #[default]
+    Connect,
+    Connecting,
+    Handshake,
+    Sync,
+    Connected,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,8 +132,32 @@ pub struct ReplInfo {
 
 impl ReplicationState {
     pub fn new(replid: ReplId) -> ReplicationState {
-        let state = State { replid, second_offset: -1, ..State::default() };
-        ReplicationState { state: Mutex::new(state) }
+        let state = State {
+            history: History::new(replid),
+            has_history: true,
+            is_history_loaded: false,
+            recovered: None,
+            info: ReplInfo::default(),
+            acks: Acks::default(),
+            replicas: BTreeMap::new(),
+            greetings: BTreeMap::new(),
+            target: None,
+            target_number: 0,
+            is_following: false,
+            link: LinkState::default(),
+            lonely_since: None,
+            last_ping: None,
+        };
+        let (syncs, syncs_inbox) = mpsc::unbounded_channel();
+        ReplicationState {
+            state: Mutex::new(state),
+            syncs,
+            syncs_inbox: Mutex::new(Some(syncs_inbox)),
+            turn: AtomicU64::new(0),
+            target_changed: Notify::new(),
+            wait_added: Notify::new(),
+            acknowledged: Notify::new(),
+        }
     }
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -39,40 +165,151 @@ impl ReplicationState {
     pub fn info(&self) -> ReplInfo {
         self.state().info
     }
-    /// The lines of INFO replication.
-    pub fn describe<E: Env>(&self, shared: &Shared<E>, _now: Now) -> Vec<(String, String)> {
-        let state = self.state().clone();
-        vec![
-            ("role".into(), "master".into()),
-            ("connected_slaves".into(), "0".into()),
-            ("master_failover_state".into(), "no-failover".into()),
-            ("master_replid".into(), state.replid.to_string()),
-            ("master_replid2".into(), state.replid2.to_string()),
-            ("master_repl_offset".into(), shared.feed.end().to_string()),
-            ("second_repl_offset".into(), state.second_offset.to_string()),
-            ("repl_backlog_active".into(), (shared.feed.is_backlog_on() as u8).to_string()),
-            ("repl_backlog_size".into(), shared.feed.backlog_bytes().to_string()),
-        ]
+    pub fn replid(&self) -> ReplId {
+        self.state().history.replid()
+    }
+    /// Takes up the history that a snapshot was made of, so that we may go on from it as a replica, and replicas of ours
+    /// up to its end. Before the node serves.
+    pub fn recover(&self, feed: &replication::feed::Feed, replid: ReplId, offset: Offset) {
+        let mut state = self.state();
+        state.history = History::new(replid);
+        state.is_history_loaded = true;
+        feed.restart(offset);
+        if offset > Offset(0) {
+            feed.turn_backlog_on();
+        }
+    }
+    /// Says what [`ReplicationState::recovered`] answers. Before the control loop starts.
+    pub fn set_recovered(&self, epoch: Epoch, offset: Offset) {
+        self.state().recovered = Some((epoch, offset));
+    }
+    /// CONFIG RESETSTAT.
+    pub fn reset_stats(&self) {
+        self.state().info = ReplInfo::default();
+    }
+    /// Changes what a client says of itself as a replica.
+    pub fn greet(&self, client: u64, change: impl FnOnce(&mut Greeting)) {
+        change(self.state().greetings.entry(client).or_default());
     }
     /// A client's connection has ended.
-    pub fn forget_client(&self, _client: u64) {}
+    pub fn forget_client(&self, client: u64) {
+        let mut state = self.state();
+        state.greetings.remove(&client);
+        state.acks.forget_wait(client);
+        if state.replicas.remove(&client).is_some() {
+            state.acks.remove(client);
+            drop(state);
+            self.acknowledged.notify_one();
+        }
+    }
+
+    fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Acquire)
+    }
+    /// Makes all replicas ask again.
+    fn next_turn(&self) {
+        self.turn.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
-/// Stands in until links exist.
-pub struct Target {
-    pub host: String,
-    pub port: u16,
-    pub node: Option<proto::NodeId>,
-    pub generation: u64,
+/// A name for a new history.
+fn new_replid<E: Env>(env: &E) -> ReplId {
+    let mut id = [0u8; 20];
+    id.chunks_mut(8).for_each(|c| c.copy_from_slice(&env.rand().to_le_bytes()[..c.len()]));
+    ReplId(id)
 }
-pub fn follow<E: Env>(_shared: &std::sync::Arc<Shared<E>>, _target: Option<Target>) {}
-pub fn lead<E: Env>(_shared: &std::sync::Arc<Shared<E>>) {}
-pub fn ask_for_acks<E: Env>(_shared: &std::sync::Arc<Shared<E>>) {}
-impl ReplicationState {
-    pub fn recovered(&self) -> Option<(proto::Epoch, proto::Offset)> {
-        None
+
+/// Takes up the role that the configuration says.
+pub fn start<E: Env>(shared: &Arc<Shared<E>>) {
+    if shared.settings().is_cluster {
+        // Any node of a cluster may have to serve a replica's partial sync.
+        shared.feed.turn_backlog_on();
+        return;
     }
-    pub fn matched(&self, _end: u64) -> Vec<(proto::NodeId, u64)> {
-        Vec::new()
+    let words = shared.config().get("replicaof").to_string();
+    if let Some((host, port)) = words.split_once(' ')
+        && let Ok(port) = port.trim().parse()
+    {
+        follow(shared, Some(Target { host: host.into(), port, node: None, generation: 0 }));
+    } else {
+        lead(shared);
+    }
+}
+
+/// Background work and the link to the primary, for as long as the node lives.
+pub async fn run<E: Env>(shared: Arc<Shared<E>>) {
+    tokio::join!(rounds(&shared), link::run(&shared), payload::run(&shared));
+}
+
+/// Rounds of background work; waits of clients end in time.
+const ROUND: Duration = Duration::from_millis(100);
+
+async fn rounds<E: Env>(shared: &Arc<Shared<E>>) {
+    loop {
+        let now = shared.env.now().mono;
+        let next = shared.replication.state().acks.next_deadline();
+        let pause = next.map_or(ROUND, |at| at.since(now).min(ROUND));
+        tokio::select! {
+            biased;
+            () = shared.replication.wait_added.notified() => continue,
+            () = tokio::time::sleep(pause) => {}
+        }
+        round(shared, shared.env.now().mono);
+    }
+}
+
+fn round<E: Env>(shared: &Shared<E>, now: Mono) {
+    let settings = shared.settings();
+    let mut state = shared.replication.state();
+    let finished = state.acks.expire(now);
+    let good = match settings.min_replicas_max_lag_s {
+        // Redis: without a bound of the lag the check is off.
+        0 => u32::MAX,
+        lag_s => state.acks.good(now, Duration::from_secs(lag_s)) as u32,
+    };
+    shared.state.good_replicas.store(good, Ordering::Relaxed);
+    let is_replica = state.is_following;
+    let has_replicas = !state.replicas.is_empty();
+    let is_ping_due =
+        now.since(*state.last_ping.get_or_insert(now)) >= Duration::from_secs(settings.repl_ping_s);
+    if is_ping_due {
+        state.last_ping = Some(now);
+    }
+    let is_backlog_stale = drop_backlog_of_nobody(&mut state, now, has_replicas, settings.backlog_ttl_s);
+    if is_backlog_stale && !is_replica && !settings.is_cluster && shared.feed.is_backlog_on() {
+        // Without a backlog the offset stands still while data changes: the history ends here.
+        state.history.replace(new_replid(&shared.env));
+        shared.feed.turn_backlog_off();
+        tracing::info!("Replication backlog freed after {} seconds without replicas", settings.backlog_ttl_s);
+    }
+    drop(state);
+    wait::answer(shared, finished);
+    if has_replicas && !is_replica && is_ping_due {
+        append(shared, &[b"PING"]);
+    }
+}
+
+fn drop_backlog_of_nobody(state: &mut State, now: Mono, has_replicas: bool, ttl_s: u64) -> bool {
+    if has_replicas || ttl_s == 0 {
+        state.lonely_since = None;
+        return false;
+    }
+    let since = *state.lonely_since.get_or_insert(now);
+    now.since(since) >= Duration::from_secs(ttl_s)
+}
+
+/// Puts a command that changes no data into the stream.
+fn append<E: Env>(shared: &Shared<E>, args: &[&[u8]]) -> Offset {
+    let mut bytes = Vec::new();
+    proto::resp::encode_command(args, &mut bytes);
+    shared.feed.append(None, [(0u16, bytes.as_slice())].as_slice())
+}
+
+/// Wakes a task that reads the feed.
+struct Waker(Notify);
+
+impl replication::feed::Wake for Waker {
+    fn wake(&self) {
+        self.0.notify_one();
     }
 }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod outgoing;
 pub mod source;
 pub mod target;
 

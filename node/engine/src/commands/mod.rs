@@ -2,6 +2,7 @@
 
 pub mod algebra;
 pub mod collection;
+pub mod dump;
 pub mod expiry;
 pub mod generic;
 pub mod hash;
@@ -24,6 +25,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         string::COMMANDS,
         generic::COMMANDS,
         expiry::COMMANDS,
+        dump::COMMANDS,
         scan::COMMANDS,
         crate::multi::COMMANDS,
         hash::COMMANDS,
