@@ -20,16 +20,16 @@ fn world(plan: &Plan, mutation: Option<Mutation>) -> World {
 }
 
 impl World {
-    fn core(&self, i: usize) -> &gossip::Core {
+    pub(super) fn core(&self, i: usize) -> &gossip::Core {
         self.nodes[i].core.as_ref().unwrap()
     }
-    fn ver(&self, i: usize) -> Epoch {
+    pub(super) fn ver(&self, i: usize) -> Epoch {
         self.core(i).topology().ver
     }
-    fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         self.run_until(self.now + ms * MS);
     }
-    fn pass_until(&mut self, what: &str, holds: impl Fn(&World) -> bool) {
+    pub(super) fn pass_until(&mut self, what: &str, holds: impl Fn(&World) -> bool) {
         for _ in 0..40_000 {
             if holds(self) || self.violation.is_some() {
                 return;
@@ -38,10 +38,10 @@ impl World {
         }
         panic!("never: {what}");
     }
-    fn leased(&self, i: usize) -> bool {
+    pub(super) fn leased(&self, i: usize) -> bool {
         self.nodes[i].is_lease_valid(self.now)
     }
-    fn cut_off(&mut self, side: &[usize], ms: u64) {
+    pub(super) fn cut_off(&mut self, side: &[usize], ms: u64) {
         let until = self.now + ms * MS;
         for a in 0..self.nodes.len() {
             for b in 0..self.nodes.len() {
@@ -51,7 +51,7 @@ impl World {
             }
         }
     }
-    fn lead(&mut self, i: usize) {
+    pub(super) fn lead(&mut self, i: usize) {
         for _ in 0..50 {
             if self.core(i).is_leader()
                 && self.nodes.iter().filter(|n| n.core.as_ref().unwrap().is_leader()).count() == 1
@@ -63,11 +63,11 @@ impl World {
         }
         panic!("{i} does not lead");
     }
-    fn swap(&mut self, at: usize, voters: &[usize]) {
+    pub(super) fn swap(&mut self, at: usize, voters: &[usize]) {
         let nodes = voters.iter().map(|i| self.nodes[*i].id).collect();
         self.command(at, Command::Decide(Request::Voters { nodes }));
     }
-    fn replace(&mut self, at: usize, to: usize) {
+    pub(super) fn replace(&mut self, at: usize, to: usize) {
         let shard = self.core(to).topology().shard_of(self.nodes[to].id).unwrap().clone();
         let generation = self.core(to).generation();
         let to = self.nodes[to].id;

@@ -204,6 +204,7 @@ impl World {
         self.crash_for(target, down);
         let node = &mut self.nodes[target];
         let end = node.data.end();
+        node.is_copy_lost = true;
         node.data.restart(node.id, end - self.fault_rng.between(1, 20).min(end));
     }
 

@@ -15,6 +15,8 @@ mod world;
 #[cfg(test)]
 mod directed;
 #[cfg(test)]
+mod directed_data;
+#[cfg(test)]
 mod tests;
 
 pub use batch::Batch;

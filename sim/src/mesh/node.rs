@@ -29,6 +29,8 @@ pub struct SimNode {
     pub position: Position,
     pub stores_lost: u32,
     pub data: DataNode,
+    /// The disk has lost bytes that were said to be durable; the record does not know it yet.
+    pub is_copy_lost: bool,
     /// The copy goes as soon as this generation has durably ended (D10).
     pub discard_pending: Option<Generation>,
     drift_ppm: i64,
@@ -68,6 +70,7 @@ impl SimNode {
             stores_lost: 0,
             data: DataNode::new(id),
             discard_pending: None,
+            is_copy_lost: false,
             drift_ppm: plan.drift_ppm[index],
             offset_us: 1_000_000 * (index as u64 + 1),
             disk_order: Default::default(),

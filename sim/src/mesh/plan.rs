@@ -283,6 +283,16 @@ impl Plan {
         (plan.loss_per_mille, plan.dup_per_mille, plan.fsync_us) = (0, 0, 0);
         plan
     }
+    /// The same with data, held in memory, and nobody but the story to write it.
+    pub fn quiet_data(shards: &[&[usize]], nodes: usize, voters: &[usize], class: DataClass) -> Plan {
+        Plan {
+            has_data: true,
+            clients: 0,
+            data_class: class,
+            has_fixed_voters: true,
+            ..Plan::quiet(shards, nodes, voters)
+        }
+    }
     /// The command that repeats this run.
     pub fn reproduce(&self) -> String {
         let mutation = match self.mutant {

@@ -13,8 +13,10 @@ fn batch(profile: Profile, seeds: std::ops::Range<u64>, mutant: Mutant) -> Batch
 
 #[test]
 fn equal_seeds_give_equal_traces() {
-    for seed in 0..6 {
-        let plan = Plan::from_seed(Profile::Q, seed);
+    for (seed, profile) in
+        [(0, Profile::Q), (1, Profile::Q), (2, Profile::R), (3, Profile::D), (4, Profile::S)]
+    {
+        let plan = Plan::from_seed(profile, seed);
         assert_eq!(run(&plan, false).trace_hash, run(&plan, false).trace_hash, "seed {seed}");
     }
     let other = run(&Plan::from_seed(Profile::Q, 7), false).trace_hash;
@@ -29,7 +31,10 @@ fn fresh_seeds_hold() {
 
 /// Runs seeds until one is violated; how many it took.
 fn caught(profile: Profile, mutant: Mutant, seeds: u64) -> Option<u64> {
-    (0..seeds).find(|seed| {
+    caught_from(profile, mutant, 0, seeds)
+}
+fn caught_from(profile: Profile, mutant: Mutant, from: u64, seeds: u64) -> Option<u64> {
+    (from..from + seeds).find(|seed| {
         let plan = Plan::from_seed(profile, *seed).with_mutant(mutant);
         run(&plan, false).violation.is_some()
     })
@@ -52,6 +57,38 @@ fn mutants_of_the_quorum_are_caught() {
         let found = caught(profile, Mutant::Quorum(mutation), seeds);
         assert!(found.is_some(), "{mutation:?} was not caught in {seeds} seeds of {profile:?}");
         println!("{mutation:?} caught by seed {} of {profile:?}", found.unwrap());
+    }
+}
+
+/// Each begins shortly before a seed that is known to show it, so that the test stays quick; the count leaves room.
+#[test]
+fn mutants_of_data_and_moves_are_caught() {
+    use migration::Mutation as Moves;
+    use replication::insync::Mutation as Sets;
+    for (profile, mutant, from, seeds) in [
+        (Profile::D, Mutant::InSync(Sets::D1NoWait), 0, 20),
+        (Profile::D, Mutant::InSync(Sets::D1NoPending), 85, 20),
+        (Profile::D, Mutant::InSync(Sets::D2), 0, 40),
+        (Profile::S, Mutant::InSync(Sets::D3), 0, 40),
+        (Profile::D, Mutant::Quorum(Mutation::D6), 0, 20),
+        (Profile::D, Mutant::D14, 0, 40),
+        (Profile::D, Mutant::Move(Moves::S1), 0, 20),
+        (Profile::S, Mutant::Quorum(Mutation::S3), 30, 30),
+        (Profile::D, Mutant::Move(Moves::S4), 0, 40),
+    ] {
+        let found = caught_from(profile, mutant, from, seeds);
+        assert!(found.is_some(), "{} was not caught in {seeds} seeds of {profile:?}", mutant.name());
+        println!("{} caught by seed {} of {profile:?}", mutant.name(), found.unwrap());
+    }
+}
+
+#[test]
+fn fresh_data_seeds_hold() {
+    for profile in [Profile::D, Profile::S, Profile::R] {
+        let runs = batch(profile, 0..12, Mutant::None);
+        assert!(runs.failures.is_empty(), "{:#?}", runs.failures);
+        assert!(runs.stats.operations > 1000 && runs.stats.gave_up == 0);
+        assert!(profile == Profile::R || runs.stats.moves > 20, "{:?}", runs.stats);
     }
 }
 

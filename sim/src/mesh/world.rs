@@ -161,6 +161,9 @@ pub struct World {
     is_traced: bool,
     /// Directed schedules: packets for which this holds (from, to, message) vanish.
     pub(super) filter: Option<fn(usize, usize, &Message) -> bool>,
+    pub(super) filter_data: Option<fn(&DataMsg) -> bool>,
+    /// Replies to the askers of directed schedules, by attempt.
+    pub(super) replies: BTreeMap<u64, ClientReply>,
 }
 
 /// Runs a plan to its end or to the first violation.
@@ -212,6 +215,8 @@ impl World {
             trace_hash: 0xCBF2_9CE4_8422_2325,
             is_traced,
             filter: None,
+            filter_data: None,
+            replies: BTreeMap::new(),
         };
         (0..plan.nodes).for_each(|i| world.start(i));
         if plan.has_data {
@@ -274,11 +279,12 @@ impl World {
             Happening::Own { to, life, packet } if self.nodes[to].life == life => {
                 self.feed(to, Event::Packet { from_ip: None, packet });
             }
-            Happening::Timer { node, life } if self.nodes[node].life == life => {
-                if self.nodes[node].timer_at.is_some_and(|at| at <= self.now) {
-                    self.nodes[node].timer_at = None;
-                    self.feed(node, Event::Tick);
-                }
+            Happening::Timer { node, life }
+                if self.nodes[node].life == life
+                    && self.nodes[node].timer_at.is_some_and(|at| at <= self.now) =>
+            {
+                self.nodes[node].timer_at = None;
+                self.feed(node, Event::Tick);
             }
             Happening::Synced { node, life } if self.nodes[node].life == life => self.on_synced(node),
             Happening::Restart { node, life } if self.nodes[node].life == life => self.start(node),
@@ -322,6 +328,7 @@ impl World {
         let mut out = Vec::new();
         node.core = Some(Core::new(node.config.clone(), start, now, &mut out));
         node.timer_at = None;
+        node.is_copy_lost = false;
         node.pending.extend(out);
         self.trace(i, "start", 0);
         self.carry_on(i);

@@ -26,7 +26,10 @@ impl World {
     fn holds(&self, node: NodeId, generation: Generation) -> bool {
         let Some(node) = self.nodes.iter().find(|n| n.id == node) else { return false };
         let is_up = self.plan.data_class == DataClass::Fsync || node.core.is_some();
-        is_up && node.discard_pending.is_none() && node.generation_on_record() == generation
+        is_up
+            && !node.is_copy_lost
+            && node.discard_pending.is_none()
+            && node.generation_on_record() == generation
     }
 
     /// The newest version, and every value that somebody has voted for.

@@ -112,6 +112,9 @@ impl World {
 
     pub(super) fn send_data(&mut self, from: usize, to: NodeId, message: DataMsg) {
         let Some(to) = self.nodes.iter().position(|n| n.id == to) else { return };
+        if self.filter_data.is_some_and(|vanishes| vanishes(&message)) {
+            return;
+        }
         for at in self.net.arrivals(self.now, from, to, self.net.late_us()) {
             self.schedule(at, Happening::Data { to, message: message.clone() });
         }
