@@ -19,8 +19,9 @@ fn same_seed_same_trace_in_two_processes() {
 }
 
 /// Seeds that once failed, with what they found.
-const REGRESSIONS: [(&str, &str); 2] = [
+const REGRESSIONS: [(&str, &str); 3] = [
     ("13", "a connection whose slot was paused for a move kept its worker from ever resting"),
+    ("49", "the control loop went round without time passing while a deadline lay in the past"),
     ("62", "a hand-over waited in vain for a feed that other clients' WAIT made longer"),
 ];
 

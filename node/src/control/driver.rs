@@ -21,6 +21,8 @@ use tokio::sync::mpsc;
 
 /// Requests whose answer is awaited. Choice: one per connection is plenty; more are refused.
 const PENDING_MAX: usize = 10_000;
+/// Time goes on between two looks at the deadlines.
+const STEP: Duration = Duration::from_millis(1);
 /// The loop runs at least this often, to keep positions fresh.
 const PERIOD: Duration = Duration::from_millis(50);
 
@@ -158,7 +160,8 @@ impl<E: Env> Driver<E> {
         let acknowledged = &shared.replication.acknowledged;
         loop {
             let now = self.shared.env.now().mono;
-            let wait = self.core.next_deadline().since(now).min(PERIOD);
+            // A deadline may lie in the past for as long as what it waits for takes.
+            let wait = self.core.next_deadline().since(now).clamp(STEP, PERIOD);
             let mut effects = Vec::new();
             tokio::select! {
                 biased;
