@@ -93,6 +93,8 @@ pub struct Connection<E: Env> {
     waker: RefCell<Option<Waker>>,
     /// PSYNC or SYNC was sent: the connection's task becomes a replica's link.
     pub sync: RefCell<Option<crate::replica::SyncRequest>>,
+    /// What the client waited for when its connection began to end.
+    pub left_waiting: RefCell<Option<Arc<Waiter>>>,
     /// When a blocked client's time is up.
     pub deadline: RefCell<Option<Pin<Box<tokio::time::Sleep>>>>,
 }
@@ -114,12 +116,19 @@ impl<E: Env> Connection<E> {
             soft_since_ms: Cell::new(0),
             waker: RefCell::new(None),
             sync: RefCell::new(None),
+            left_waiting: RefCell::new(None),
             deadline: RefCell::new(None),
         }
     }
 
     pub fn set_phase(&self, phase: Phase) {
-        *self.phase.borrow_mut() = phase;
+        let is_ending = matches!(phase, Phase::Closing | Phase::Closed);
+        let before = std::mem::replace(&mut *self.phase.borrow_mut(), phase);
+        if let Phase::Blocked(waiter) = before
+            && is_ending
+        {
+            *self.left_waiting.borrow_mut() = Some(waiter);
+        }
     }
     pub fn is_closed(&self) -> bool {
         matches!(*self.phase.borrow(), Phase::Closed)

@@ -260,9 +260,8 @@ impl<E: Env> Worker<E> {
 
     /// Cleans up after a connection.
     pub fn forget(&self, connection: &Rc<Connection<E>>) {
-        let phase = std::mem::take(&mut *connection.phase.borrow_mut());
         connection.set_phase(Phase::Closed);
-        if let Phase::Blocked(waiter) = phase {
+        if let Some(waiter) = connection.left_waiting.take() {
             self.end_wait(&waiter);
         }
         engine::multi::unwatch(&mut connection.session.borrow_mut(), &self.shared.engine);

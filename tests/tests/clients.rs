@@ -1,0 +1,43 @@
+//! What clients do to a server: leave while they wait, speak nonsense, send too much, read too little.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+use tests::{Client, DEADLINE, Server, Value, wait_for};
+
+fn raw(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", server.port)).expect("the server serves");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a socket has timeouts");
+    stream
+}
+
+fn wait_for_blocked(client: &mut Client, count: &str) {
+    wait_for("the number of waiting clients", || (client.info("blocked_clients") == count).then_some(()));
+}
+
+#[test]
+fn a_waiting_client_that_left_takes_nothing() {
+    let server = Server::start(&["--save", ""]);
+    let mut client = server.client();
+    let mut gone = server.client();
+    gone.send(&["BLPOP", "list", "0"]).expect("it serves");
+    wait_for_blocked(&mut client, "1");
+    drop(gone);
+    wait_for_blocked(&mut client, "0");
+    client.ok("RPUSH list a");
+    assert_eq!(client.ok("LLEN list"), Value::Int(1));
+}
+
+#[test]
+fn a_waiting_client_that_was_killed_takes_nothing() {
+    let server = Server::start(&["--save", ""]);
+    let mut client = server.client();
+    let mut killed = server.client();
+    let id = killed.ok("CLIENT ID").as_int().expect("a number");
+    killed.send(&["BLMOVE", "list", "other", "LEFT", "LEFT", "0"]).expect("it serves");
+    wait_for_blocked(&mut client, "1");
+    assert_eq!(client.ok(&format!("CLIENT KILL ID {id}")), Value::Int(1));
+    wait_for_blocked(&mut client, "0");
+    client.ok("RPUSH list a");
+    assert_eq!(client.ok("EXISTS list other"), Value::Int(1));
+}
