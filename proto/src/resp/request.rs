@@ -143,7 +143,7 @@ fn bulk(buf: &[u8], at: usize, limits: &Limits) -> Result<Option<(Span, usize)>,
     // One and two digits are nearly all lengths: read them without a search for the line's end.
     let (len, start) = match buf.get(at + 1..at + 5) {
         Some(&[d, b'\r', b'\n', _]) if d.is_ascii_digit() => ((d - b'0') as usize, at + 4),
-        Some(&[d, e, b'\r', b'\n']) if d.is_ascii_digit() && e.is_ascii_digit() => {
+        Some(&[d @ b'1'..=b'9', e, b'\r', b'\n']) if e.is_ascii_digit() => {
             ((d - b'0') as usize * 10 + (e - b'0') as usize, at + 5)
         }
         _ => match bulk_length(buf, at, limits)? {
@@ -277,10 +277,14 @@ fn printable(c: u8) -> char {
 }
 
 fn parse_i64(text: &[u8]) -> Option<i64> {
-    if text.is_empty() || text.len() > 20 || text[0] == b'+' {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
+    // As Redis's string2ll: one spelling for each number.
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let is_plain = match digits {
+        [b'0'] => text.len() == 1,
+        [b'1'..=b'9', ..] => text.len() <= 20,
+        _ => false,
+    };
+    is_plain.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
 }
 
 /// Appends a command as an array of bulk strings: how it stands on the wire, in the feed and in the AOF.
@@ -366,6 +370,12 @@ mod tests {
         );
         assert_eq!(refuse(b"*3000000000\r\n"), "Protocol error: invalid multibulk length");
         assert_eq!(refuse(b"*x\r\n"), "Protocol error: invalid multibulk length");
+        for text in [&b"*01\r\n"[..], b"*-0\r\n", b"*+1\r\n", b"*\r\n"] {
+            assert_eq!(refuse(text), "Protocol error: invalid multibulk length");
+        }
+        for text in [&b"*1\r\n$04\r\nPING\r\n"[..], b"*1\r\n$010\r\n", b"*1\r\n$+4\r\n"] {
+            assert_eq!(refuse(text), "Protocol error: invalid bulk length");
+        }
         assert_eq!(refuse(b"*1\r\n$-10\r\n"), "Protocol error: invalid bulk length");
         assert_eq!(refuse(b"*1\r\n$2000000000\r\n"), "Protocol error: invalid bulk length");
         assert_eq!(refuse(b"set \"a\r\n"), "Protocol error: unbalanced quotes in request");
