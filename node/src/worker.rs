@@ -123,6 +123,12 @@ pub struct Worker<E: Env> {
     is_stopped: Cell<bool>,
 }
 
+/// What a browser sends that a hostile page makes talk to us: Redis ends such connections too, lest the body of a
+/// request be taken for commands.
+fn is_cross_protocol(name: &[u8]) -> bool {
+    [&b"post"[..], b"host:"].iter().any(|n| n.eq_ignore_ascii_case(name))
+}
+
 impl<E: Env> Worker<E> {
     pub fn new(shared: Arc<Shared<E>>, index: usize) -> Rc<Worker<E>> {
         let mail = shared.mail[index].clone();
@@ -563,6 +569,11 @@ impl<E: Env> Worker<E> {
             Some(spec) => Ok(spec),
             None => engine.table.resolve(&args),
         };
+        if resolved.is_err() && is_cross_protocol(args[0]) {
+            tracing::warn!(client = connection.id, peer = %connection.client.peer, "closed: it speaks HTTP");
+            connection.close(false);
+            return Outcome::Done;
+        }
         if let Ok(spec) = &resolved {
             connection.client.command.store(spec.id + 1, Ordering::Relaxed);
         }

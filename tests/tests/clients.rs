@@ -41,3 +41,31 @@ fn a_waiting_client_that_was_killed_takes_nothing() {
     client.ok("RPUSH list a");
     assert_eq!(client.ok("EXISTS list other"), Value::Int(1));
 }
+
+/// Sends these bytes and reads until the server ends the connection.
+fn exchange(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = raw(server);
+    stream.write_all(bytes).expect("it serves");
+    let mut got = Vec::new();
+    // A connection that is reset has ended too.
+    let _ = stream.read_to_end(&mut got);
+    String::from_utf8_lossy(&got).into_owned()
+}
+
+#[test]
+fn a_browser_is_not_a_client() {
+    let server = Server::start(&["--save", ""]);
+    let body = "SET stolen 1\r\n";
+    assert_eq!(exchange(&server, format!("POST / HTTP/1.1\r\n\r\n{body}").as_bytes()), "");
+    let get = exchange(&server, format!("GET / HTTP/1.1\r\nHost: x\r\n{body}").as_bytes());
+    assert!(!get.contains("OK"), "{get}");
+    assert_eq!(server.client().ok("EXISTS stolen"), Value::Int(0));
+}
+
+#[test]
+fn nonsense_is_told_after_the_replies_before_it() {
+    let server = Server::start(&["--save", ""]);
+    let said = exchange(&server, b"PING\r\n*1\r\n%4\r\nPING\r\nPING\r\n");
+    assert_eq!(said, "+PONG\r\n-ERR Protocol error: expected '$', got '%'\r\n");
+    assert_eq!(exchange(&server, b"*01\r\n"), "-ERR Protocol error: invalid multibulk length\r\n");
+}
