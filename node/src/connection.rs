@@ -27,9 +27,9 @@ use tokio::io::AsyncWrite;
 pub const READ_BYTES: usize = 16 * 1024;
 /// A command of which more than this has arrived is read into the connection's own buffer.
 const OWN_BUFFER_BYTES: usize = 32 * 1024;
-/// Unsent bytes at which a connection is not read any more until its client reads. Choice: the default soft limit of
+/// Unsent bytes at which a connection is neither served nor read any more until its client reads. Choice: the default soft limit of
 /// subscribers in redis.conf.
-const OUTPUT_PAUSE_BYTES: usize = 8 * 1024 * 1024;
+pub const OUTPUT_PAUSE_BYTES: usize = 8 * 1024 * 1024;
 
 /// What a connection is doing.
 #[derive(Clone, Default)]
@@ -185,14 +185,14 @@ impl<E: Env> Connection<E> {
                 Phase::Closing if self.output.borrow().is_empty() => return Poll::Ready(()),
                 // Its turn comes when the batch was run, or the slot is free.
                 Phase::Closing | Phase::InBatch | Phase::Parked => return Poll::Pending,
+                // The socket's readiness for writing wakes it.
+                Phase::Ready if self.output_bytes.get() > OUTPUT_PAUSE_BYTES => return Poll::Pending,
                 Phase::Ready if self.has_deferred.get() => {
                     self.has_deferred.set(false);
                     if worker.resume(self) {
                         return Poll::Pending;
                     }
                 }
-                // The socket's readiness for writing wakes it.
-                Phase::Ready if self.output_bytes.get() > OUTPUT_PAUSE_BYTES => return Poll::Pending,
                 Phase::Ready if budget == 0 => {
                     // A part of a long command: others have their turn before the next part.
                     cx.waker().wake_by_ref();

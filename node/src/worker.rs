@@ -7,7 +7,7 @@
 //! Invariant: nothing is awaited while a slot is locked or the gate is entered.
 
 use crate::config::NodeSettings;
-use crate::connection::{Connection, Phase};
+use crate::connection::{Connection, OUTPUT_PAUSE_BYTES, Phase};
 use crate::env::Env;
 use crate::host::NodeHost;
 use crate::mail::{Letter, Mail};
@@ -386,12 +386,20 @@ impl<E: Env> Worker<E> {
     ) -> Result<usize, ProtocolError> {
         let limits = connection.limits(self.shared.settings().engine.proto_max_bulk_len);
         let mut partial = connection.partial.borrow_mut();
+        let before = batch.items.len();
         loop {
             let first = batch.spans.len() as u32;
             let request = {
                 let Batch { input, spans, .. } = batch;
                 let buf: &[u8] = own.map_or(input, |o| o);
-                parse_request(buf, at, &limits, spans, &mut partial)?
+                match parse_request(buf, at, &limits, spans, &mut partial) {
+                    // What stands before it may authenticate: it is judged again when that has run.
+                    Err(_) if !limits.is_authenticated && batch.items.len() > before => {
+                        connection.has_deferred.set(true);
+                        return Ok(at);
+                    }
+                    request => request?,
+                }
             };
             match request {
                 Request::Incomplete => return Ok(at),
@@ -520,7 +528,9 @@ impl<E: Env> Worker<E> {
                 *prefetched = (place + BATCH_MAX).min(batch.items.len());
                 self.prefetch(&batch.items[place..*prefetched]);
             }
-            if !connection.is_ready() {
+            // A client that does not read is not served ahead: the rest waits until it has read.
+            let is_ahead = ran > 0 && core.out.len() + connection.output_bytes() > OUTPUT_PAUSE_BYTES;
+            if is_ahead || !connection.is_ready() {
                 break;
             }
             match self.run_item(core, connection, batch, &batch.items[place], setting) {

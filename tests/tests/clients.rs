@@ -1,7 +1,7 @@
 //! What clients do to a server: leave while they wait, speak nonsense, send too much, read too little.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 use tests::{Client, DEADLINE, Server, Value, wait_for};
 
@@ -68,4 +68,52 @@ fn nonsense_is_told_after_the_replies_before_it() {
     let said = exchange(&server, b"PING\r\n*1\r\n%4\r\nPING\r\nPING\r\n");
     assert_eq!(said, "+PONG\r\n-ERR Protocol error: expected '$', got '%'\r\n");
     assert_eq!(exchange(&server, b"*01\r\n"), "-ERR Protocol error: invalid multibulk length\r\n");
+}
+
+#[test]
+fn a_password_counts_for_what_follows_it_at_once() {
+    let server = Server::start(&["--save", ""]);
+    server.client().ok("CONFIG SET requirepass secret");
+    let long = "v".repeat(20_000);
+    let words = ["MSET", "a", "1", "b", "2", "c", "3", "d", "4", "e", "5", "f", &long];
+    let mut at_once = Vec::new();
+    for command in [&["AUTH", "secret"][..], &words, &["STRLEN", "f"]] {
+        proto::resp::encode_command(command, &mut at_once);
+    }
+    let mut stream = raw(&server);
+    stream.write_all(&at_once).expect("it serves");
+    let expected = "+OK\r\n+OK\r\n:20000\r\n";
+    let mut got = vec![0; expected.len()];
+    stream.read_exact(&mut got).expect("it answers");
+    assert_eq!(String::from_utf8_lossy(&got), expected);
+    // Without it the limits hold.
+    assert_eq!(
+        exchange(&server, b"PING\r\n*11\r\n").lines().last(),
+        Some("-ERR Protocol error: unauthenticated multibulk length")
+    );
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_served_ahead() {
+    const GETS: usize = 100;
+    let server = Server::start(&["--save", ""]);
+    let mut client = server.client();
+    let value = "v".repeat(1 << 20);
+    client.try_call(&["SET", "k", &value]).expect("it serves");
+    let mut slow = server.client();
+    slow.ok("CLIENT SETNAME slow");
+    let mut commands = Vec::new();
+    (0..GETS).for_each(|_| proto::resp::encode_command(&["GET", "k"], &mut commands));
+    slow.send_raw(&commands).expect("it serves");
+    let mut unsent = || -> u64 {
+        let list = client.text("CLIENT LIST");
+        let line = list.lines().find(|l| l.contains("name=slow")).expect("it is there").to_string();
+        line.split(' ').find_map(|w| w.strip_prefix("obl=")?.parse().ok()).expect("a field")
+    };
+    wait_for("replies that nobody reads", || (unsent() > 1 << 20).then_some(()));
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(unsent() < 16 << 20, "{} bytes are kept", unsent());
+    for _ in 0..GETS {
+        assert_eq!(slow.receive().expect("it answers"), Value::Bulk(value.clone().into_bytes()));
+    }
 }
