@@ -117,3 +117,23 @@ fn a_client_that_does_not_read_is_not_served_ahead() {
         assert_eq!(slow.receive().expect("it answers"), Value::Bulk(value.clone().into_bytes()));
     }
 }
+
+#[test]
+fn errors_about_connections_have_the_words_of_redis() {
+    let server = Server::start(&["--save", ""]);
+    let mut client = server.client();
+    for (line, expected) in [
+        ("SELECT abc", "ERR value is not an integer or out of range"),
+        ("SELECT 99999999999", "ERR value is out of range, value must between -2147483648 and 2147483647"),
+        ("SELECT 16", "ERR DB index is out of range"),
+        ("CLIENT LIST ID abc", "ERR Invalid client ID"),
+        ("CLIENT KILL ID abc", "ERR client-id should be greater than 0"),
+        ("COMMAND NOSUCH", "ERR unknown subcommand 'NOSUCH'. Try COMMAND HELP."),
+        ("RESTORE k 0 abc", "ERR DUMP payload version or checksum are wrong"),
+        ("HELLO 4", "NOPROTO unsupported protocol version"),
+        ("AUTH nobody x", "WRONGPASS invalid username-password pair or user is disabled."),
+    ] {
+        assert_eq!(client.call(line), Value::Error(expected.to_string()), "{line}");
+    }
+    assert_eq!(client.call("OBJECT FREQ nosuch"), Value::Null);
+}
