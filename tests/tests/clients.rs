@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
+use tests::server::free_port;
 use tests::{Client, DEADLINE, Server, Value, wait_for};
 
 fn raw(server: &Server) -> TcpStream {
@@ -136,4 +137,25 @@ fn errors_about_connections_have_the_words_of_redis() {
         assert_eq!(client.call(line), Value::Error(expected.to_string()), "{line}");
     }
     assert_eq!(client.call("OBJECT FREQ nosuch"), Value::Null);
+}
+
+#[test]
+fn the_bus_keeps_no_links_of_strangers() {
+    let port = free_port();
+    let text = port.to_string();
+    let args =
+        ["--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--cluster-port", &text];
+    let server = Server::start(&args);
+    let mut client = server.client();
+    let connect = || wait_for("the bus", || TcpStream::connect(("127.0.0.1", port)).ok());
+    let mut silent = connect();
+    silent.set_read_timeout(Some(DEADLINE)).expect("a socket has timeouts");
+    assert_eq!(silent.read(&mut [0; 8]).expect("the link is closed"), 0);
+    for _ in 0..200 {
+        // It may be refused while it is written to.
+        let _ = connect().write_all(b"GET / HTTP/1.1\r\n\r\n and more that is no frame of anybody");
+    }
+    wait_for("the log's line", || server.log().contains("cluster bus: link closed").then_some(()));
+    assert!(server.log().matches("cluster bus: link closed").count() < 20);
+    assert_eq!(client.text("PING"), "PONG");
 }
