@@ -23,6 +23,9 @@ struct World {
     answers: BTreeMap<u64, Result<Outcome, Refusal>>,
     cut: Vec<usize>,
     token: u64,
+    /// Sends a damaged copy of each packet after it.
+    damage: Option<crate::rng::Rng>,
+    damaged: u64,
 }
 
 impl World {
@@ -35,6 +38,8 @@ impl World {
             answers: BTreeMap::new(),
             cut: Vec::new(),
             token: 0,
+            damage: None,
+            damaged: 0,
         };
         for i in 0..count {
             let config = Config {
@@ -110,6 +115,24 @@ impl World {
         // Every packet crosses the wire as bytes.
         let packet = Box::new(Packet::from_bytes(&packet.to_bytes()).unwrap());
         self.seq += 1;
+        if let Some(rng) = &mut self.damage
+            && !is_own
+        {
+            let mut bytes = packet.to_bytes().to_vec();
+            for _ in 0..rng.between(1, 3) {
+                let at = rng.below(bytes.len() as u64) as usize;
+                bytes[at] = match rng.below(3) {
+                    0 => bytes[at] ^ 1 << rng.below(8),
+                    1 => 0xff,
+                    _ => rng.draw() as u8,
+                };
+            }
+            if let Some(damaged) = Packet::from_bytes(&bytes) {
+                self.damaged += 1;
+                self.seq += 1;
+                self.wire.insert((self.us + 1500, self.seq), (index, Box::new(damaged)));
+            }
+        }
         self.wire.insert((self.us + if is_own { 0 } else { 1000 }, self.seq), (index, packet));
     }
     fn run(&mut self, ms: u64) {
@@ -404,4 +427,19 @@ fn a_lost_quorum_is_said_so() {
     world.cut = vec![5];
     let request = Request::Setting { name: "x".into(), value: Some("1".into()) };
     assert_eq!(world.ask(5, Command::Decide(request)), Err(Refusal::NoQuorum));
+}
+
+#[test]
+fn packets_of_a_peer_that_is_out_of_its_mind_do_not_stop_a_node() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        let mut world = World::created(2, 2);
+        world.damage = Some(crate::rng::Rng::new(seed));
+        world.run(3000);
+        world.kill(0);
+        world.run(4000);
+        world.start(0);
+        world.run(2000);
+        assert!(world.damaged > 100, "{} packets were damaged", world.damaged);
+    }
 }

@@ -27,9 +27,9 @@ use tokio::io::AsyncWrite;
 pub const READ_BYTES: usize = 16 * 1024;
 /// A command of which more than this has arrived is read into the connection's own buffer.
 const OWN_BUFFER_BYTES: usize = 32 * 1024;
-/// Unsent bytes at which a connection is not read any more until its client reads. Choice: the default soft limit of
+/// Unsent bytes at which a connection is neither served nor read any more until its client reads. Choice: the default soft limit of
 /// subscribers in redis.conf.
-const OUTPUT_PAUSE_BYTES: usize = 8 * 1024 * 1024;
+pub const OUTPUT_PAUSE_BYTES: usize = 8 * 1024 * 1024;
 
 /// What a connection is doing.
 #[derive(Clone, Default)]
@@ -93,6 +93,8 @@ pub struct Connection<E: Env> {
     waker: RefCell<Option<Waker>>,
     /// PSYNC or SYNC was sent: the connection's task becomes a replica's link.
     pub sync: RefCell<Option<crate::replica::SyncRequest>>,
+    /// What the client waited for when its connection began to end.
+    pub left_waiting: RefCell<Option<Arc<Waiter>>>,
     /// When a blocked client's time is up.
     pub deadline: RefCell<Option<Pin<Box<tokio::time::Sleep>>>>,
 }
@@ -114,12 +116,19 @@ impl<E: Env> Connection<E> {
             soft_since_ms: Cell::new(0),
             waker: RefCell::new(None),
             sync: RefCell::new(None),
+            left_waiting: RefCell::new(None),
             deadline: RefCell::new(None),
         }
     }
 
     pub fn set_phase(&self, phase: Phase) {
-        *self.phase.borrow_mut() = phase;
+        let is_ending = matches!(phase, Phase::Closing | Phase::Closed);
+        let before = std::mem::replace(&mut *self.phase.borrow_mut(), phase);
+        if let Phase::Blocked(waiter) = before
+            && is_ending
+        {
+            *self.left_waiting.borrow_mut() = Some(waiter);
+        }
     }
     pub fn is_closed(&self) -> bool {
         matches!(*self.phase.borrow(), Phase::Closed)
@@ -176,14 +185,14 @@ impl<E: Env> Connection<E> {
                 Phase::Closing if self.output.borrow().is_empty() => return Poll::Ready(()),
                 // Its turn comes when the batch was run, or the slot is free.
                 Phase::Closing | Phase::InBatch | Phase::Parked => return Poll::Pending,
+                // The socket's readiness for writing wakes it.
+                Phase::Ready if self.output_bytes.get() > OUTPUT_PAUSE_BYTES => return Poll::Pending,
                 Phase::Ready if self.has_deferred.get() => {
                     self.has_deferred.set(false);
                     if worker.resume(self) {
                         return Poll::Pending;
                     }
                 }
-                // The socket's readiness for writing wakes it.
-                Phase::Ready if self.output_bytes.get() > OUTPUT_PAUSE_BYTES => return Poll::Pending,
                 Phase::Ready if budget == 0 => {
                     // A part of a long command: others have their turn before the next part.
                     cx.waker().wake_by_ref();

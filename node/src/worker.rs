@@ -7,7 +7,7 @@
 //! Invariant: nothing is awaited while a slot is locked or the gate is entered.
 
 use crate::config::NodeSettings;
-use crate::connection::{Connection, Phase};
+use crate::connection::{Connection, OUTPUT_PAUSE_BYTES, Phase};
 use crate::env::Env;
 use crate::host::NodeHost;
 use crate::mail::{Letter, Mail};
@@ -121,6 +121,12 @@ pub struct Worker<E: Env> {
     parked: RefCell<Vec<Rc<Connection<E>>>>,
     kick: Notify,
     is_stopped: Cell<bool>,
+}
+
+/// What a browser sends that a hostile page makes talk to us: Redis ends such connections too, lest the body of a
+/// request be taken for commands.
+fn is_cross_protocol(name: &[u8]) -> bool {
+    [&b"post"[..], b"host:"].iter().any(|n| n.eq_ignore_ascii_case(name))
 }
 
 impl<E: Env> Worker<E> {
@@ -260,9 +266,8 @@ impl<E: Env> Worker<E> {
 
     /// Cleans up after a connection.
     pub fn forget(&self, connection: &Rc<Connection<E>>) {
-        let phase = std::mem::take(&mut *connection.phase.borrow_mut());
         connection.set_phase(Phase::Closed);
-        if let Phase::Blocked(waiter) = phase {
+        if let Some(waiter) = connection.left_waiting.take() {
             self.end_wait(&waiter);
         }
         engine::multi::unwatch(&mut connection.session.borrow_mut(), &self.shared.engine);
@@ -381,12 +386,20 @@ impl<E: Env> Worker<E> {
     ) -> Result<usize, ProtocolError> {
         let limits = connection.limits(self.shared.settings().engine.proto_max_bulk_len);
         let mut partial = connection.partial.borrow_mut();
+        let before = batch.items.len();
         loop {
             let first = batch.spans.len() as u32;
             let request = {
                 let Batch { input, spans, .. } = batch;
                 let buf: &[u8] = own.map_or(input, |o| o);
-                parse_request(buf, at, &limits, spans, &mut partial)?
+                match parse_request(buf, at, &limits, spans, &mut partial) {
+                    // What stands before it may authenticate: it is judged again when that has run.
+                    Err(_) if !limits.is_authenticated && batch.items.len() > before => {
+                        connection.has_deferred.set(true);
+                        return Ok(at);
+                    }
+                    request => request?,
+                }
             };
             match request {
                 Request::Incomplete => return Ok(at),
@@ -515,7 +528,9 @@ impl<E: Env> Worker<E> {
                 *prefetched = (place + BATCH_MAX).min(batch.items.len());
                 self.prefetch(&batch.items[place..*prefetched]);
             }
-            if !connection.is_ready() {
+            // A client that does not read is not served ahead: the rest waits until it has read.
+            let is_ahead = ran > 0 && core.out.len() + connection.output_bytes() > OUTPUT_PAUSE_BYTES;
+            if is_ahead || !connection.is_ready() {
                 break;
             }
             match self.run_item(core, connection, batch, &batch.items[place], setting) {
@@ -564,6 +579,11 @@ impl<E: Env> Worker<E> {
             Some(spec) => Ok(spec),
             None => engine.table.resolve(&args),
         };
+        if resolved.is_err() && is_cross_protocol(args[0]) {
+            tracing::warn!(client = connection.id, peer = %connection.client.peer, "closed: it speaks HTTP");
+            connection.close(false);
+            return Outcome::Done;
+        }
         if let Ok(spec) = &resolved {
             connection.client.command.store(spec.id + 1, Ordering::Relaxed);
         }

@@ -28,6 +28,11 @@ impl Client {
         self.stream.write_all(&out)
     }
 
+    /// Sends bytes as they are.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
     /// The next reply.
     pub fn receive(&mut self) -> io::Result<Value> {
         loop {

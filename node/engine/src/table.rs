@@ -166,10 +166,7 @@ impl Table {
             (true, _) => spec,
             (false, Some(name)) => match subcommand(spec, name) {
                 Some(sub) => sub,
-                None if matches!(spec.command.run, crate::spec::Handler::Container) => {
-                    return Err(unknown_subcommand(spec, name));
-                }
-                None => spec,
+                None => return Err(unknown_subcommand(spec, name)),
             },
             (false, None) => spec,
         };

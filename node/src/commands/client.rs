@@ -196,6 +196,11 @@ struct Filter {
 
 impl Filter {
     fn parse<E: Env>(cx: &HostCx<E>, from: usize) -> Result<Filter, Error> {
+        // Redis: CLIENT LIST and CLIENT KILL have each their words for it.
+        let invalid_id = || match cx.is_word(1, "LIST") {
+            true => Error::text("ERR Invalid client ID"),
+            false => Error::text("ERR client-id should be greater than 0"),
+        };
         let mut filter = Filter { may_be_me: true, ..Filter::default() };
         let mut i = from;
         while i < cx.args.len() {
@@ -205,14 +210,11 @@ impl Filter {
                 while i + 1 < cx.args.len()
                     && let Ok(id) = cx.int(i + 1)
                 {
-                    ids.push(
-                        u64::try_from(id)
-                            .map_err(|_| Error::text("ERR client-id should be greater than 0"))?,
-                    );
+                    ids.push(u64::try_from(id).ok().filter(|id| *id > 0).ok_or_else(invalid_id)?);
                     i += 1;
                 }
                 if ids.is_empty() {
-                    return Err(Error::text("ERR client-id should be greater than 0"));
+                    return Err(invalid_id());
                 }
                 filter.ids = Some(ids);
                 i += 1;

@@ -68,7 +68,10 @@ const SELECT: Command = Command {
     ..BASE
 };
 fn select<E: Env>(cx: &mut HostCx<E>) -> Outcome {
-    let number = cx.int(1).map_err(|_| Error::text("ERR invalid DB index"))?;
+    let number = cx.int(1)?;
+    if i32::try_from(number).is_err() {
+        return Err(Error::text("ERR value is out of range, value must between -2147483648 and 2147483647"));
+    }
     let settings = cx.host.setting.settings;
     if settings.is_cluster && number != 0 {
         return Err(Error::text("ERR SELECT is not allowed in cluster mode"));

@@ -6,6 +6,7 @@ use crate::env::Env;
 use gossip::Packet;
 use gossip::topology::ClusterId;
 use gossip::wire::{self, FrameError, KIND_CONTROL, KIND_DATA};
+use proto::Mono;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,6 +20,12 @@ const QUEUE_FRAMES_MAX: usize = 4096;
 const INBOUND_MAX: usize = 8192;
 /// A link that carried nothing for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// Links on which nothing valid has come yet; more are not accepted. Choice: far above what a cluster that starts needs
+/// at one instant, far below what processes may open.
+const STRANGERS_MAX: usize = 512;
+/// Lines a second that the log has for links that were refused.
+const REFUSED_LINE: Duration = Duration::from_secs(1);
 
 /// What came in.
 pub enum Inbound {
@@ -36,6 +43,26 @@ pub struct Bus<E: Env> {
     inbound: mpsc::Sender<Inbound>,
     pub sent: Cell<u64>,
     pub received: Cell<u64>,
+    strangers: Cell<usize>,
+    refused: Cell<u64>,
+    /// When the log was last told of a refused link.
+    refused_line: Cell<Option<Mono>>,
+}
+
+/// Counts a link until something valid has come on it.
+struct Stranger<'a>(&'a Cell<usize>);
+
+impl<'a> Stranger<'a> {
+    fn new(count: &'a Cell<usize>) -> Stranger<'a> {
+        count.set(count.get() + 1);
+        Stranger(count)
+    }
+}
+
+impl Drop for Stranger<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 impl<E: Env> Bus<E> {
@@ -49,6 +76,9 @@ impl<E: Env> Bus<E> {
             inbound,
             sent: Cell::new(0),
             received: Cell::new(0),
+            strangers: Cell::new(0),
+            refused: Cell::new(0),
+            refused_line: Cell::new(None),
         };
         (Rc::new(bus), receiver)
     }
@@ -139,6 +169,10 @@ impl<E: Env> Bus<E> {
                 Ok((socket, peer, _)) => {
                     let Ok(stream) = self.env.adopt(socket) else { continue };
                     let ip = peer.ip().to_canonical().to_string();
+                    if self.strangers.get() >= STRANGERS_MAX {
+                        self.refuse(&ip, "too many links that say nothing");
+                        continue;
+                    }
                     tokio::task::spawn_local(self.clone().read_link(stream, ip));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -146,17 +180,28 @@ impl<E: Env> Bus<E> {
         }
     }
 
+    /// Tells the log of a link that was closed for what came on it, at most once a second.
+    fn refuse(&self, from_ip: &str, reason: &str) {
+        self.refused.set(self.refused.get() + 1);
+        let now = self.env.now().mono;
+        if self.refused_line.get().is_none_or(|last| now.since(last) >= REFUSED_LINE) {
+            self.refused_line.set(Some(now));
+            let links = self.refused.take();
+            tracing::warn!(from = %from_ip, reason, links, "cluster bus: link closed");
+        }
+    }
+
     async fn read_link(self: Rc<Self>, stream: E::Stream, from_ip: String) {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let (mut buf, mut count) = (Vec::new(), 0u64);
+        let mut stranger = Some(Stranger::new(&self.strangers));
         loop {
             let before = count;
             loop {
                 match wire::decode_body(&buf, self.secret.as_deref()) {
                     Err(FrameError::Incomplete) => break,
                     Err(error) => {
-                        tracing::warn!(from = %from_ip, ?error, "cluster bus: link closed, its bytes are not ours");
-                        return;
+                        return self.refuse(&from_ip, &format!("bytes that are no frame of ours: {error:?}"));
                     }
                     Ok((header, body, used)) => {
                         count += 1;
@@ -167,13 +212,13 @@ impl<E: Env> Bus<E> {
                                     Inbound::Packet { from_ip: from_ip.clone(), packet: Box::new(packet) }
                                 }
                                 Err(error) => {
-                                    tracing::warn!(from = %from_ip, ?error, "cluster bus: bad packet");
-                                    return;
+                                    return self.refuse(&from_ip, &format!("a bad packet: {error:?}"));
                                 }
                             },
                             _ => Inbound::Data { cluster: header.cluster, body: body.to_vec() },
                         };
                         buf.drain(..used);
+                        stranger = None;
                         if self.inbound.send(inbound).await.is_err() {
                             return;
                         }
@@ -187,8 +232,9 @@ impl<E: Env> Bus<E> {
                 }
             }
             let mut chunk = [0u8; 16 * 1024];
-            // An idle link is closed by its sender first.
-            match tokio::time::timeout(IDLE * 2, reader.read(&mut chunk)).await {
+            // A peer opens a link to send at once; later its end comes first: it closes idle links by itself.
+            let patience = if stranger.is_some() { self.silence } else { IDLE * 2 };
+            match tokio::time::timeout(patience, reader.read(&mut chunk)).await {
                 Ok(Ok(n)) if n > 0 => buf.extend_from_slice(&chunk[..n]),
                 _ => return,
             }

@@ -143,7 +143,7 @@ fn bulk(buf: &[u8], at: usize, limits: &Limits) -> Result<Option<(Span, usize)>,
     // One and two digits are nearly all lengths: read them without a search for the line's end.
     let (len, start) = match buf.get(at + 1..at + 5) {
         Some(&[d, b'\r', b'\n', _]) if d.is_ascii_digit() => ((d - b'0') as usize, at + 4),
-        Some(&[d, e, b'\r', b'\n']) if d.is_ascii_digit() && e.is_ascii_digit() => {
+        Some(&[d @ b'1'..=b'9', e, b'\r', b'\n']) if e.is_ascii_digit() => {
             ((d - b'0') as usize * 10 + (e - b'0') as usize, at + 5)
         }
         _ => match bulk_length(buf, at, limits)? {
@@ -277,10 +277,14 @@ fn printable(c: u8) -> char {
 }
 
 fn parse_i64(text: &[u8]) -> Option<i64> {
-    if text.is_empty() || text.len() > 20 || text[0] == b'+' {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
+    // As Redis's string2ll: one spelling for each number.
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let is_plain = match digits {
+        [b'0'] => text.len() == 1,
+        [b'1'..=b'9', ..] => text.len() <= 20,
+        _ => false,
+    };
+    is_plain.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
 }
 
 /// Appends a command as an array of bulk strings: how it stands on the wire, in the feed and in the AOF.
@@ -354,6 +358,83 @@ mod tests {
         }
     }
 
+    /// Parses as a connection does: what has arrived grows, and `partial` is handed back.
+    fn parse_in_pieces(
+        stream: &[u8],
+        cuts: &[usize],
+        limits: &Limits,
+    ) -> (Vec<Vec<Vec<u8>>>, Option<ProtocolError>) {
+        let (mut at, mut got, mut partial) = (0, Vec::new(), None);
+        for &cut in cuts {
+            let buf = &stream[..cut];
+            loop {
+                let mut args = Vec::new();
+                match parse_request(buf, at, limits, &mut args, &mut partial) {
+                    Ok(Request::Command { end }) => {
+                        got.push(args.iter().map(|s| s.of(buf).to_vec()).collect());
+                        at = end;
+                    }
+                    Ok(Request::Inline { args, end }) => {
+                        assert!(end > at && end <= buf.len());
+                        got.push(args);
+                        at = end;
+                    }
+                    Ok(Request::Incomplete) => break,
+                    Err(error) => return (got, Some(error)),
+                }
+            }
+            let kept = partial.as_ref().map_or(0, |p| p.args.capacity());
+            assert!(kept <= 2 * cut + 8, "memory for {kept} arguments of {cut} bytes");
+        }
+        (got, None)
+    }
+
+    #[test]
+    fn rubbish_is_parsed_alike_in_every_piece() {
+        const WORDS: [&[u8]; 16] = [
+            b"*1\r\n",
+            b"*3\r\n",
+            b"*1000000\r\n",
+            b"*-1\r\n",
+            b"$3\r\n",
+            b"$0\r\n",
+            b"$536870912\r\n",
+            b"$-1\r\n",
+            b"abc\r\n",
+            b"\r\n",
+            b"\r",
+            b"\n",
+            b"\"",
+            b"'x\\'",
+            b"\0\xff",
+            b"PING x\r\n",
+        ];
+        let mut seed = 0x5eed_u64;
+        let mut draw = |bound: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % bound
+        };
+        for round in 0..3000 {
+            let mut stream = Vec::new();
+            for _ in 0..1 + draw(10) {
+                match draw(8) {
+                    0 => (0..draw(9)).for_each(|_| stream.push(draw(256) as u8)),
+                    _ => stream.extend_from_slice(WORDS[draw(WORDS.len())]),
+                }
+            }
+            let limits = match draw(4) {
+                0 => Limits::unauthenticated(),
+                _ => Limits::authenticated(1 << 29),
+            };
+            let whole = parse_in_pieces(&stream, &[stream.len()], &limits);
+            let bytewise: Vec<usize> = (0..=stream.len()).collect();
+            assert_eq!(parse_in_pieces(&stream, &bytewise, &limits), whole, "round {round}: {stream:?}");
+            let cut = draw(stream.len() + 1);
+            let halves = parse_in_pieces(&stream, &[cut, stream.len()], &limits);
+            assert_eq!(halves, whole, "round {round}, cut {cut}: {stream:?}");
+        }
+    }
+
     fn refuse(text: &[u8]) -> String {
         parse_all(text).unwrap_err().0
     }
@@ -366,6 +447,12 @@ mod tests {
         );
         assert_eq!(refuse(b"*3000000000\r\n"), "Protocol error: invalid multibulk length");
         assert_eq!(refuse(b"*x\r\n"), "Protocol error: invalid multibulk length");
+        for text in [&b"*01\r\n"[..], b"*-0\r\n", b"*+1\r\n", b"*\r\n"] {
+            assert_eq!(refuse(text), "Protocol error: invalid multibulk length");
+        }
+        for text in [&b"*1\r\n$04\r\nPING\r\n"[..], b"*1\r\n$010\r\n", b"*1\r\n$+4\r\n"] {
+            assert_eq!(refuse(text), "Protocol error: invalid bulk length");
+        }
         assert_eq!(refuse(b"*1\r\n$-10\r\n"), "Protocol error: invalid bulk length");
         assert_eq!(refuse(b"*1\r\n$2000000000\r\n"), "Protocol error: invalid bulk length");
         assert_eq!(refuse(b"set \"a\r\n"), "Protocol error: unbalanced quotes in request");

@@ -35,6 +35,9 @@ pub struct Manifest {
 /// Choice: a set this large comes of no configuration; each rewrite brings one.
 const LINES_MAX: usize = 100_000;
 
+/// As in Redis, whose sequences have a sign. Above them there is room for as many as a server will ever count.
+const SEQUENCES: std::ops::RangeInclusive<u64> = 1..=i64::MAX as u64;
+
 impl Manifest {
     /// Reads a manifest's text.
     pub fn parse(text: &[u8]) -> Result<Manifest, AofError> {
@@ -139,8 +142,13 @@ fn parse_line(line: &[u8]) -> Result<AofFile, &'static str> {
         match key.to_ascii_lowercase().as_str() {
             "file" => name = Some(value.clone()),
             "seq" => {
-                seq =
-                    Some(value.parse::<u64>().ok().filter(|&n| n > 0).ok_or("a sequence that is no number")?)
+                seq = Some(
+                    value
+                        .parse()
+                        .ok()
+                        .filter(|n| SEQUENCES.contains(n))
+                        .ok_or("a sequence that is no number")?,
+                )
             }
             "type" => {
                 kind = Some(match value.as_str() {
@@ -248,6 +256,33 @@ mod tests {
         assert_eq!(manifest.format(), text);
         let other = "# comment\nTYPE i later x SEQ 4 File appendonly.aof.4.incr.aof\r\n";
         assert_eq!(Manifest::parse(other.as_bytes()).unwrap().increments, manifest.increments[1..]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_read_can_be_written_and_added_to(
+            lines in proptest::collection::vec(
+                "(file|seq|type|x|#)? ?[ab.\"\\\\x0-9]{0,8} (seq|SEQ) [0-9]{1,20} (type|file) [bhi]( file [a-z\"./ ]{1,6})?", 0..6,
+            ),
+            rubbish in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64),
+        ) {
+            for text in [lines.join("\n").into_bytes(), rubbish] {
+                let Ok(mut manifest) = Manifest::parse(&text) else { continue };
+                proptest::prop_assert_eq!(Manifest::parse(manifest.format().as_bytes()).unwrap(), manifest.clone());
+                manifest.add_increment("a");
+                let base = manifest.next_base_name("a", true);
+                manifest.set_base(base, u64::MAX);
+                proptest::prop_assert!(Manifest::parse(manifest.format().as_bytes()).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn a_sequence_leaves_room_for_the_next() {
+        let last = format!("file a seq {} type i", i64::MAX);
+        Manifest::parse(last.as_bytes()).unwrap().add_increment("a");
+        let text = format!("file a seq {} type i", u64::MAX);
+        assert!(Manifest::parse(text.as_bytes()).is_err());
     }
 
     #[test]

@@ -266,7 +266,7 @@ const OBJECT_FREQ: Command = Command {
     summary: "Returns the logarithmic access frequency counter of a key's value.",
     since: "4.0.0",
     run: Handler::Keys(|cx| {
-        if !cx.settings.maxmemory_policy.is_lfu() {
+        if !cx.settings.maxmemory_policy.is_lfu() && cx.keys.peek(cx.args[2]).is_some() {
             return Err(Error::text(
                 "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.",
             ));
@@ -280,7 +280,7 @@ const OBJECT_IDLETIME: Command = Command {
     name: "idletime",
     summary: "Returns the time since the last access to a key's value, in seconds.",
     run: Handler::Keys(|cx| {
-        if cx.settings.maxmemory_policy.is_lfu() {
+        if cx.settings.maxmemory_policy.is_lfu() && cx.keys.peek(cx.args[2]).is_some() {
             return Err(Error::text(
                 "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.",
             ));
