@@ -8,6 +8,7 @@
 use crate::clients::Client;
 use crate::env::Env;
 use crate::pubsub::Subscriptions;
+use crate::shared::Released;
 use crate::worker::Worker;
 use bytes::BufMut;
 use engine::Session;
@@ -54,8 +55,9 @@ pub enum Phase {
 struct Output {
     bytes: Bytes,
     sent: usize,
-    /// May leave when the feed is released up to here; 0: at once.
+    /// May leave when the feed is released up to here, in this term; 0: at once.
     until: u64,
+    term: u64,
 }
 
 enum Bytes {
@@ -176,7 +178,7 @@ impl<E: Env> Connection<E> {
         }
         let mut budget = READ_BYTES;
         loop {
-            if self.flush(worker.shared.state.released.load(std::sync::atomic::Ordering::Acquire)).is_err() {
+            if self.flush(worker.shared.released()).is_err() {
                 self.set_phase(Phase::Closed);
             }
             let phase = self.phase.borrow().clone();
@@ -295,33 +297,33 @@ impl<E: Env> Connection<E> {
     }
 
     /// Sends `bytes` after what waits already. `until`: see [`Output`].
-    pub fn send(&self, bytes: &[u8], until: u64, released: u64) {
+    pub fn send(&self, bytes: &[u8], until: u64, released: Released) {
         if bytes.is_empty() {
             return;
         }
         let mut sent = 0;
-        if self.output.borrow().is_empty() && until <= released {
+        if self.output.borrow().is_empty() && until <= released.end {
             match self.write(bytes) {
                 Ok(n) => sent = n,
                 Err(_) => return self.close(false),
             }
         }
         if sent < bytes.len() {
-            self.queue(Bytes::Owned(bytes[sent..].to_vec()), until);
+            self.queue(Bytes::Owned(bytes[sent..].to_vec()), until, released.term);
         }
     }
 
     /// As [`Connection::send`] for bytes that many connections get.
-    pub fn send_shared(&self, bytes: Arc<[u8]>, released: u64) {
+    pub fn send_shared(&self, bytes: Arc<[u8]>, released: Released) {
         if self.output.borrow().is_empty() {
             return self.send(&bytes, 0, released);
         }
-        self.queue(Bytes::Shared(bytes), 0);
+        self.queue(Bytes::Shared(bytes), 0, released.term);
     }
 
-    fn queue(&self, bytes: Bytes, until: u64) {
+    fn queue(&self, bytes: Bytes, until: u64, term: u64) {
         self.output_bytes.set(self.output_bytes.get() + bytes.as_slice().len());
-        self.output.borrow_mut().push_back(Output { bytes, sent: 0, until });
+        self.output.borrow_mut().push_back(Output { bytes, sent: 0, until, term });
     }
 
     /// Writes as much as the socket takes.
@@ -341,12 +343,15 @@ impl<E: Env> Connection<E> {
         Ok(sent)
     }
 
-    /// Sends what may leave.
-    pub fn flush(&self, released: u64) -> std::io::Result<()> {
+    /// Sends what may leave. `Err` also when something waits that never may.
+    pub fn flush(&self, released: Released) -> std::io::Result<()> {
         loop {
             let mut output = self.output.borrow_mut();
             let Some(front) = output.front_mut() else { return Ok(()) };
-            if front.until > released {
+            if front.until > 0 && front.sent == 0 && front.term != released.term {
+                return Err(std::io::ErrorKind::ConnectionAborted.into());
+            }
+            if front.until > released.end {
                 return Ok(());
             }
             let n = self.write(&front.bytes.as_slice()[front.sent..])?;

@@ -69,13 +69,24 @@ pub struct State {
     /// Replies to reads wait as well.
     pub is_read_gated: AtomicBool,
     pub released: AtomicU64,
-    /// What each [`gate`] lets through: 0 for all, else one more than the offset up to which units may be acknowledged.
-    gates: [AtomicU64; 2],
+    /// Counts tenures whose held replies will never be allowed: whoever still waits for one is disconnected.
+    pub term: AtomicU64,
+    /// The in-sync set is smaller than `min-in-sync`.
+    pub is_short_of_copies: AtomicBool,
+    /// What each [`gate`] lets through: `None` for all, else the offset up to which units may be acknowledged.
+    gates: Mutex<[Option<u64>; 2]>,
     /// The append-only file is durable up to here; 0 while there is none.
     pub log_synced: AtomicU64,
     pub is_shutting_down: AtomicBool,
     /// Active expiry is on (DEBUG SET-ACTIVE-EXPIRE).
     pub is_expiring: AtomicBool,
+}
+
+/// How far replies may leave, and in which term: see [`State::term`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Released {
+    pub end: u64,
+    pub term: u64,
 }
 
 /// Causes for writes to wait: somebody who must keep what they bring is behind.
@@ -153,11 +164,19 @@ impl<E: Env> Shared<E> {
             is_log_failing: load(&s.is_log_failing),
             good_replicas: s.good_replicas.load(Ordering::Relaxed),
             is_paused: s.holds_writes(),
+            is_short_of_copies: load(&s.is_short_of_copies),
         }
     }
 
+    /// What may leave now.
+    pub fn released(&self) -> Released {
+        // In this order: whoever sees an offset of a later term sees that term as well.
+        let end = self.state.released.load(Ordering::Acquire);
+        Released { end, term: self.state.term.load(Ordering::Acquire) }
+    }
+
     /// Lets held replies go whose units end at or before `end`.
-    pub fn release(&self, end: u64) {
+    fn release(&self, end: u64) {
         if self.state.released.fetch_max(end, Ordering::AcqRel) < end {
             self.mail.iter().for_each(|m| m.post(Letter::Released));
         }
@@ -166,16 +185,47 @@ impl<E: Env> Shared<E> {
     /// A [`gate`] lets replies go whose units end at or before `end`; `None`: all of them. What all gates let through
     /// is released.
     pub fn allow(&self, gate: usize, end: Option<u64>) {
-        let state = &self.state;
-        state.gates[gate].store(end.map_or(0, |end| end.saturating_add(1)), Ordering::SeqCst);
-        let held = state.gates.iter().map(|g| g.load(Ordering::SeqCst)).filter(|g| *g > 0).min();
-        state.is_gated.store(held.is_some(), Ordering::SeqCst);
-        self.release(held.map_or(self.feed.end().0, |held| held - 1));
+        let mut gates = self.gates();
+        gates[gate] = end;
+        let held = gates.iter().flatten().min().copied();
+        self.state.is_gated.store(held.is_some(), Ordering::SeqCst);
+        self.release(held.unwrap_or(self.feed.end().0));
+    }
+    fn gates(&self) -> MutexGuard<'_, [Option<u64>; 2]> {
+        self.state.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A reply that was held just when the last gate opened is let go.
+    pub fn release_if_open(&self) {
+        let gates = self.gates();
+        if gates.iter().all(Option::is_none) {
+            self.release(self.feed.end().0);
+        }
     }
 
     /// The feed began anew at `end`: what was said of its offsets before holds no more.
     pub fn restart_release(&self, end: u64) {
+        let _gates = self.gates();
         self.state.released.store(end, Ordering::SeqCst);
+        self.mail.iter().for_each(|m| m.post(Letter::Released));
+    }
+
+    /// A tenure begins whose set holds nothing for certain yet: nothing is allowed to leave, not even what is read of
+    /// earlier tenures (D13). The caller knows that this node does not serve.
+    pub fn hold_all(&self) {
+        let mut gates = self.gates();
+        gates[gate::IN_SYNC] = Some(0);
+        self.state.released.store(0, Ordering::SeqCst);
+        self.state.is_gated.store(true, Ordering::SeqCst);
+        self.state.is_read_gated.store(true, Ordering::SeqCst);
+    }
+
+    /// A tenure has ended: what it had not acknowledged never leaves; those who wait for it are disconnected, since
+    /// nobody knows its outcome. The caller knows that this node does not serve.
+    pub fn end_term(&self) {
+        self.state.term.fetch_add(1, Ordering::SeqCst);
+        self.state.is_read_gated.store(false, Ordering::SeqCst);
+        self.allow(gate::IN_SYNC, None);
         self.mail.iter().for_each(|m| m.post(Letter::Released));
     }
 

@@ -12,6 +12,7 @@ use crate::env::Env;
 use crate::host::NodeHost;
 use crate::mail::{Letter, Mail};
 use crate::pubsub::Space;
+use crate::shared::Released;
 use crate::shared::Shared;
 use engine::blocking::SlotSide;
 use engine::stats::Stats;
@@ -75,6 +76,8 @@ pub struct Setting<'a> {
     pub view: Option<&'a ClusterView>,
     pub now: Now,
     pub status: Status,
+    /// The term in which the batch began.
+    pub term: u64,
 }
 
 impl<'a> Setting<'a> {
@@ -246,8 +249,8 @@ impl<E: Env> Worker<E> {
         }
     }
 
-    fn released(&self) -> u64 {
-        self.shared.state.released.load(Ordering::Acquire)
+    fn released(&self) -> Released {
+        self.shared.released()
     }
 
     fn accept(self: &Rc<Self>, socket: E::Socket, peer: std::net::SocketAddr, own: std::net::SocketAddr) {
@@ -475,8 +478,10 @@ impl<E: Env> Worker<E> {
         let settings = self.shared.settings.load_full();
         let view = self.shared.view.load_full();
         let now = self.shared.env.now();
+        // Before the status: a lease that is seen after a term ended belongs to a later one.
+        let term = self.shared.state.term.load(Ordering::Acquire);
         let status = self.shared.status(now.mono);
-        let setting = Setting { settings: &settings, view: view.as_deref(), now, status };
+        let setting = Setting { settings: &settings, view: view.as_deref(), now, status, term };
         self.shared
             .engine
             .keyspace
@@ -523,6 +528,8 @@ impl<E: Env> Worker<E> {
         core.out.clear();
         let written = connection.session.borrow().written;
         let mut ran = 0;
+        let looked_up = |core: &Core| core.local.stats.hits + core.local.stats.misses;
+        let (looked_up_before, mut is_data) = (looked_up(core), false);
         for place in group.items.clone() {
             if place >= *prefetched {
                 *prefetched = (place + BATCH_MAX).min(batch.items.len());
@@ -533,6 +540,8 @@ impl<E: Env> Worker<E> {
             if is_ahead || !connection.is_ready() {
                 break;
             }
+            // Commands that a stale replica answers show no data, unless they look up keys after all.
+            is_data |= batch.items[place].spec.is_none_or(|s| !s.has(engine::spec::flag::STALE));
             match self.run_item(core, connection, batch, &batch.items[place], setting) {
                 Outcome::Done => {}
                 Outcome::Busy(_) => {
@@ -555,7 +564,8 @@ impl<E: Env> Worker<E> {
             connection.set_phase(Phase::Closed);
         }
         self.put_off(connection, batch, group.items.start + ran..group.items.end);
-        self.reply(core, connection, setting, written, ran);
+        is_data |= looked_up(core) != looked_up_before || connection.session.borrow().written != written;
+        self.reply(core, connection, setting, written, (ran, is_data));
     }
 
     fn run_item(
@@ -633,13 +643,13 @@ impl<E: Env> Worker<E> {
         connection: &Rc<Connection<E>>,
         setting: &Setting,
         written_before: u64,
-        ran: usize,
+        (ran, is_data): (usize, bool),
     ) {
         let session = connection.session.borrow();
         let state = &self.shared.state;
-        let until = if !state.is_gated.load(Ordering::Relaxed) {
+        let until = if !state.is_gated.load(Ordering::Acquire) {
             0
-        } else if state.is_read_gated.load(Ordering::Relaxed) {
+        } else if is_data && state.is_read_gated.load(Ordering::Acquire) {
             self.shared.feed.end().0
         } else if session.written != written_before {
             session.written
@@ -648,8 +658,12 @@ impl<E: Env> Worker<E> {
         };
         drop(session);
         self.shared.counters.net_out.fetch_add(core.out.len() as u64, Ordering::Relaxed);
-        if !connection.is_closed() {
-            connection.send(core.out.as_bytes(), until, self.released());
+        let released = self.released();
+        if released.term != setting.term && (is_data || until > 0) {
+            // What ran here is acknowledged by nobody: its outcome is not known.
+            connection.set_phase(Phase::Closed);
+        } else if !connection.is_closed() {
+            connection.send(core.out.as_bytes(), until, released);
         }
         if core.out.len() > INPUT_BYTES_MAX {
             core.out = Reply::new(false);
@@ -727,11 +741,17 @@ impl<E: Env> Worker<E> {
         }
         *connection.deadline.borrow_mut() = None;
         let state = &self.shared.state;
-        let until = if state.is_gated.load(Ordering::Relaxed) { written } else { 0 };
+        let until = if state.is_gated.load(Ordering::Acquire) { written } else { 0 };
+        let released = self.released();
+        let is_in_sync = self.shared.settings().durability != crate::config::Durability::Async;
+        if written > 0 && is_in_sync && state.is_replica.load(Ordering::Acquire) {
+            // Written by a tenure that is over: nobody knows whether it holds.
+            return connection.close(false);
+        }
         if written > 0 {
             connection.session.borrow_mut().written = written;
         }
-        connection.send(bytes, until, self.released());
+        connection.send(bytes, until, released);
         if matches!(phase, Phase::Blocked(_) | Phase::Waiting) {
             connection.set_phase(Phase::Ready);
         }
@@ -815,8 +835,9 @@ impl<E: Env> Worker<E> {
         let settings = self.shared.settings.load_full();
         let view = self.shared.view.load_full();
         let now = self.shared.env.now();
+        let term = self.shared.state.term.load(Ordering::Acquire);
         let status = self.shared.status(now.mono);
-        let setting = Setting { settings: &settings, view: view.as_deref(), now, status };
+        let setting = Setting { settings: &settings, view: view.as_deref(), now, status, term };
         if !status.is_replica && !status.is_loading && self.shared.state.is_expiring.load(Ordering::Relaxed) {
             self.expire(&setting);
             self.publish_dirty();

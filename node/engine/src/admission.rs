@@ -73,6 +73,9 @@ fn may_write(turn: &Turn, spec: &Spec) -> Result<(), Error> {
     if turn.settings.min_replicas_to_write > status.good_replicas {
         return Err(Error::text("NOREPLICAS Not enough good replicas to write."));
     }
+    if status.is_short_of_copies {
+        return Err(Error::text("NOREPLICAS Not enough in-sync copies to write."));
+    }
     Ok(())
 }
 

@@ -46,6 +46,8 @@ pub struct Status {
     pub good_replicas: u32,
     /// Writes wait: a hand-over of the primary's role is under way.
     pub is_paused: bool,
+    /// The in-sync set is smaller than writes demand.
+    pub is_short_of_copies: bool,
 }
 
 /// What a worker keeps between batches.

@@ -51,7 +51,7 @@ fn replicaof<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let port = engine::number::parse_i64(cx.args[2])
         .and_then(|n| u16::try_from(n).ok())
         .ok_or(Error::text("ERR Invalid master port"))?;
-    let target = Target { host: cx.text(1), port, node: None, generation: 0 };
+    let target = Target { host: cx.text(1), port, node: None, generation: 0, tenure: proto::Epoch(0) };
     if replica::target(&shared).as_ref() == Some(&target) {
         cx.out.simple("OK Already connected to specified master");
         return Ok(HostOutcome::Done);
@@ -95,12 +95,12 @@ const REPLCONF: Command = Command {
     ..BASE
 };
 fn replconf<E: Env>(cx: &mut HostCx<E>) -> Outcome {
-    if cx.args.len().is_multiple_of(2) {
-        // `shoal-node` alone has two values.
-        if !(cx.args.len() == 4 && cx.is_word(1, "shoal-node")) {
-            return Err(Error::Syntax);
-        }
+    // `shoal-node` alone has several values.
+    if cx.args.len() == 5 && cx.is_word(1, "shoal-node") {
         return replconf_node(cx);
+    }
+    if cx.args.len().is_multiple_of(2) {
+        return Err(Error::Syntax);
     }
     let shared = cx.shared().clone();
     let id = cx.session.id;
@@ -157,11 +157,17 @@ fn replconf_filter<E: Env>(cx: &HostCx<E>, at: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// `REPLCONF shoal-node <id> <generation>`: in a cluster, who the replica is and which life its data is in.
+/// `REPLCONF shoal-node <id> <generation> <tenure>`: in a cluster, who the replica is, which life its data is in, and
+/// which tenure it follows.
 fn replconf_node<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let node = NodeId::from_hex(cx.args[2]).ok_or(Error::Syntax)?;
-    let generation = cx.int(3)?.try_into().map_err(|_| Error::NotInteger)?;
-    cx.shared().replication.greet(cx.session.id, |g| g.node = Some((node, generation)));
+    // Generations use all 64 bits.
+    let number = |i: usize| cx.text(i).parse::<u64>().map_err(|_| Error::NotInteger);
+    let (generation, tenure) = (number(3)?, proto::Epoch(number(4)?));
+    cx.shared().replication.greet(cx.session.id, |g| {
+        g.node = Some((node, generation));
+        g.tenure = Some(tenure);
+    });
     cx.ok()
 }
 

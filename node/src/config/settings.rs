@@ -83,6 +83,14 @@ pub struct OutputLimit {
 }
 
 impl NodeSettings {
+    /// How long a member of the in-sync set may hold up acknowledgements before it is dropped.
+    // Choice: a quarter of the time after which nodes are replaced, never more than a second.
+    pub fn in_sync_lag(&self) -> std::time::Duration {
+        std::time::Duration::from_millis((self.node_timeout_ms / 4).clamp(250, 1000))
+    }
+}
+
+impl NodeSettings {
     /// Reads the typed values. The table has checked them already.
     pub fn from(config: &Config) -> NodeSettings {
         let int = |name: &str| config.get(name).parse::<i64>().expect("checked when it was set");
@@ -142,6 +150,8 @@ impl NodeSettings {
             appendonly: flag("appendonly"),
             appendfsync: match config.get("appendfsync") {
                 "always" => Fsync::Always,
+                // Whoever promises that copies are on disk does not put syncing off.
+                _ if config.get("durability") == "in-sync-fsync" => Fsync::Always,
                 "no" => Fsync::No,
                 _ => Fsync::EverySecond,
             },

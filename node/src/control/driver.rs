@@ -53,6 +53,9 @@ pub async fn run<E: Env>(shared: Arc<Shared<E>>, inbox: ControlInbox) -> Result<
         format!("Sorry, the cluster configuration file {file} is already used by a different node: {e}")
     })?;
     let record = read_record(&shared, &disk, &file).await?;
+    if settings.durability == Durability::InSyncFsync && !settings.appendonly {
+        return Err("durability in-sync-fsync needs appendonly yes: there is nothing to sync without".into());
+    }
     if settings.cluster_secret.is_empty() {
         tracing::debug!("cluster-secret is empty: packets of the bus are not authenticated");
     }
@@ -67,7 +70,8 @@ pub async fn run<E: Env>(shared: Arc<Shared<E>>, inbox: ControlInbox) -> Result<
     let core = Core::new(core_config(&settings), start, shared.env.now(), &mut effects);
     tracing::info!("Node {} of cluster {:?}", core.id(), core.cluster());
     shared.feed.turn_backlog_on();
-    let roles = Roles::new(shared.clone(), recovered.map_or(Epoch(0), |(epoch, _)| epoch));
+    let stream_epoch = recovered.map_or(Epoch(0), |(epoch, _)| epoch);
+    let roles = Roles::new(shared.clone(), core.id(), stream_epoch);
     let mut driver = Driver {
         shared,
         core,
@@ -119,7 +123,9 @@ async fn recovered<E: Env>(
 ) -> Result<Option<(Epoch, Offset)>, String> {
     let Some((_, offset)) = shared.replication.recovered() else { return Ok(None) };
     let (disk, path) = (disk.clone(), stream_file(file));
-    let text = shared.env.blocking(move || disk.exists(&path).and_then(|is| is.then(|| disk.read(&path)).transpose()));
+    let text = shared
+        .env
+        .blocking(move || disk.exists(&path).and_then(|is| is.then(|| disk.read(&path)).transpose()));
     let text = text.await.map_err(|e| format!("Can't read {}: {e}", stream_file(file)))?;
     let text = text.map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
     let mut numbers = text.split_whitespace().map(|w| w.parse::<u64>());
@@ -157,11 +163,10 @@ impl<E: Env> Driver<E> {
         mut inbound: mpsc::Receiver<Inbound>,
     ) -> Result<(), String> {
         let shared = self.shared.clone();
-        let acknowledged = &shared.replication.acknowledged;
+        let mut looked_at = Mono(0);
         loop {
             let now = self.shared.env.now().mono;
-            // A deadline may lie in the past for as long as what it waits for takes.
-            let wait = self.core.next_deadline().since(now).clamp(STEP, PERIOD);
+            let due = self.core.next_deadline().min(looked_at + PERIOD);
             let mut effects = Vec::new();
             tokio::select! {
                 biased;
@@ -173,9 +178,16 @@ impl<E: Env> Driver<E> {
                     Some(received) => self.on_inbound(received, &mut effects),
                     None => return Ok(()),
                 },
-                // A hand-over waits for these.
-                () = acknowledged.notified() => {}
-                () = tokio::time::sleep(wait) => self.step(Event::Tick, &mut effects),
+                () = shared.replication.acknowledged.notified() => {
+                    // Replies wait for this and for nothing else.
+                    self.keep_in_sync().await?;
+                    if self.shared.env.now().mono < due && !self.roles.is_draining() {
+                        continue;
+                    }
+                    self.step(Event::Tick, &mut effects);
+                }
+                // A deadline may lie in the past for as long as what it waits for takes.
+                () = tokio::time::sleep(due.since(now).max(STEP)) => self.step(Event::Tick, &mut effects),
             }
             // Whatever waits already is worked off before the effects' disk and network.
             for _ in 0..64 {
@@ -186,14 +198,41 @@ impl<E: Env> Driver<E> {
             }
             self.say_position(&mut effects);
             let now = self.shared.env.now();
+            looked_at = now.mono;
             for event in self.roles.poll(&self.core, now) {
                 self.step(event, &mut effects);
             }
             self.carry_out(effects).await?;
             self.save_stream_epoch().await?;
+            self.keep_in_sync().await?;
             self.publish_lease();
             self.publish_status();
         }
+    }
+
+    /// Lets held replies go, and carries out what the in-sync set asks for.
+    async fn keep_in_sync(&mut self) -> Result<(), String> {
+        let (epoch, _) = self.roles.position();
+        let wants = self.roles.in_sync.round(&self.core, epoch, self.shared.env.now());
+        let mut effects = Vec::new();
+        for (command, answer) in wants.asks {
+            self.on_request(ControlRequest::Command { command, answer }, &mut effects);
+        }
+        wants.events.into_iter().for_each(|event| self.step(event, &mut effects));
+        if wants.is_discarding {
+            self.step(Event::GenerationEnded, &mut effects);
+        }
+        if !effects.is_empty() {
+            self.carry_out(effects).await?;
+        }
+        if wants.is_discarding {
+            // D10: the new generation is durable; under its name nothing was acknowledged.
+            let generation = self.core.generation();
+            tracing::info!(generation = generation.0, "our copy is given up and synced anew");
+            self.shared.replication.let_discard(generation.0);
+            self.roles.follow(&self.core, self.core.topology());
+        }
+        Ok(())
     }
 
     fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
@@ -270,7 +309,7 @@ impl<E: Env> Driver<E> {
 
     /// Tells the core how far our copy of the data reaches.
     fn say_position(&mut self, effects: &mut Vec<Effect>) {
-        let (epoch, offset) = self.roles.position(&self.core);
+        let (epoch, offset) = self.roles.position();
         let is_draining = self.shared.state.is_paused.load(Ordering::Relaxed);
         let position = Position { generation: self.core.generation(), epoch, offset, is_draining };
         if position != self.core.position() {
@@ -301,6 +340,8 @@ impl<E: Env> Driver<E> {
                 }
                 Effect::Adopted(topology) => {
                     self.log_change(&topology);
+                    // Nothing is served any more by a tenure that has ended, before its replies are given up.
+                    self.publish_lease();
                     self.roles.adopt(&self.core, &topology);
                     self.save_stream_epoch().await?;
                     self.publish_view();

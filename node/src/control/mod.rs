@@ -5,6 +5,7 @@
 
 mod bus;
 mod driver;
+mod insync;
 mod roles;
 
 pub use driver::run;

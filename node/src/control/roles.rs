@@ -1,5 +1,6 @@
 //! What a topology means for this node's data: follow a primary or lead, pause slots that leave, hand over.
 
+use super::insync::InSync;
 use crate::env::Env;
 use crate::replica;
 use crate::shared::Shared;
@@ -26,39 +27,62 @@ pub struct Roles<E: Env> {
     stream_epoch: Epoch,
     paused: RefCell<Vec<SlotRange>>,
     draining: Option<Draining>,
+    pub in_sync: InSync<E>,
 }
 
 impl<E: Env> Roles<E> {
     /// `stream_epoch`: of the copy that was recovered.
-    pub fn new(shared: Arc<Shared<E>>, stream_epoch: Epoch) -> Roles<E> {
-        Roles { shared, followed: None, stream_epoch, paused: RefCell::default(), draining: None }
+    pub fn new(shared: Arc<Shared<E>>, me: NodeId, stream_epoch: Epoch) -> Roles<E> {
+        let in_sync = InSync::new(shared.clone(), me);
+        Roles { shared, followed: None, stream_epoch, paused: RefCell::default(), draining: None, in_sync }
     }
 
     /// Takes up the role that a new version gives this node.
     pub fn adopt(&mut self, core: &Core, topology: &Arc<Topology>) {
-        let Some(shard) = topology.shard_of(core.id()) else { return };
+        let Some(shard) = topology.shard_of(core.id()) else {
+            self.shared.replication.set_tenure(Epoch(0));
+            return self.in_sync.end();
+        };
         if shard.primary.node == core.id() {
-            if core.tenure().is_some() {
+            if core.tenure().is_none() {
+                self.shared.replication.set_tenure(Epoch(0));
+                self.in_sync.end();
+            } else {
+                // Replies are held before anything can be served.
+                let former = self.followed.map(|(node, _)| node);
+                self.in_sync.lead(core, former, self.shared.env.now());
                 if self.followed.take().is_some() || self.stream_epoch != shard.epoch {
                     replica::lead(&self.shared);
                 }
                 self.stream_epoch = shard.epoch;
+                self.shared.replication.set_tenure(shard.epoch);
             }
             self.end_drain_if_over(core);
             return;
         }
+        self.shared.replication.set_tenure(Epoch(0));
+        self.in_sync.end();
         self.draining = None;
         self.shared.state.is_paused.store(false, Ordering::Relaxed);
         let primary = (shard.primary.node, shard.epoch);
-        let Some(member) = topology.member(shard.primary.node) else { return };
         if self.followed != Some(primary) {
             self.followed = Some(primary);
         }
+        self.follow(core, topology);
+    }
+
+    /// Follows the primary of our shard, as who we are now.
+    pub fn follow(&self, core: &Core, topology: &Topology) {
+        let Some(shard) = topology.shard_of(core.id()).filter(|s| s.primary.node != core.id()) else {
+            return;
+        };
+        let Some(member) = topology.member(shard.primary.node) else { return };
         let target = replica::Target {
             host: member.address.ip.clone(),
             port: member.address.port,
             node: Some(core.id()),
             generation: core.generation().0,
+            tenure: shard.epoch,
         };
         replica::follow(&self.shared, Some(target));
     }
@@ -74,14 +98,22 @@ impl<E: Env> Roles<E> {
         }
     }
 
+    /// Whether a hand-over waits for a replica.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
     /// How far our copy reaches.
-    pub fn position(&self, core: &Core) -> (Epoch, Offset) {
+    pub fn position(&self) -> (Epoch, Offset) {
         let is_synced = self.shared.state.is_link_up.load(Ordering::Relaxed);
         let epoch = match self.followed {
             Some((_, epoch)) if is_synced => epoch,
             _ => self.stream_epoch,
         };
-        let _ = core;
+        if !self.shared.replication.has_history() {
+            // In the middle of a full sync there is nothing that could be served.
+            return (Epoch(0), Offset(0));
+        }
         (epoch, self.shared.feed.end())
     }
 
@@ -94,12 +126,15 @@ impl<E: Env> Roles<E> {
         }
         let Some(draining) = &self.draining else { return Vec::new() };
         let end = self.shared.feed.end().0;
-        let matched = self.shared.replication.matched(end);
+        let mut matched = self.shared.replication.matched(end);
+        if let Some(shard) = core.topology().shard_of(core.id()).filter(|s| s.strict) {
+            // D6: of a strict shard only a member of the set is promoted.
+            matched.retain(|(node, g)| shard.contains_in_sync(*node, proto::Generation(*g)));
+        }
         let candidate = match draining.to {
             Some(to) => matched.iter().find(|(node, _)| *node == to).copied(),
             None => matched.first().copied(),
         };
-        let _ = core;
         if let Some((to, generation)) = candidate {
             self.draining = None;
             return vec![Event::Drained { to, generation: proto::Generation(generation) }];

@@ -331,6 +331,8 @@ impl<E: Env> Log<E> {
         self.shared.state.log_synced.store(self.synced, Ordering::Release);
         if self.policy() == Fsync::Always {
             self.shared.allow(gate::LOG, Some(self.synced));
+            self.shared.replication.log_synced.notify_one();
+            self.shared.replication.acknowledged.notify_one();
         }
     }
 

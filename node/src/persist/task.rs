@@ -172,10 +172,7 @@ impl<E: Env> Persist<E> {
 
     /// Whatever is due without being asked for.
     fn tick(&mut self) {
-        if !self.shared.state.is_gated.load(Ordering::Relaxed) {
-            // A reply that was held just when the gate opened waits for this.
-            self.shared.release(self.shared.feed.end().0);
-        }
+        self.shared.release_if_open();
         self.keep_log();
         if self.saving.is_some() || self.rewriting.is_some() {
             return;

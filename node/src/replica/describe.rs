@@ -26,6 +26,8 @@ pub struct ReplicaView {
     pub port: u16,
     /// Who it is and the generation of its data, if it said.
     pub node: Option<(NodeId, u64)>,
+    /// The tenure that it follows, if it said.
+    pub tenure: Option<Epoch>,
     pub is_online: bool,
     pub acked: Offset,
     /// What of it is on the replica's disk, if it says.
@@ -57,6 +59,7 @@ impl ReplicationState {
                     ip: r.ip.clone(),
                     port: r.greeting.port,
                     node: r.greeting.node,
+                    tenure: r.greeting.tenure,
                     is_online: acked.is_online,
                     acked: acked.offset,
                     synced: acked.synced,
@@ -107,6 +110,12 @@ impl ReplicationState {
         let held = feed.held_bytes();
         let is_on = feed.is_backlog_on();
         line("master_failover_state", &"no-failover");
+        if settings.durability != crate::config::Durability::Async {
+            let topology = shared.topology.load();
+            let node = shared.view.load().as_ref().map(|view| view.myself);
+            let shard = topology.as_ref().zip(node).and_then(|(t, node)| t.shard_of(node));
+            line("in_sync_copies", &shard.map_or(0, |s| if s.strict { s.in_sync.len() } else { 0 }));
+        }
         line("master_replid", &state.history.replid());
         line("master_replid2", &state.history.replid2());
         line("master_repl_offset", &feed.end());

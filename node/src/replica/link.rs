@@ -95,7 +95,7 @@ async fn follow_once<E: Env>(shared: &Arc<Shared<E>>, target: &Target) -> Result
     let mut wire = Wire::new(stream, timeout);
     set_stage(shared, LinkStage::Handshake);
     introduce(shared, target, &mut wire).await?;
-    let mut applier = sync(shared, &mut wire).await?;
+    let mut applier = sync(shared, target, &mut wire).await?;
     {
         let mut state = shared.replication.state();
         state.link.stage = LinkStage::Connected;
@@ -146,8 +146,9 @@ async fn introduce<E: Env>(
     }
     replconf(wire, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await?;
     if let Some(node) = target.node {
-        let (node, generation) = (node.to_string(), target.generation.to_string());
-        replconf(wire, &[b"REPLCONF", b"shoal-node", node.as_bytes(), generation.as_bytes()]).await?;
+        let words = [node.to_string(), target.generation.to_string(), target.tenure.to_string()];
+        let [node, generation, tenure] = words.each_ref().map(|w| w.as_bytes());
+        replconf(wire, &[b"REPLCONF", b"shoal-node", node, generation, tenure]).await?;
     }
     Ok(())
 }
@@ -169,10 +170,15 @@ where
 }
 
 /// Asks for the stream; on return it follows in `wire`, and the data here is that of the feed's end.
-async fn sync<E: Env>(shared: &Arc<Shared<E>>, wire: &mut Wire<E::Stream>) -> Result<Applier<E>, LinkEnd> {
+async fn sync<E: Env>(
+    shared: &Arc<Shared<E>>,
+    target: &Target,
+    wire: &mut Wire<E::Stream>,
+) -> Result<Applier<E>, LinkEnd> {
     let (has_history, replid) = {
         let state = shared.replication.state();
-        (state.has_history, state.history.replid())
+        let is_given_up = target.node.is_some() && state.may_discard == Some(target.generation);
+        (state.has_history && !is_given_up, state.history.replid())
     };
     let end = shared.feed.end();
     match has_history {
@@ -194,6 +200,11 @@ async fn sync<E: Env>(shared: &Arc<Shared<E>>, wire: &mut Wire<E::Stream>) -> Re
             let replid = parse_replid(replid)?;
             rename(shared, replid, end);
         }
+        ["+FULLRESYNC", ..] if has_history && target.node.is_some() && end > Offset(0) => {
+            // D10: what others may count on is not thrown away before its generation has ended.
+            refuse(shared, target);
+            return Err(LinkEnd::Refused("a full sync, while this copy may be counted on".into()));
+        }
         ["+FULLRESYNC", replid, offset] => {
             let offset: u64 =
                 offset.parse().map_err(|_| LinkEnd::Protocol(format!("no offset: {offset:?}")))?;
@@ -204,10 +215,20 @@ async fn sync<E: Env>(shared: &Arc<Shared<E>>, wire: &mut Wire<E::Stream>) -> Re
             tracing::info!("MASTER <-> REPLICA sync: Finished with success");
             return Ok(applier);
         }
+        ["-DIVERGED", ..] => {
+            refuse(shared, target);
+            return Err(LinkEnd::Refused(answer));
+        }
         _ => return Err(LinkEnd::Refused(answer)),
     }
     tracing::info!("MASTER <-> REPLICA sync: Master accepted a Partial Resynchronization.");
     Ok(applier)
+}
+
+/// Tells the control loop that the copy of this generation cannot be continued.
+fn refuse<E: Env>(shared: &Shared<E>, target: &Target) {
+    shared.replication.state().is_refused = Some(target.generation);
+    shared.replication.acknowledged.notify_one();
 }
 
 fn parse_replid(text: &str) -> Result<ReplId, LinkEnd> {
@@ -231,7 +252,12 @@ async fn stream_from<E: Env>(
     applier: &mut Applier<E>,
 ) -> Result<(), LinkEnd> {
     // Where acknowledgements hold up replies they are sent for all that came at once.
-    let is_prompt = shared.settings().durability != Durability::Async;
+    let settings = shared.settings.load_full();
+    let is_prompt = settings.durability != Durability::Async;
+    let ack_every = match is_prompt {
+        true => settings.in_sync_lag() / 4,
+        false => ACK_EVERY,
+    };
     let (mut ack_due, mut is_asked) = (shared.env.now().mono, false);
     loop {
         let bytes = wire.take();
@@ -245,7 +271,7 @@ async fn stream_from<E: Env>(
         }
         if std::mem::take(&mut is_asked) || shared.env.now().mono >= ack_due {
             acknowledge(shared, wire).await?;
-            ack_due = shared.env.now().mono + ACK_EVERY;
+            ack_due = shared.env.now().mono + ack_every;
         }
         // `fill` ends by itself after repl-timeout, but is begun anew with each acknowledgement.
         let last_io = shared.replication.state().link.last_io;
@@ -257,6 +283,7 @@ async fn stream_from<E: Env>(
         tokio::select! {
             biased;
             filled = wire.fill() => drop(filled?),
+            () = shared.replication.log_synced.notified(), if is_prompt => is_asked = true,
             () = tokio::time::sleep(ack_due.since(now)) => {}
         }
     }

@@ -66,6 +66,8 @@ pub async fn receive<E: Env>(
     shared.replication.next_turn();
     // The log of the data before stands until the next one is complete.
     shared.persist.stop_log().await;
+    // Offsets of another history: nothing of the one that comes is on disk.
+    shared.state.log_synced.store(0, Ordering::Release);
     shared.state.is_loading.store(true, Ordering::Release);
     let mut loading = Loading { shared, is_done: false };
     tracing::info!("MASTER <-> REPLICA sync: Flushing old data");
@@ -81,6 +83,7 @@ pub async fn receive<E: Env>(
         state.history.replace(replid);
         state.has_history = true;
         state.is_history_loaded = false;
+        state.may_discard = None;
         shared.feed.restart(offset);
         shared.restart_release(offset.0);
     }

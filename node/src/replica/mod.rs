@@ -44,6 +44,10 @@ pub struct ReplicationState {
     syncs_inbox: Mutex<Option<payload::Inbox>>,
     /// Told whenever a replica acknowledged something or came or went; for one listener, the control loop.
     pub acknowledged: Notify,
+    /// Told whenever the append-only file was synced; for the link to the primary.
+    pub log_synced: Notify,
+    /// Epoch of the tenure in which this node leads; 0 while it does not.
+    tenure: AtomicU64,
 }
 
 pub struct State {
@@ -61,6 +65,12 @@ pub struct State {
     replicas: BTreeMap<u64, Replica>,
     /// By client id: what REPLCONF said before that.
     greetings: BTreeMap<u64, Greeting>,
+    /// Members whose copies were found not to be ours; for the control loop.
+    diverged: BTreeMap<NodeId, (Epoch, u64)>,
+    /// The primary finds our copy, in this generation, not to be its own.
+    is_refused: Option<u64>,
+    /// The generation that has begun so that the copy may be thrown away; nothing was acknowledged in it.
+    may_discard: Option<u64>,
     target: Option<Target>,
     target_number: u64,
     is_following: bool,
@@ -84,6 +94,8 @@ pub struct Greeting {
     pub is_without_data: bool,
     /// In a cluster: who it is, and the generation of its data.
     pub node: Option<(NodeId, u64)>,
+    /// In a cluster: the tenure that it follows.
+    pub tenure: Option<Epoch>,
 }
 
 #[derive(Clone, Debug)]
@@ -139,6 +151,9 @@ impl ReplicationState {
             recovered: None,
             info: ReplInfo::default(),
             acks: Acks::default(),
+            diverged: BTreeMap::new(),
+            is_refused: None,
+            may_discard: None,
             replicas: BTreeMap::new(),
             greetings: BTreeMap::new(),
             target: None,
@@ -157,6 +172,8 @@ impl ReplicationState {
             target_changed: Notify::new(),
             wait_added: Notify::new(),
             acknowledged: Notify::new(),
+            log_synced: Notify::new(),
+            tenure: AtomicU64::new(0),
         }
     }
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -203,6 +220,32 @@ impl ReplicationState {
         }
     }
 
+    /// Says in which tenure this node leads; 0: in none.
+    pub fn set_tenure(&self, epoch: Epoch) {
+        self.tenure.store(epoch.0, Ordering::Release);
+    }
+    fn tenure(&self) -> Epoch {
+        Epoch(self.tenure.load(Ordering::Acquire))
+    }
+    /// Members whose copies were found not to be ours since the last look: who, tenure and generation.
+    pub fn take_diverged(&self) -> BTreeMap<NodeId, (Epoch, u64)> {
+        std::mem::take(&mut self.state().diverged)
+    }
+    /// The generation of our copy that the primary refused to continue, until [`ReplicationState::let_discard`].
+    pub fn refused(&self) -> Option<u64> {
+        self.state().is_refused
+    }
+    /// D10: `generation` has begun, durably, for a copy that is to be thrown away.
+    pub fn let_discard(&self, generation: u64) {
+        let mut state = self.state();
+        state.may_discard = Some(generation);
+        state.is_refused = None;
+    }
+    /// The data is that of a history; not so in and after a full sync that did not finish.
+    pub fn has_history(&self) -> bool {
+        self.state().has_history
+    }
+
     fn turn(&self) -> u64 {
         self.turn.load(Ordering::Acquire)
     }
@@ -230,7 +273,7 @@ pub fn start<E: Env>(shared: &Arc<Shared<E>>) {
     if let Some((host, port)) = words.split_once(' ')
         && let Ok(port) = port.trim().parse()
     {
-        follow(shared, Some(Target { host: host.into(), port, node: None, generation: 0 }));
+        follow(shared, Some(Target { host: host.into(), port, node: None, generation: 0, tenure: Epoch(0) }));
     } else {
         lead(shared);
     }

@@ -41,6 +41,10 @@ enum End {
     BytesGone,
     RdbSent,
     SnapshotFailed,
+    /// It follows another tenure than the one in which we lead.
+    OtherTenure,
+    /// It has to be thrown away first, by decision.
+    Diverged,
     Io(std::io::Error),
     Nonsense(String),
 }
@@ -54,6 +58,8 @@ impl fmt::Display for End {
             End::OverLimit(bytes) => write!(f, "{bytes} bytes behind, above the limit"),
             End::HistoryChanged => f.write_str("the replication history changed"),
             End::BytesGone => f.write_str("what it needs is not held any more"),
+            End::OtherTenure => f.write_str("it follows another tenure"),
+            End::Diverged => f.write_str("its copy is not ours, and is given up first"),
             End::SnapshotFailed => f.write_str("the snapshot failed"),
             End::RdbSent => f.write_str("the RDB transfer is complete"),
             End::Io(error) => error.fmt(f),
@@ -272,6 +278,11 @@ impl<E: Env> Link<'_, E> {
     // What the replica gets.
 
     async fn send(&self) -> Result<std::convert::Infallible, End> {
+        if self.greeting.tenure.is_some_and(|tenure| tenure != self.shared.replication.tenure()) {
+            // D12, D15: a primary that was restarted is nothing until that is decided, least of all a source of syncs.
+            self.write(b"-NOMASTERLINK Can't SYNC in another tenure than the replica's\r\n").await?;
+            return Err(End::OtherTenure);
+        }
         let reader = match self.try_continue() {
             Some((reader, replid)) => {
                 let text = match self.greeting.can_psync2 {
@@ -280,6 +291,10 @@ impl<E: Env> Link<'_, E> {
                 };
                 self.write(text.as_bytes()).await?;
                 reader
+            }
+            None if self.is_copy_counted() => {
+                self.write(b"-DIVERGED this copy ends its generation before it is synced anew\r\n").await?;
+                return Err(End::Diverged);
             }
             None => self.full_sync().await?,
         };
@@ -316,6 +331,19 @@ impl<E: Env> Link<'_, E> {
         // Until it says more, it has what it asked to go on from.
         state.acks.acknowledge(self.connection.id, offset, self.now());
         Some((reader, replid))
+    }
+
+    /// D10: a member that has a copy and cannot go on with ours says so, and gives it up in order. The control loop is told.
+    fn is_copy_counted(&self) -> bool {
+        let (Some((node, generation)), Some(tenure)) = (self.greeting.node, self.greeting.tenure) else {
+            return false;
+        };
+        if self.request.has.is_none_or(|(_, offset)| offset == Offset(0)) {
+            return false;
+        }
+        self.shared.replication.state().diverged.insert(node, (tenure, generation));
+        self.shared.replication.acknowledged.notify_one();
+        true
     }
 
     async fn full_sync(&self) -> Result<Reader, End> {

@@ -7,7 +7,7 @@ use crate::clients::state as client_state;
 use crate::env::Env;
 use crate::mail::Letter;
 use crate::shared::Shared;
-use proto::NodeId;
+use proto::{Epoch, NodeId};
 use std::sync::atomic::Ordering;
 
 /// A primary to follow.
@@ -18,6 +18,8 @@ pub struct Target {
     /// In a cluster: who we are, and the generation of our data; the primary is told.
     pub node: Option<NodeId>,
     pub generation: u64,
+    /// The tenure that is followed.
+    pub tenure: Epoch,
 }
 
 /// Makes this node a replica of `target`; `None`: a replica that does not know yet of whom. Does nothing if it is so

@@ -4,9 +4,9 @@ use super::append;
 use crate::env::Env;
 use crate::mail::Letter;
 use crate::shared::Shared;
-use std::sync::atomic::Ordering;
 use proto::Offset;
 use replication::acks::Finished;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Answers at once with the number of replicas that have everything before `offset` if they are enough or the client
