@@ -89,8 +89,11 @@ pub enum Route {
     Importing,
 }
 
-/// Decides by slot. `slots`: of all keys, ascending; a command without keys runs here.
-pub fn route(turn: &Turn, session: &Session, slots: &[Slot], is_write: bool) -> Result<Route, Error> {
+/// Decides by slot, for a command or a transaction with these flags. `slots`: of all keys, ascending; a command without keys runs here.
+pub fn route(turn: &Turn, session: &Session, slots: &[Slot], flags: u32) -> Result<Route, Error> {
+    let is_write = flags & flag::WRITE != 0;
+    // RESTORE-ASKING asks by itself.
+    let is_asking = session.is_asking || flags & flag::ASKING != 0;
     let Some(view) = turn.cluster else { return Ok(Route::Here) };
     if session.is_primary_link || slots.is_empty() {
         return Ok(Route::Here);
@@ -112,10 +115,10 @@ pub fn route(turn: &Turn, session: &Session, slots: &[Slot], is_write: bool) -> 
             (true, true) => {
                 Err(Error::text("CLUSTERDOWN The cluster is down and only accepts read commands"))
             }
-            (true, false) => route_by_owner(turn, view, session, slot, owner.id, is_write),
+            (true, false) => route_by_owner(turn, view, session, slot, owner.id, (is_write, is_asking)),
         };
     }
-    route_by_owner(turn, view, session, slot, owner.id, is_write)
+    route_by_owner(turn, view, session, slot, owner.id, (is_write, is_asking))
 }
 
 fn route_by_owner(
@@ -124,7 +127,7 @@ fn route_by_owner(
     session: &Session,
     slot: Slot,
     owner: NodeId,
-    is_write: bool,
+    (is_write, is_asking): (bool, bool),
 ) -> Result<Route, Error> {
     let hint = if view.hints.is_empty() { None } else { view.hint(slot) };
     if owner == view.myself {
@@ -139,7 +142,7 @@ fn route_by_owner(
     if let Some(hint) = hint
         && hint.is_importing
         && hint.to == view.myself
-        && session.is_asking
+        && is_asking
     {
         return if turn.status.has_lease {
             Ok(Route::Importing)

@@ -108,7 +108,7 @@ fn run_resolved(
     if is_queued {
         // Redirects are told while queueing, so that the client need not send the rest.
         let slots = spec.slots(args).unwrap_or_default();
-        admission::route(turn, session, &slots, spec.is_write())?;
+        admission::route(turn, session, &slots, spec.command.flags)?;
         session.multi.as_mut().expect("in a transaction").push(spec, args);
         out.simple("QUEUED");
         return Ok(Outcome::Done);
@@ -169,7 +169,7 @@ fn run_keys(
     // Redis: arguments that do not fit the key specs name no keys. The function says what is wrong with them before it
     // touches any.
     let slots = spec.slots(args).unwrap_or_default();
-    let route = admission::route(turn, session, &slots, spec.is_write())?;
+    let route = admission::route(turn, session, &slots, spec.command.flags)?;
     let locks = match Locks::take_for(turn, &slots) {
         Ok(locks) => locks,
         Err(slot) => return Ok(Outcome::Busy(slot)),
@@ -290,7 +290,7 @@ fn watch(
         return Err(Error::text("ERR WATCH inside MULTI is not allowed"));
     }
     let slots = spec.slots(args).unwrap_or_default();
-    admission::route(turn, session, &slots, false)?;
+    admission::route(turn, session, &slots, 0)?;
     let locks = match Locks::take_for(turn, &slots) {
         Ok(locks) => locks,
         Err(slot) => return Ok(Outcome::Busy(slot)),
@@ -322,7 +322,7 @@ fn exec(
         return Ok(Outcome::Busy(Slot::default()));
     }
     let slots = transaction.slots();
-    let route = match admission::route(turn, session, &slots, flags & flag::WRITE != 0) {
+    let route = match admission::route(turn, session, &slots, flags & !flag::ASKING) {
         Ok(route) => route,
         Err(error) => {
             session.multi = None;

@@ -8,7 +8,7 @@ use proto::Slot;
 /// Deletes up to `keys_max` keys of a slot (database 0; clusters have no other) and replays that. Returns how many.
 /// Called inside the gate; waits for the slot.
 pub fn purge(engine: &Engine, slot: Slot, keys_max: usize) -> usize {
-    let mut guard = engine.keyspace.lock_wait(slot);
+    let guard = engine.keyspace.lock_wait(slot);
     let mut keys: Vec<Vec<u8>> = Vec::new();
     let mut cursor = 0;
     loop {
@@ -24,18 +24,29 @@ pub fn purge(engine: &Engine, slot: Slot, keys_max: usize) -> usize {
     if keys.is_empty() {
         return 0;
     }
-    for key in &keys {
-        guard.db_mut(0).delete(key, engine.keyspace.hash(key));
+    drop(guard);
+    let keys: Vec<&[u8]> = keys.iter().map(|k| k.as_slice()).collect();
+    delete(engine, slot, 0, &keys);
+    keys.len()
+}
+
+/// Deletes keys of one slot and replays that. Called inside the gate; waits for the slot.
+pub fn delete(engine: &Engine, slot: Slot, db: u16, keys: &[&[u8]]) {
+    let mut guard = engine.keyspace.lock_wait(slot);
+    let mut args: Vec<&[u8]> = vec![b"DEL"];
+    for key in keys {
+        if guard.db_mut(db).delete(key, engine.keyspace.hash(key)) {
+            args.push(key);
+        }
         if let Some(side) = guard.state_mut().side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
-            side.mark_watchers(0, key);
+            side.mark_watchers(db, key);
         }
     }
-    let mut unit = Unit::default();
-    let mut args: Vec<&[u8]> = vec![b"DEL"];
-    args.extend(keys.iter().map(|k| k.as_slice()));
-    unit.push(0, &args);
-    engine.feed.append(Some(slot), &unit);
-    keys.len()
+    if args.len() > 1 {
+        let mut unit = Unit::default();
+        unit.push(db, &args);
+        engine.feed.append(Some(slot), &unit);
+    }
 }
 
 /// Tells the clients that wait for keys of a slot to ask again: the slot is another's now.

@@ -6,6 +6,7 @@ pub mod command;
 pub mod connection;
 pub mod debug;
 pub mod info;
+pub mod migrate;
 pub mod pubsub;
 pub mod replication;
 pub mod server;
@@ -28,6 +29,7 @@ pub fn declared() -> impl Iterator<Item = &'static Command> {
         debug::COMMANDS,
         replication::COMMANDS,
         cluster::COMMANDS,
+        migrate::COMMANDS,
     ];
     engine::commands::all().chain(own.into_iter().flatten())
 }
@@ -47,6 +49,7 @@ fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
         debug::functions::<E>(),
         replication::functions::<E>(),
         cluster::functions::<E>(),
+        migrate::functions::<E>(),
     ]
     .into_iter()
     .flatten()
