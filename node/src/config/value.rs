@@ -59,7 +59,7 @@ impl Kind {
                     .ok_or_else(|| format!("argument(s) must be one of the following: {}", names.join(", ")))
             }
             Kind::Text => Ok(one()?.to_string()),
-            Kind::Words => Ok(words.join(" ")),
+            Kind::Words => Ok(words.iter().flat_map(|w| w.split_whitespace()).collect::<Vec<_>>().join(" ")),
             Kind::Save => save(words, old),
             Kind::OutputLimits => output_limits(words, old),
             Kind::Notify => {
