@@ -10,5 +10,5 @@ mod plan;
 mod run;
 
 pub use oracle::Oracle;
-pub use plan::{Fault, Plan};
+pub use plan::{Durability, Fault, Plan};
 pub use run::{Report, run};

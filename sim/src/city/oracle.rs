@@ -35,6 +35,19 @@ impl Oracle {
         self.keys.entry(key.to_string()).or_default().in_doubt.remove(&value);
         self.refused += 1;
     }
+    /// A read in a class that holds reads, begun when nothing was under way for its key: it shows what was acknowledged,
+    /// or sent and of unknown outcome, and what it shows stays.
+    pub fn shown(&mut self, key: &str, value: u64) -> Result<(), String> {
+        let promise = self.keys.entry(key.to_string()).or_default();
+        if value != promise.acknowledged && !promise.in_doubt.remove(&value) {
+            return Err(format!(
+                "{key}: a read shows {value}, {} was acknowledged before",
+                promise.acknowledged
+            ));
+        }
+        promise.acknowledged = value;
+        Ok(())
+    }
     pub fn keys(&self) -> Vec<String> {
         self.keys.keys().cloned().collect()
     }
@@ -56,6 +69,17 @@ impl Oracle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stale_read_is_noticed_and_a_read_is_a_promise() {
+        let mut o = Oracle::default();
+        o.sent("k", 1);
+        o.acknowledged("k", 1);
+        o.sent("k", 2);
+        assert!(o.shown("k", 0).is_err());
+        assert_eq!(o.shown("k", 2), Ok(()));
+        assert!(o.judge("k", Some(1)).is_err());
+    }
 
     #[test]
     fn a_lost_write_is_noticed_and_an_unknown_one_is_not_assumed() {

@@ -19,6 +19,26 @@ pub enum Fault {
     HandOver { shard: usize },
 }
 
+/// What a reply to a write promises.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// Nothing: a write counts as promised once WAIT says so.
+    Async,
+    InSync,
+    InSyncFsync,
+}
+
+impl Durability {
+    /// As the configuration says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Async => "async",
+            Durability::InSync => "in-sync",
+            Durability::InSyncFsync => "in-sync-fsync",
+        }
+    }
+}
+
 /// A whole run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -30,6 +50,7 @@ pub struct Plan {
     pub drift_ppm: Vec<i64>,
     /// Says what happens as it happens.
     pub is_told: bool,
+    pub durability: Durability,
     /// Faults in order; each begins so many ms after the one before has healed.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -37,6 +58,11 @@ pub struct Plan {
 impl Plan {
     /// One shard's faults do not meet: a shard of two copies stands one fault at a time.
     pub fn from_seed(seed: u64) -> Plan {
+        let durability = match Rng::new(seed ^ 0xD07A).draw() % 4 {
+            0 => Durability::InSync,
+            1 => Durability::InSyncFsync,
+            _ => Durability::Async,
+        };
         let mut rng = Rng::new(seed ^ 0xC17F);
         let mut below = |n: u64| rng.draw() % n;
         let shards = 2 + below(2) as usize;
@@ -49,7 +75,11 @@ impl Plan {
                     0 | 1 => Fault::CrashPrimary { shard, down_ms: 50 + below(4000) },
                     2 => Fault::CrashReplica { shard, down_ms: 50 + below(3000) },
                     3 | 4 => Fault::CutPrimary { shard, for_ms: 500 + below(4000) },
-                    5 => Fault::PowerFailure { down_ms: 100 + below(2000) },
+                    5 => match (durability, 100 + below(2000)) {
+                        (Durability::Async, down_ms) => Fault::PowerFailure { down_ms },
+                        // A set that dies as a whole keeps no promise: its members lose their generations.
+                        (_, down_ms) => Fault::CrashReplica { shard, down_ms },
+                    },
                     6 => Fault::MoveSlots { from: shard },
                     _ => Fault::HandOver { shard },
                 };
@@ -64,6 +94,7 @@ impl Plan {
             latency_ms_max: 1 + below(20),
             is_told: false,
             drift_ppm: (0..nodes).map(|_| below(20_000) as i64 - 10_000).collect(),
+            durability,
             faults,
         }
     }

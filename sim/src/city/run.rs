@@ -4,7 +4,7 @@
 use super::client::{Answer, Client, PORT};
 use super::env::SimEnv;
 use super::oracle::Oracle;
-use super::plan::{Fault, Plan};
+use super::plan::{Durability, Fault, Plan};
 use node::config::load_args;
 use proto::resp::Value;
 use std::cell::{Cell, RefCell};
@@ -81,13 +81,13 @@ pub fn run(plan: &Plan) -> Report {
         .map(|i| SimEnv::new(plan.seed.wrapping_mul(31) + i as u64 * 977 + 7, plan.drift_ppm[i], 0))
         .collect();
     for (i, env) in envs.iter().enumerate() {
-        host(&mut sim, i, env.clone(), plan.workers);
+        host(&mut sim, i, env.clone(), plan.workers, plan.durability);
     }
     let ips: Vec<IpAddr> = (0..plan.nodes()).map(|i| sim.lookup(name(i))).collect();
     for c in 0..plan.clients {
-        let (stage, ips, seed) = (stage.clone(), ips.clone(), plan.seed);
+        let (stage, ips, seed, durability) = (stage.clone(), ips.clone(), plan.seed, plan.durability);
         sim.client(format!("client-{c}"), async move {
-            write(c, ips, stage, seed).await;
+            write(c, ips, stage, seed, durability).await;
             Ok(())
         });
     }
@@ -115,7 +115,7 @@ fn name(i: usize) -> String {
     format!("node-{i}")
 }
 
-fn host(sim: &mut Sim<'_>, i: usize, env: SimEnv, workers: usize) {
+fn host(sim: &mut Sim<'_>, i: usize, env: SimEnv, workers: usize, durability: Durability) {
     sim.host(name(i), move || {
         let env = env.clone();
         async move {
@@ -127,7 +127,9 @@ fn host(sim: &mut Sim<'_>, i: usize, env: SimEnv, workers: usize) {
                 ["--bind", "0.0.0.0"],
                 ["--save", ""],
                 ["--appendonly", "yes"],
-                ["--appendfsync", "always"],
+                // In memory the set alone keeps the promises.
+                ["--appendfsync", if durability == Durability::InSync { "everysec" } else { "always" }],
+                ["--durability", durability.name()],
                 ["--cluster-enabled", "yes"],
                 ["--cluster-node-timeout", &timeout],
                 ["--workers", &workers],
@@ -250,8 +252,8 @@ fn replica_of(plan: &Plan, stage: &Stage, shard: usize) -> Option<usize> {
 }
 
 /// Writes ever larger numbers to keys of its own. A write counts as promised when it is durable at its primary (the reply
-/// waits for that) and at a replica (WAIT).
-async fn write(me: usize, ips: Vec<IpAddr>, stage: Rc<Stage>, seed: u64) {
+/// waits for that) and at a replica (WAIT); in the in-sync classes as soon as it is answered.
+async fn write(me: usize, ips: Vec<IpAddr>, stage: Rc<Stage>, seed: u64, durability: Durability) {
     const KEYS: u64 = 8;
     let mut client = Client::new(ips);
     let mut serial = 0u64;
@@ -271,6 +273,10 @@ async fn write(me: usize, ips: Vec<IpAddr>, stage: Rc<Stage>, seed: u64) {
         stage.note(&format!("{key}={value}?"));
         let (answer, node) = client.keyed(&key, &["SET", &key, &value], dice >> 8).await;
         match answer {
+            Answer::Reply(Value::Simple(ok)) if ok == "OK" && durability != Durability::Async => {
+                stage.oracle.borrow_mut().acknowledged(&key, serial);
+                stage.note(&format!("{key}={value}"));
+            }
             Answer::Reply(Value::Simple(ok)) if ok == "OK" => {
                 let waited = client.ask(node, &["WAIT", "1", "800"]).await;
                 if matches!(waited, Answer::Reply(Value::Int(n)) if n >= 1) {
@@ -283,6 +289,23 @@ async fn write(me: usize, ips: Vec<IpAddr>, stage: Rc<Stage>, seed: u64) {
             Answer::Reply(Value::Error(_)) => stage.oracle.borrow_mut().refused(&key, serial),
             _ => stage.oracle.borrow_mut().unknown += 1,
         }
+        if durability != Durability::Async && dice % 5 == 0 {
+            look(&mut client, &key, dice >> 8, &stage).await;
+        }
+    }
+}
+
+/// Reads what was just written: it shows no less than was acknowledged, and what it shows is a promise (D14).
+async fn look(client: &mut Client, key: &str, pick: u64, stage: &Stage) {
+    let (answer, _) = client.keyed(key, &["GET", key], pick).await;
+    let Answer::Reply(value) = answer else { return };
+    if value.is_error() {
+        return;
+    }
+    let shown = value.as_text().and_then(|t| t.parse().ok()).unwrap_or(0);
+    stage.note(&format!("{key} shows {shown}"));
+    if let Err(broken) = stage.oracle.borrow_mut().shown(key, shown) {
+        stage.fail(broken);
     }
 }
 
@@ -355,6 +378,9 @@ async fn is_whole(client: &mut Client, ips: &[IpAddr], shards: usize, stage: &St
         let role = role.as_text().unwrap_or_default().to_string();
         if role.contains("role:master") {
             if !role.contains("connected_slaves:1") || !role.contains("state=online") {
+                return false;
+            }
+            if role.contains("in_sync_copies:") && !role.contains("in_sync_copies:2") {
                 return false;
             }
             let Answer::Reply(nodes) = client.ask(*ip, &["CLUSTER", "NODES"]).await else { return false };
