@@ -76,6 +76,8 @@ pub struct State {
     pub is_shutting_down: AtomicBool,
     /// Active expiry is on (DEBUG SET-ACTIVE-EXPIRE).
     pub is_expiring: AtomicBool,
+    /// Counts moves that took slots from here: a batch that began before the last one knows the slots' owner wrongly.
+    pub slots_left: AtomicU64,
 }
 
 /// Causes for writes to wait: somebody who must keep what they bring is behind.

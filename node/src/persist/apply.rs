@@ -273,7 +273,8 @@ impl<E: Env> Applier<E> {
         let settings = shared.settings();
         let errors = self.local.stats.errors;
         let now = shared.env.now();
-        let setting = Setting { settings: &settings, view: None, now, status: Status::default() };
+        let setting =
+            Setting { settings: &settings, view: None, now, status: Status::default(), slots_left: 0 };
         let mut host = StreamHost { shared: &shared };
         self.out.clear();
         loop {

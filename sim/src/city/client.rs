@@ -2,6 +2,7 @@
 
 use proto::resp::{Value, decode, encode_command};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,9 +47,8 @@ impl Client {
     }
 
     async fn exchange(&mut self, node: IpAddr, words: &[&str]) -> std::io::Result<Value> {
-        if !self.links.contains_key(&node) {
-            let stream = TcpStream::connect((node, PORT)).await?;
-            self.links.insert(node, stream);
+        if let Entry::Vacant(link) = self.links.entry(node) {
+            link.insert(TcpStream::connect((node, PORT)).await?);
         }
         let stream = self.links.get_mut(&node).expect("just put there");
         let mut request = Vec::new();
