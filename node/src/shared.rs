@@ -80,6 +80,8 @@ pub struct State {
     pub is_shutting_down: AtomicBool,
     /// Active expiry is on (DEBUG SET-ACTIVE-EXPIRE).
     pub is_expiring: AtomicBool,
+    /// Counts moves that took slots from here: a batch that began before the last one knows the slots' owner wrongly.
+    pub slots_left: AtomicU64,
 }
 
 /// How far replies may leave, and in which term: see [`State::term`].

@@ -78,6 +78,8 @@ pub struct Setting<'a> {
     pub status: Status,
     /// The term in which the batch began.
     pub term: u64,
+    /// As it was before the view was looked at.
+    pub slots_left: u64,
 }
 
 impl<'a> Setting<'a> {
@@ -476,12 +478,13 @@ impl<E: Env> Worker<E> {
             return;
         }
         let settings = self.shared.settings.load_full();
+        let slots_left = self.shared.state.slots_left.load(Ordering::Acquire);
         let view = self.shared.view.load_full();
         let now = self.shared.env.now();
         // Before the status: a lease that is seen after a term ended belongs to a later one.
         let term = self.shared.state.term.load(Ordering::Acquire);
         let status = self.shared.status(now.mono);
-        let setting = Setting { settings: &settings, view: view.as_deref(), now, status, term };
+        let setting = Setting { settings: &settings, view: view.as_deref(), now, status, term, slots_left };
         self.shared
             .engine
             .keyspace
@@ -601,8 +604,7 @@ impl<E: Env> Worker<E> {
         let mut host = NodeHost { worker: self, connection, setting, is_exclusive: false };
         let Core { local, gate, out, .. } = core;
         let inside = gate.enter_wait();
-        if setting.status.is_replica != self.shared.state.is_replica.load(Ordering::Relaxed) {
-            // The role changed, with the gate closed, since the batch began: what was true for it is no more.
+        if self.is_outdated(setting) {
             return Outcome::Busy(Slot::default());
         }
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
@@ -612,12 +614,20 @@ impl<E: Env> Worker<E> {
             return outcome;
         }
         let closed: GateClosed<'_> = engine.keyspace.gate().close();
-        if setting.status.is_replica != self.shared.state.is_replica.load(Ordering::Relaxed) {
+        if self.is_outdated(setting) {
             return Outcome::Busy(Slot::default());
         }
         host.is_exclusive = true;
         let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
         execute(&mut turn, &mut session, resolved, &args, Some(raw), out)
+    }
+
+    /// The role changed, with the gate closed, since the batch began, or slots left: what was true for it is no more.
+    /// To be asked inside the gate.
+    fn is_outdated(&self, setting: &Setting) -> bool {
+        let state = &self.shared.state;
+        setting.status.is_replica != state.is_replica.load(Ordering::Relaxed)
+            || setting.slots_left != state.slots_left.load(Ordering::Relaxed)
     }
 
     /// Commands that could not run yet go back to the connection, before what it read later.
@@ -833,11 +843,12 @@ impl<E: Env> Worker<E> {
 
     fn round(self: &Rc<Self>) {
         let settings = self.shared.settings.load_full();
+        let slots_left = self.shared.state.slots_left.load(Ordering::Acquire);
         let view = self.shared.view.load_full();
         let now = self.shared.env.now();
         let term = self.shared.state.term.load(Ordering::Acquire);
         let status = self.shared.status(now.mono);
-        let setting = Setting { settings: &settings, view: view.as_deref(), now, status, term };
+        let setting = Setting { settings: &settings, view: view.as_deref(), now, status, term, slots_left };
         if !status.is_replica && !status.is_loading && self.shared.state.is_expiring.load(Ordering::Relaxed) {
             self.expire(&setting);
             self.publish_dirty();

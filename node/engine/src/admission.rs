@@ -6,6 +6,7 @@ use crate::table::Spec;
 use crate::{Args, Error, Session, Turn, evict};
 use proto::view::{ClusterView, Role};
 use proto::{NodeId, Slot};
+use std::sync::atomic::Ordering;
 
 /// Gates that need neither keys nor locks.
 pub fn admit(turn: &mut Turn, session: &Session, spec: &Spec) -> Result<(), Error> {
@@ -98,7 +99,7 @@ pub fn route(turn: &Turn, session: &Session, slots: &[Slot], flags: u32) -> Resu
     if session.is_primary_link || slots.is_empty() {
         return Ok(Route::Here);
     }
-    if session.is_importing {
+    if session.importing.is_some() {
         // The move's target takes them; without a lease it may have been replaced.
         return match turn.status.has_lease {
             true => Ok(Route::Here),
@@ -119,6 +120,17 @@ pub fn route(turn: &Turn, session: &Session, slots: &[Slot], flags: u32) -> Resu
         };
     }
     route_by_owner(turn, view, session, slot, owner.id, (is_write, is_asking))
+}
+
+/// Whether what a connection brings from another shard is still wanted. To be asked under the locks of the slots, so that
+/// whoever ends it knows after a turn of each lock that nothing more comes.
+pub fn check_import(session: &Session) -> Result<(), Error> {
+    match &session.importing {
+        Some(is_wanted) if !is_wanted.load(Ordering::Acquire) => {
+            Err(Error::text("ERR The slot migration that this connection belongs to has ended"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn route_by_owner(

@@ -174,6 +174,7 @@ fn run_keys(
         Ok(locks) => locks,
         Err(slot) => return Ok(Outcome::Busy(slot)),
     };
+    admission::check_import(session)?;
     let mut keys = keys(turn, session, locks);
     if let Some(slot) = paused(&mut keys, session, &slots) {
         keys.give_back(turn);
@@ -334,6 +335,12 @@ fn exec(
         Ok(locks) => locks,
         Err(slot) => return Ok(Outcome::Busy(slot)),
     };
+    if let Err(error) = admission::check_import(session) {
+        drop(locks);
+        session.multi = None;
+        multi::unwatch(session, turn.engine);
+        return Err(error);
+    }
     let mut keys = keys(turn, session, locks);
     if let Some(slot) = paused(&mut keys, session, &slots) {
         keys.give_back(turn);

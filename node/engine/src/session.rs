@@ -1,6 +1,8 @@
 //! What the engine knows of one connection.
 
 use crate::multi::{Multi, Watches};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// State of a connection that commands read and change.
 pub struct Session {
@@ -23,8 +25,9 @@ pub struct Session {
     /// Applies the stream of a primary: neither refused as a write on a replica nor expired lazily.
     pub is_primary_link: bool,
     pub is_replica: bool,
-    /// Brings slots from another shard: its keys are taken although they are not ours yet.
-    pub is_importing: bool,
+    /// Brings slots from another shard: its keys are taken although they are not ours yet, for as long as this holds
+    /// true.
+    pub importing: Option<Arc<AtomicBool>>,
     pub reply_mode: ReplyMode,
     /// Channels, patterns and sharded channels.
     pub subscriptions: [usize; 3],
@@ -62,7 +65,7 @@ impl Session {
             is_no_evict: false,
             is_primary_link: false,
             is_replica: false,
-            is_importing: false,
+            importing: None,
             reply_mode: ReplyMode::On,
             subscriptions: [0; 3],
             multi: None,

@@ -1,5 +1,5 @@
 //! Slot moves: the data path of both sides. The decisions are the quorum's, the order of steps is
-//! `migration::outgoing`'s.
+//! `migration::source`'s.
 //!
 //! A move is replication of some slots: a snapshot of them at one offset of the feed, the writes behind it, a short
 //! pause of those slots alone, and one decision. The stream is ordinary commands on an ordinary connection, so that what
@@ -7,6 +7,7 @@
 
 mod export;
 mod import;
+mod link;
 
 pub use import::sync_slots;
 
@@ -16,7 +17,8 @@ use crate::shared::Shared;
 use engine::{Error, HostOutcome};
 use gossip::topology::{Move, Topology};
 use gossip::{Command, Outcome, Request};
-use migration::outgoing::{Epochs, Event};
+use migration::Tag;
+use migration::source::Event;
 use proto::{ClusterView, NodeId, ShardId, Slot, SlotRange};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,11 +51,15 @@ const REMEMBERED_MAX: usize = 64;
 #[derive(Default)]
 pub struct Migrations {
     all: Mutex<Vec<Migration>>,
+    arriving: Mutex<import::Arriving>,
 }
 
 impl Migrations {
     fn lock(&self) -> MutexGuard<'_, Vec<Migration>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn arriving(&self) -> MutexGuard<'_, import::Arriving> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
     }
     pub fn list(&self) -> Vec<Migration> {
         self.lock().clone()
@@ -139,7 +145,9 @@ fn outgoing(topology: &Topology, view: Option<&ClusterView>) -> Vec<Move> {
 
 /// Follows the topology: drives the moves that leave this primary, and removes keys of slots that are another's.
 pub async fn run<E: Env>(shared: Arc<Shared<E>>) {
-    let mut exports: BTreeMap<u64, mpsc::UnboundedSender<Event>> = BTreeMap::new();
+    let mut exports: BTreeMap<u64, mpsc::Sender<Event>> = BTreeMap::new();
+    // A slot of each, and whose it will be: to tell what became of a move that is listed no more.
+    let mut targets: BTreeMap<u64, (Slot, ShardId)> = BTreeMap::new();
     let mut gate = shared.engine.keyspace.gate().register();
     loop {
         // Woken by each version; looks by itself too, since keys of foreign slots may be left for later.
@@ -159,15 +167,21 @@ pub async fn run<E: Env>(shared: Arc<Shared<E>>) {
         exports.retain(|_, events| !events.is_closed());
         for mv in topology.moves.iter().filter(|m| m.from == shard.id) {
             let Some(target) = topology.shard(mv.to) else { continue };
-            let events =
-                exports.entry(mv.id).or_insert_with(|| export::spawn(&shared, mv, me, target.primary.node));
-            let _ = events.send(Event::Listed(Epochs { from: shard.epoch, to: target.epoch }));
+            let tag = Tag { id: mv.id, epoch_from: shard.epoch, epoch_to: target.epoch, attempt: 0 };
+            targets.insert(mv.id, (mv.slots[0].first, mv.to));
+            let nodes = (me, target.primary.node);
+            let events = exports.entry(mv.id).or_insert_with(|| export::spawn(&shared, mv, tag, nodes));
+            // A full queue is no loss: this is said again at the next look.
+            let _ = events.try_send(Event::Listed { epoch_from: tag.epoch_from, epoch_to: tag.epoch_to });
         }
         for (id, events) in &exports {
-            if !topology.moves.iter().any(|m| m.id == *id) {
-                let _ = events.send(Event::Ended);
+            if let Some((slot, to)) = targets.get(id)
+                && topology.find_move(*id).is_none()
+            {
+                let _ = events.try_send(Event::Gone { is_moved: topology.owner(*slot) == Some(*to) });
             }
         }
+        targets.retain(|id, _| exports.contains_key(id));
         note_imports(&shared, &topology, shard.id, me);
         purge_foreign(&shared, &topology, shard.id, &mut gate).await;
     }
@@ -175,6 +189,7 @@ pub async fn run<E: Env>(shared: Arc<Shared<E>>) {
 
 fn note_imports<E: Env>(shared: &Shared<E>, topology: &Topology, shard: ShardId, me: NodeId) {
     let now_ms = shared.env.now().wall.0;
+    shared.migrations.arriving().retain(|id| topology.find_move(id).is_some_and(|m| m.to == shard));
     for m in shared.migrations.list().iter().filter(|m| !m.is_export && m.state == "importing") {
         if !topology.moves.iter().any(|mv| mv.id == m.id) {
             let is_mine = m.slots.first().is_some_and(|r| topology.owner(r.first) == Some(shard));

@@ -273,7 +273,14 @@ impl<E: Env> Applier<E> {
         let settings = shared.settings();
         let errors = self.local.stats.errors;
         let now = shared.env.now();
-        let setting = Setting { settings: &settings, view: None, now, status: Status::default(), term: 0 };
+        let setting = Setting {
+            settings: &settings,
+            view: None,
+            now,
+            status: Status::default(),
+            term: 0,
+            slots_left: 0,
+        };
         let mut host = StreamHost { shared: &shared };
         self.out.clear();
         loop {

@@ -6,18 +6,20 @@
 
 #![forbid(unsafe_code)]
 
-pub mod outgoing;
 pub mod source;
 pub mod target;
 
 use proto::Epoch;
 
-/// S6: names one attempt of a move. A change of either primary makes it another attempt, which begins anew.
+/// S6: names one attempt of a move. A change of either primary or a failed link makes it another attempt, which begins
+/// anew; the greater tag is the later one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Tag {
     pub id: u64,
     pub epoch_from: Epoch,
     pub epoch_to: Epoch,
+    /// Counts from 0 between one pair of tenures.
+    pub attempt: u32,
 }
 
 /// A rule taken out. For the simulator's tests of itself; never set in a node.

@@ -4,10 +4,30 @@
 
 use super::{Mutation, Tag};
 use proto::Offset;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Items applied and not yet acknowledged; more are not taken, the source sends them again.
 const UNSAFE_MAX: usize = 64 * 1024;
+
+/// The attempts that have begun here, the latest of each move. Fences off what comes late of the others: an item of a
+/// former attempt, applied behind the next one's BEGIN, would be taken for a part of it (S6).
+#[derive(Debug, Default)]
+pub struct Arrivals {
+    latest: BTreeMap<u64, Tag>,
+}
+
+impl Arrivals {
+    /// An attempt shows itself. `false`: a later one has begun, nothing of this one is to be applied.
+    pub fn admit(&mut self, tag: Tag) -> bool {
+        let latest = self.latest.entry(tag.id).or_insert(tag);
+        *latest = tag.max(*latest);
+        *latest == tag
+    }
+    /// Forgets the moves that the topology does not list any more; their items are refused for that.
+    pub fn retain(&mut self, is_listed: impl Fn(u64) -> bool) {
+        self.latest.retain(|id, _| is_listed(*id));
+    }
+}
 
 /// See the module's head. One per attempt.
 #[derive(Debug)]
@@ -65,7 +85,7 @@ mod tests {
     use super::*;
     use proto::Epoch;
 
-    const TAG: Tag = Tag { id: 7, epoch_from: Epoch(3), epoch_to: Epoch(4) };
+    const TAG: Tag = Tag { id: 7, epoch_from: Epoch(3), epoch_to: Epoch(4), attempt: 0 };
 
     #[test]
     fn s4_applied_is_not_safe() {
@@ -84,5 +104,18 @@ mod tests {
         (1..=3).for_each(|n| target.on_applied(Offset(n)));
         assert_eq!(target.skip(TAG, 1), Some(2));
         assert_eq!(target.skip(Tag { epoch_to: Epoch(9), ..TAG }, 3), None, "S6");
+    }
+
+    #[test]
+    fn s6_an_attempt_is_over_once_a_later_one_has_begun() {
+        let mut arrivals = Arrivals::default();
+        let again = Tag { attempt: 1, ..TAG };
+        let other = Tag { epoch_to: Epoch(5), ..TAG };
+        assert!(arrivals.admit(TAG) && arrivals.admit(TAG));
+        assert!(arrivals.admit(again) && !arrivals.admit(TAG));
+        assert!(arrivals.admit(other) && !arrivals.admit(again));
+        assert!(arrivals.admit(Tag { id: 8, ..TAG }), "another move is another matter");
+        arrivals.retain(|id| id == 8);
+        assert!(arrivals.admit(TAG));
     }
 }

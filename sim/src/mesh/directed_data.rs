@@ -291,6 +291,37 @@ fn move_paused_source_frozen_past_lease() {
     assert!(!tell(Mutant::None) && tell(Mutant::Move(Moves::S1)));
 }
 
+/// S2: the commit is decided, and the source waits for news of it for longer than it likes. It goes on waiting.
+#[test]
+fn move_decided_while_the_source_hears_nothing() {
+    let tell = |mutant| {
+        let mut w = world(two_shards(DataClass::Memory), mutant);
+        w.set(0, 0, 7);
+        w.filter = Some(|_, to, message| {
+            use gossip::Message::*;
+            to == 0
+                && matches!(message, Decided { .. } | DecidedFull { .. })
+                && SOURCE_IS_DEAF.with(|d| d.get())
+        });
+        w.move_slot(0, 0, 2);
+        w.pass_until("begun", |w| !w.nodes[0].data.sources.is_empty());
+        SOURCE_IS_DEAF.with(|d| d.set(true));
+        w.pass_until("moved", |w| w.owner(2, slot_of(0)) == Some(w.nodes[2].id));
+        for _ in 0..80 {
+            assert!(w.leased(0), "nothing but its pause keeps the source from serving");
+            w.pass(20);
+            let reply = w.ask(0, 0, None, 20);
+            if w.violation.is_some() {
+                break;
+            }
+            assert_eq!(reply, Some(ClientReply::Refused));
+        }
+        SOURCE_IS_DEAF.with(|d| d.set(false));
+        w.violation.is_some()
+    };
+    assert!(!tell(Mutant::None) && tell(Mutant::Move(Moves::S2)));
+}
+
 thread_local! {
     static SOURCE_IS_DEAF: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }

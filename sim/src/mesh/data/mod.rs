@@ -14,6 +14,7 @@ pub(super) use moves::{SourceRun, TargetRun};
 use super::plan::Plan;
 use gossip::Topology;
 use migration::Tag;
+use migration::target::Arrivals;
 use proto::{Epoch, Generation, Mono, NodeId, Offset, ShardId, Slot};
 use replication::insync::{Follower, Primary, ShardState, Tenures};
 use std::collections::BTreeMap;
@@ -135,6 +136,7 @@ pub struct DataNode {
     pub matched: BTreeMap<NodeId, (Generation, u64)>,
     pub sources: BTreeMap<u64, SourceRun>,
     pub targets: BTreeMap<u64, TargetRun>,
+    pub arrivals: Arrivals,
     pub draining: Option<(Option<NodeId>, Mono)>,
     pub position_told: (Generation, u64),
 }
@@ -158,6 +160,7 @@ impl DataNode {
             matched: BTreeMap::new(),
             sources: BTreeMap::new(),
             targets: BTreeMap::new(),
+            arrivals: Arrivals::default(),
             draining: None,
             position_told: Default::default(),
         }

@@ -11,12 +11,18 @@ pub struct SourceRun {
     pub slots: Vec<Slot>,
     items: Vec<Item>,
     to: ShardId,
+    /// When the target was last heard of, or the attempt began; true time, in µs.
+    heard: u64,
 }
 
 pub struct TargetRun {
     pub core: Target,
 }
 
+/// Items that the target may be behind when the pause begins: few, so that most of a run is not paused.
+const BEHIND_MAX: u64 = 64;
+/// A target that is silent for so long has failed, as with the time-out of a real link.
+const SILENCE_US: u64 = 150_000;
 /// Items of one message; the slow profile sends fewer.
 const BATCH: usize = 16;
 
@@ -35,6 +41,7 @@ impl World {
             self.stats.moves += u64::from(is_moved);
         }
         self.nodes[i].data.targets.retain(|id, _| topo.find_move(*id).is_some());
+        self.nodes[i].data.arrivals.retain(|id| topo.find_move(id).is_some());
         for mv in topo.moves.iter().filter(|m| m.from == shard) {
             let (epoch_from, epoch_to) = (epoch(mv.from), epoch(mv.to));
             if self.nodes[i].data.sources.contains_key(&mv.id) {
@@ -42,11 +49,11 @@ impl World {
                 continue;
             }
             let now = self.nodes[i].clock(self.now);
-            let tag = Tag { id: mv.id, epoch_from, epoch_to };
+            let tag = Tag { id: mv.id, epoch_from, epoch_to, attempt: 0 };
             let mut out = Vec::new();
-            let core = Source::new(tag, self.plan.mutant.migration(), now, &mut out);
+            let core = Source::new(tag, BEHIND_MAX, self.plan.mutant.migration(), now, &mut out);
             let slots: Vec<Slot> = all_slots().filter(|s| mv.slots.iter().any(|r| r.contains(*s))).collect();
-            let run = SourceRun { core, slots, items: Vec::new(), to: mv.to };
+            let run = SourceRun { core, slots, items: Vec::new(), to: mv.to, heard: self.now };
             self.nodes[i].data.sources.insert(mv.id, run);
             self.obey_source(i, mv.id, out);
         }
@@ -70,10 +77,12 @@ impl World {
                     self.step_source(i, id, Event::Paused { items });
                 }
                 Effect::AskCommit(tag) => {
-                    let Tag { id, epoch_from, epoch_to } = tag;
+                    let Tag { id, epoch_from, epoch_to, .. } = tag;
                     self.command_later(i, Command::Decide(Request::MoveCommit { id, epoch_from, epoch_to }));
                 }
-                Effect::AskCancel(id) => self.command_later(i, Command::Decide(Request::MoveCancel { id })),
+                Effect::AskCancel(id, _) => {
+                    self.command_later(i, Command::Decide(Request::MoveCancel { id }))
+                }
                 // `is_stopped` is asked at every request; purging follows the topology.
                 Effect::Resume | Effect::Moved | Effect::Cancelled => {}
             }
@@ -83,6 +92,7 @@ impl World {
     fn begin_items(&mut self, i: usize, id: u64) {
         let data = &mut self.nodes[i].data;
         let run = data.sources.get_mut(&id).expect("just made");
+        run.heard = self.now;
         run.items = vec![Item::Begin(run.slots.clone())];
         let held = data.map.iter().filter(|(k, _)| run.slots.contains(&slot_of(**k)));
         run.items.extend(held.filter_map(|(k, (v, _))| v.map(|v| Item::Set(*k, v))));
@@ -104,13 +114,18 @@ impl World {
             let run = self.nodes[i].data.sources.get_mut(&id).expect("just found");
             run.items.push(Item::Set(key, value));
             let items = run.items.len() as u64;
-            self.step_source(i, id, Event::Written { items });
+            self.step_source(i, id, Event::Written { items, unnumbered: 0 });
         }
     }
 
     pub(super) fn tick_moves(&mut self, i: usize) {
         let ids: Vec<u64> = self.nodes[i].data.sources.keys().copied().collect();
         for id in ids {
+            let run = &self.nodes[i].data.sources[&id];
+            let is_owed = run.core.safe() < run.items.len() as u64;
+            if is_owed && self.now >= run.heard + SILENCE_US {
+                self.step_source(i, id, Event::Failed);
+            }
             self.step_source(i, id, Event::Tick);
             self.send_items(i, id);
         }
@@ -142,6 +157,9 @@ impl World {
         if !is_ours {
             return;
         }
+        if !self.nodes[i].data.arrivals.admit(tag) {
+            return;
+        }
         let mutation = self.plan.mutant.migration();
         let run = self.nodes[i].data.targets.get(&tag.id);
         if run.is_none_or(|r| r.core.tag() != tag) {
@@ -167,6 +185,10 @@ impl World {
     }
 
     pub(super) fn on_feed_ack(&mut self, i: usize, tag: Tag, applied: u64, safe: u64) {
+        let now = self.now;
+        if let Some(run) = self.nodes[i].data.sources.get_mut(&tag.id).filter(|r| r.core.tag() == tag) {
+            run.heard = now;
+        }
         self.step_source(i, tag.id, Event::Ack { tag, applied, safe });
         let has_more =
             self.nodes[i].data.sources.get(&tag.id).is_some_and(|r| r.core.applied() < r.items.len() as u64);
