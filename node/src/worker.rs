@@ -530,7 +530,7 @@ impl<E: Env> Worker<E> {
         let connection = &group.connection;
         core.out.clear();
         let written = connection.session.borrow().written;
-        let mut ran = 0;
+        let (mut ran, mut later) = (0, 0);
         let looked_up = |core: &Core| core.local.stats.hits + core.local.stats.misses;
         let (looked_up_before, mut is_data) = (looked_up(core), false);
         for place in group.items.clone() {
@@ -554,7 +554,10 @@ impl<E: Env> Worker<E> {
                 }
                 Outcome::Blocked(waiter) => self.block(connection, waiter),
                 // The answer comes through the letter box, which this thread opens later.
-                Outcome::Later => connection.set_phase(Phase::Waiting),
+                Outcome::Later => {
+                    connection.set_phase(Phase::Waiting);
+                    later += 1;
+                }
                 Outcome::Close => connection.set_phase(Phase::Closing),
                 Outcome::NeedsGate => unreachable!("run_item closes the gate"),
             }
@@ -562,8 +565,9 @@ impl<E: Env> Worker<E> {
         }
         let has_lease_ended =
             setting.status.has_lease && !self.shared.status(self.shared.env.now().mono).has_lease;
-        if setting.view.is_some() && has_lease_ended && ran > 0 {
-            // W12: what was read may belong to another primary by now; nobody may see it as an answer.
+        if setting.view.is_some() && has_lease_ended && ran > later {
+            // W12: what was read may belong to another primary by now; nobody may see it as an answer. What is answered
+            // later read nothing: it may be what ended the lease, such as CLUSTER REPLICATE.
             connection.set_phase(Phase::Closed);
         }
         self.put_off(connection, batch, group.items.start + ran..group.items.end);

@@ -289,7 +289,7 @@ async fn write(me: usize, ips: Vec<IpAddr>, stage: Rc<Stage>, seed: u64, durabil
             Answer::Reply(Value::Error(_)) => stage.oracle.borrow_mut().refused(&key, serial),
             _ => stage.oracle.borrow_mut().unknown += 1,
         }
-        if durability != Durability::Async && dice % 5 == 0 {
+        if durability != Durability::Async && dice.is_multiple_of(5) {
             look(&mut client, &key, dice >> 8, &stage).await;
         }
     }
