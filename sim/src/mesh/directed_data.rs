@@ -148,6 +148,53 @@ fn a_cut_off_member_holds_up_writes_until_it_is_dropped() {
     assert!(w.is_in_set(2));
 }
 
+/// D1: an add that is decided counts though its primary has not heard so: the newcomer may be its heir.
+#[test]
+fn add_decided_unknown_to_primary() {
+    let tell = |mutant| {
+        let mut w = world(three(DataClass::Memory), mutant);
+        w.cut_off(&[2], 3000);
+        w.pass_until("2 is dropped", |w| !w.is_in_set(2));
+        w.pass(50);
+        w.filter = Some(to_zero_nothing_is_decided);
+        SOURCE_IS_DEAF.with(|d| d.set(true));
+        w.net.heal();
+        w.pass_until("2 is added", |w| w.is_in_set(2));
+        let id = w.nodes[2].id;
+        assert!(!w.core(0).topology().shard_of(id).unwrap().in_sync.iter().any(|m| m.node == id));
+        let until = w.now + 1000 * MS;
+        w.net.cut(0, 2, until);
+        w.net.cut(2, 0, until);
+        let told = w.ask(0, 5, Some(9), 40) == Some(ClientReply::Written);
+        SOURCE_IS_DEAF.with(|d| d.set(false));
+        told
+    };
+    assert!(!tell(Mutant::None) && tell(Mutant::InSync(Sets::D1NoPending)));
+}
+
+/// D2: the primary dies with its wish to drop a member unheard; the member may be its heir, and lacks nothing.
+#[test]
+fn drop_in_flight_primary_dies() {
+    let tell = |mutant| {
+        let mut w = world(three(DataClass::Memory), mutant);
+        w.set(0, 5, 7);
+        w.filter = Some(|from, _, message| from == 0 && matches!(message, gossip::Message::Ask { .. }));
+        let until = w.now + 900 * MS;
+        for i in [1, 2] {
+            w.net.cut(0, i, until);
+            w.net.cut(i, 0, until);
+        }
+        let told = w.ask(0, 5, Some(8), 250) == Some(ClientReply::Written);
+        w.crash_now(0);
+        w.pass_until("an heir", |w| (1..3).any(|i| w.leased(i)));
+        let heir = (1..3).find(|i| w.leased(*i)).unwrap();
+        let lost = w.get(heir, 5) == Some(7);
+        assert!(lost, "nobody but the dead primary had it");
+        told && lost
+    };
+    assert!(!tell(Mutant::None) && tell(Mutant::InSync(Sets::D2)));
+}
+
 /// D8: the candidate dies right after its report; the copies that a failover left in the set save the shard.
 #[test]
 fn candidate_dies_after_report() {
@@ -263,6 +310,28 @@ fn move_commit_races_target_failover() {
     assert!(!tell(Mutant::None) && tell(Mutant::Quorum(Mutation::S3)));
 }
 
+/// S3: the source changes hands before the commit is decided; writes to its heir are in no copy that was agreed on.
+#[test]
+fn move_commit_races_source_failover() {
+    let tell = |mutant| {
+        let mut w = world(two_shards(DataClass::Memory), mutant);
+        w.set(0, 0, 7);
+        w.filter_data = Some(|message| matches!(message, DataMsg::Feed { items, .. } if !is_begin(items)));
+        let id = w.move_slot(0, 0, 2);
+        w.pass(40);
+        let topo = w.core(0).topology().clone();
+        let epoch = |i: usize| topo.shard_of(w.nodes[i].id).unwrap().epoch;
+        let (epoch_from, epoch_to) = (epoch(0), epoch(2));
+        w.crash_now(0);
+        w.pass_until("an heir", |w| w.leased(1));
+        assert_eq!(w.set(1, 0, 8), Some(ClientReply::Written));
+        w.command(4, Command::Decide(Request::MoveCommit { id, epoch_from, epoch_to }));
+        w.pass(100);
+        w.owner(4, slot_of(0)) == Some(w.nodes[2].id)
+    };
+    assert!(!tell(Mutant::None) && tell(Mutant::Quorum(Mutation::S3)));
+}
+
 fn is_begin(items: &[Item]) -> bool {
     matches!(items.first(), Some(Item::Begin(_)))
 }
@@ -274,12 +343,7 @@ fn move_paused_source_frozen_past_lease() {
         let mut w = world(two_shards(DataClass::Memory), mutant);
         w.set(0, 0, 7);
         // The source never hears that the slot has gone.
-        w.filter = Some(|_, to, message| {
-            use gossip::Message::*;
-            to == 0
-                && matches!(message, Decided { .. } | DecidedFull { .. })
-                && SOURCE_IS_DEAF.with(|d| d.get())
-        });
+        w.filter = Some(to_zero_nothing_is_decided);
         w.move_slot(0, 0, 2);
         w.pass_until("begun", |w| !w.nodes[0].data.sources.is_empty());
         SOURCE_IS_DEAF.with(|d| d.set(true));
@@ -297,12 +361,7 @@ fn move_decided_while_the_source_hears_nothing() {
     let tell = |mutant| {
         let mut w = world(two_shards(DataClass::Memory), mutant);
         w.set(0, 0, 7);
-        w.filter = Some(|_, to, message| {
-            use gossip::Message::*;
-            to == 0
-                && matches!(message, Decided { .. } | DecidedFull { .. })
-                && SOURCE_IS_DEAF.with(|d| d.get())
-        });
+        w.filter = Some(to_zero_nothing_is_decided);
         w.move_slot(0, 0, 2);
         w.pass_until("begun", |w| !w.nodes[0].data.sources.is_empty());
         SOURCE_IS_DEAF.with(|d| d.set(true));
@@ -320,6 +379,11 @@ fn move_decided_while_the_source_hears_nothing() {
         w.violation.is_some()
     };
     assert!(!tell(Mutant::None) && tell(Mutant::Move(Moves::S2)));
+}
+
+fn to_zero_nothing_is_decided(_: usize, to: usize, message: &gossip::Message) -> bool {
+    use gossip::Message::*;
+    to == 0 && matches!(message, Decided { .. } | DecidedFull { .. }) && SOURCE_IS_DEAF.with(|d| d.get())
 }
 
 thread_local! {
