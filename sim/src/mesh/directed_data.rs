@@ -172,6 +172,30 @@ fn add_decided_unknown_to_primary() {
     assert!(!tell(Mutant::None) && tell(Mutant::InSync(Sets::D1NoPending)));
 }
 
+/// D4, D5: an add that was cancelled by a drop at the same revision admits nobody when it arrives after all.
+#[test]
+fn late_add_after_drop() {
+    let is_admitted = |is_cancelled: bool| {
+        let mut w = world(three(DataClass::Memory), Mutant::None);
+        w.cut_off(&[2], 3000);
+        w.pass_until("2 is dropped", |w| !w.is_in_set(2));
+        let (by, node, generation) = (w.nodes[0].id, w.nodes[2].id, w.nodes[2].generation_on_record());
+        w.pass(50);
+        let (shard, rev) = w.core(0).topology().shard_of(by).map(|s| (s.id, s.rev)).unwrap();
+        if is_cancelled {
+            w.command(0, Command::Decide(Request::Drop { shard, rev, by, node, generation }));
+            w.pass_until("cancelled", |w| w.core(0).topology().shard_of(by).unwrap().rev > rev);
+        }
+        w.command(0, Command::Decide(Request::Add { shard, rev, by, node, generation }));
+        // Its primary drops it again at once, since it is silent.
+        (0..100).any(|_| {
+            w.pass(1);
+            w.is_in_set(2)
+        })
+    };
+    assert!(!is_admitted(true) && is_admitted(false));
+}
+
 /// D2: the primary dies with its wish to drop a member unheard; the member may be its heir, and lacks nothing.
 #[test]
 fn drop_in_flight_primary_dies() {
