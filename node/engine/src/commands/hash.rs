@@ -1,7 +1,7 @@
 //! Hashes.
 
 use super::collection::{RandomCount, changed, held, wrong_arity};
-use super::scan::{Filter, parse_cursor};
+use super::scan;
 use crate::cx::Cx;
 use crate::number::{parse_f64, parse_i64};
 use crate::settings::notify;
@@ -400,30 +400,12 @@ fn hrandfield(cx: &mut Cx) -> Result<(), Error> {
 pub const HSCAN: Command = Command {
     name: "hscan",
     summary: "Iterates over the fields of a hash and their values.",
-    since: "2.8.0",
-    complexity: "O(1) for every call. O(N) for a complete iteration, including enough command calls for the cursor to return back to 0. N is the number of elements inside the collection..",
-    arity: -3,
-    flags: flag::READONLY,
-    keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
-    args: &[
-        Arg::key("key", 0),
-        Arg::integer("cursor"),
-        Arg::pattern("pattern").token("MATCH").optional(),
-        Arg::integer("count").token("COUNT").optional(),
-    ],
-    tips: &["nondeterministic_output"],
+    group: Group::Hash,
     run: Handler::Keys(hscan),
-    ..BASE
+    ..scan::OF_COLLECTION
 };
 fn hscan(cx: &mut Cx) -> Result<(), Error> {
-    let cursor = parse_cursor(cx.args[2])?;
-    if cx.keys.read_as::<Hash>(cx.args[1])?.is_none() {
-        cx.out.array(2);
-        cx.out.bulk(b"0");
-        cx.out.array(0);
-        return Ok(());
-    }
-    let filter = Filter::parse(cx, 3, false)?;
+    let Some((cursor, filter)) = scan::begin_of_collection::<Hash>(cx)? else { return Ok(()) };
     let mut found = Vec::new();
     let next = held::<Hash>(cx.keys, cx.args[1])?.map_or(0, |hash| {
         hash.scan(cursor, filter.count, &mut |field, value| {
@@ -432,9 +414,7 @@ fn hscan(cx: &mut Cx) -> Result<(), Error> {
             }
         })
     });
-    cx.out.array(2);
-    cx.out.bulk(next.to_string().as_bytes());
-    cx.out.array(found.len() * 2);
+    scan::page(cx.out, next, found.len() * 2);
     for (field, value) in found {
         cx.out.bulk(field);
         cx.out.bulk(value);

@@ -4,10 +4,12 @@
 //! other slot, their migration included.
 
 use crate::cx::Cx;
+use crate::keys::Collection;
 use crate::number::parse_u64;
-use crate::spec::{Arg, Command, Group, Handler, acl, flag};
+use crate::spec::{Arg, Command, Group, Handler, KeySpec, acl, flag, key};
 use crate::{Error, glob};
 use proto::Slot;
+use proto::resp::Reply;
 
 const BASE: Command = Command { group: Group::Generic, ..Command::BASE };
 const SLOT_SHIFT: u32 = 48;
@@ -52,8 +54,45 @@ impl<'a> Filter<'a> {
 }
 
 /// A cursor among the arguments.
-pub fn parse_cursor(text: &[u8]) -> Result<u64, Error> {
+fn parse_cursor(text: &[u8]) -> Result<u64, Error> {
     parse_u64(text).ok_or(Error::text("ERR invalid cursor"))
+}
+
+/// A page of SCAN and its kin: the next cursor, and the header of its `len` elements, which follow.
+pub fn page(out: &mut Reply, next: u64, len: usize) {
+    out.array(2);
+    out.bulk(next.to_string().as_bytes());
+    out.array(len);
+}
+
+/// What HSCAN, SSCAN and ZSCAN have in common.
+pub const OF_COLLECTION: Command = Command {
+    since: "2.8.0",
+    complexity: "O(1) for every call. O(N) for a complete iteration, including enough command calls for the cursor to return back to 0. N is the number of elements inside the collection..",
+    arity: -3,
+    flags: flag::READONLY,
+    keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
+    args: &[
+        Arg::key("key", 0),
+        Arg::integer("cursor"),
+        Arg::pattern("pattern").token("MATCH").optional(),
+        Arg::integer("count").token("COUNT").optional(),
+    ],
+    tips: &["nondeterministic_output"],
+    ..Command::BASE
+};
+
+/// The cursor and the options of HSCAN, SSCAN and ZSCAN. `None`: there is no such key, and that is answered; its
+/// options have not been looked at, as in Redis.
+pub fn begin_of_collection<'a, C: Collection + 'static>(
+    cx: &mut Cx<'a, '_>,
+) -> Result<Option<(u64, Filter<'a>)>, Error> {
+    let cursor = parse_cursor(cx.args[2])?;
+    if cx.keys.read_as::<C>(cx.args[1])?.is_none() {
+        page(cx.out, 0, 0);
+        return Ok(None);
+    }
+    Ok(Some((cursor, Filter::parse(cx, 3, false)?)))
 }
 
 pub const SCAN: Command = Command {
@@ -84,9 +123,7 @@ fn scan(cx: &mut Cx) -> Result<(), Error> {
             found.push(key.to_vec());
         }
     });
-    cx.out.array(2);
-    cx.out.bulk(next.to_string().as_bytes());
-    cx.out.array(found.len());
+    page(cx.out, next, found.len());
     found.iter().for_each(|key| cx.out.bulk(key));
     Ok(())
 }

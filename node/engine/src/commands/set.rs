@@ -1,7 +1,7 @@
 //! Sets: members one by one. Operations on several sets are in `set_algebra`.
 
 use super::collection::{RandomCount, changed, distinct, held, pop_count};
-use super::scan::{Filter, parse_cursor};
+use super::scan;
 use crate::Error;
 use crate::cx::Cx;
 use crate::settings::notify;
@@ -267,30 +267,12 @@ fn srandmember(cx: &mut Cx) -> Result<(), Error> {
 pub const SSCAN: Command = Command {
     name: "sscan",
     summary: "Iterates over the members of a set.",
-    since: "2.8.0",
-    complexity: "O(1) for every call. O(N) for a complete iteration, including enough command calls for the cursor to return back to 0. N is the number of elements inside the collection..",
-    arity: -3,
-    flags: flag::READONLY,
-    keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
-    args: &[
-        Arg::key("key", 0),
-        Arg::integer("cursor"),
-        Arg::pattern("pattern").token("MATCH").optional(),
-        Arg::integer("count").token("COUNT").optional(),
-    ],
-    tips: &["nondeterministic_output"],
+    group: Group::Set,
     run: Handler::Keys(sscan),
-    ..BASE
+    ..scan::OF_COLLECTION
 };
 fn sscan(cx: &mut Cx) -> Result<(), Error> {
-    let cursor = parse_cursor(cx.args[2])?;
-    if cx.keys.read_as::<Set>(cx.args[1])?.is_none() {
-        cx.out.array(2);
-        cx.out.bulk(b"0");
-        cx.out.array(0);
-        return Ok(());
-    }
-    let filter = Filter::parse(cx, 3, false)?;
+    let Some((cursor, filter)) = scan::begin_of_collection::<Set>(cx)? else { return Ok(()) };
     let mut found = Vec::new();
     let next = held::<Set>(cx.keys, cx.args[1])?.map_or(0, |set| {
         set.scan(cursor, filter.count, &mut |member| {
@@ -299,9 +281,7 @@ fn sscan(cx: &mut Cx) -> Result<(), Error> {
             }
         })
     });
-    cx.out.array(2);
-    cx.out.bulk(next.to_string().as_bytes());
-    cx.out.array(found.len());
+    scan::page(cx.out, next, found.len());
     found.iter().for_each(|m| cx.out.bulk(m));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Sorted sets: members one by one. Ranges, pops and operations on several sets have files of their own.
 
 use super::collection::{RandomCount, changed, held};
-use super::scan::{Filter, parse_cursor};
+use super::scan;
 use crate::Error;
 use crate::cx::Cx;
 use crate::number::parse_f64;
@@ -367,30 +367,12 @@ pub(super) fn reply_members<'m>(
 pub const ZSCAN: Command = Command {
     name: "zscan",
     summary: "Iterates over the members of a sorted set and their scores.",
-    since: "2.8.0",
-    complexity: "O(1) for every call. O(N) for a complete iteration, including enough command calls for the cursor to return back to 0. N is the number of elements inside the collection..",
-    arity: -3,
-    flags: flag::READONLY,
-    keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
-    args: &[
-        Arg::key("key", 0),
-        Arg::integer("cursor"),
-        Arg::pattern("pattern").token("MATCH").optional(),
-        Arg::integer("count").token("COUNT").optional(),
-    ],
-    tips: &["nondeterministic_output"],
+    group: Group::SortedSet,
     run: Handler::Keys(zscan),
-    ..BASE
+    ..scan::OF_COLLECTION
 };
 fn zscan(cx: &mut Cx) -> Result<(), Error> {
-    let cursor = parse_cursor(cx.args[2])?;
-    if cx.keys.read_as::<ZSet>(cx.args[1])?.is_none() {
-        cx.out.array(2);
-        cx.out.bulk(b"0");
-        cx.out.array(0);
-        return Ok(());
-    }
-    let filter = Filter::parse(cx, 3, false)?;
+    let Some((cursor, filter)) = scan::begin_of_collection::<ZSet>(cx)? else { return Ok(()) };
     let mut found = Vec::new();
     let mut is_packed = false;
     let next = held::<ZSet>(cx.keys, cx.args[1])?.map_or(0, |set| {
@@ -401,9 +383,7 @@ fn zscan(cx: &mut Cx) -> Result<(), Error> {
             }
         })
     });
-    cx.out.array(2);
-    cx.out.bulk(next.to_string().as_bytes());
-    cx.out.array(found.len() * 2);
+    scan::page(cx.out, next, found.len() * 2);
     for (member, score) in found {
         cx.out.bulk(member);
         // A text in RESP3 too, as in Redis; integers are written out while packed.
