@@ -39,6 +39,39 @@ pub fn numkeys(cx: &Cx, index: usize) -> Result<usize, Error> {
     at_least(cx, index, 1, "ERR numkeys should be greater than 0")
 }
 
+/// What LMPOP, ZMPOP and their blocking forms ask for; `E` is the kind of end.
+pub struct PopRequest<'a, E> {
+    pub keys: &'a [&'a [u8]],
+    pub end: E,
+    /// At least 1.
+    pub count: usize,
+}
+
+impl<'a, E> PopRequest<'a, E> {
+    /// Parses the arguments from `numkeys` on, which is at `numkeys_at`.
+    pub fn parse(
+        cx: &Cx<'a, '_>,
+        numkeys_at: usize,
+        parse_end: fn(&Cx, usize) -> Result<E, Error>,
+    ) -> Result<Self, Error> {
+        let args = cx.args;
+        let first = numkeys_at + 1;
+        let end_at =
+            numkeys(cx, numkeys_at)?.checked_add(first).filter(|i| *i < args.len()).ok_or(Error::Syntax)?;
+        let end = parse_end(cx, end_at)?;
+        let mut count = None;
+        let mut i = end_at + 1;
+        while i < args.len() {
+            if count.is_some() || !cx.is_word(i, "COUNT") || i + 1 >= args.len() {
+                return Err(Error::Syntax);
+            }
+            count = Some(at_least(cx, i + 1, 1, "ERR count should be greater than 0")?);
+            i += 2;
+        }
+        Ok(PopRequest { keys: &args[first..end_at], end, count: count.unwrap_or(1) })
+    }
+}
+
 /// The argument of the random-member commands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RandomCount {

@@ -2,7 +2,7 @@
 //!
 //! What is replayed is the pop that happened.
 
-use super::collection::{NOT_POSITIVE, at_least, changed, held, numkeys};
+use super::collection::{NOT_POSITIVE, PopRequest, at_least, changed, held};
 use super::zset::BASE;
 use crate::Error;
 use crate::blocking::Nothing;
@@ -181,7 +181,7 @@ pub const ZMPOP: Command = Command {
     ..BASE
 };
 fn zmpop(cx: &mut Cx) -> Result<(), Error> {
-    let request = Request::parse(cx, 1)?;
+    let request = PopRequest::parse(cx, 1, End::parse)?;
     if !request.run(cx)? {
         cx.out.null_array();
     }
@@ -208,39 +208,14 @@ pub const BZMPOP: Command = Command {
 };
 fn bzmpop(cx: &mut Cx) -> Result<(), Error> {
     let timeout_ms = cx.timeout_ms(1)?;
-    let request = Request::parse(cx, 2)?;
+    let request = PopRequest::parse(cx, 2, End::parse)?;
     if !request.run(cx)? {
         cx.block(request.keys.iter().map(|k| k.to_vec()).collect(), timeout_ms, Nothing::Array);
     }
     Ok(())
 }
 
-/// The arguments of ZMPOP and BZMPOP.
-struct Request<'a> {
-    keys: &'a [&'a [u8]],
-    end: End,
-    count: usize,
-}
-
-impl<'a> Request<'a> {
-    fn parse(cx: &Cx<'a, '_>, numkeys_at: usize) -> Result<Request<'a>, Error> {
-        let args = cx.args;
-        let first = numkeys_at + 1;
-        let end_at =
-            numkeys(cx, numkeys_at)?.checked_add(first).filter(|i| *i < args.len()).ok_or(Error::Syntax)?;
-        let end = End::parse(cx, end_at)?;
-        let mut count = None;
-        let mut i = end_at + 1;
-        while i < args.len() {
-            if count.is_some() || !cx.is_word(i, "COUNT") || i + 1 >= args.len() {
-                return Err(Error::Syntax);
-            }
-            count = Some(at_least(cx, i + 1, 1, "ERR count should be greater than 0")?);
-            i += 2;
-        }
-        Ok(Request { keys: &args[first..end_at], end, count: count.unwrap_or(1) })
-    }
-
+impl PopRequest<'_, End> {
     /// Pops from the first sorted set that is there; false if there is none.
     fn run(&self, cx: &mut Cx) -> Result<bool, Error> {
         for key in self.keys {
