@@ -470,13 +470,8 @@ impl<E: Env> Worker<E> {
 
     // Execution.
 
-    /// Runs everything in the batch.
-    pub fn run_batch(self: &Rc<Self>) {
-        let mut batch = std::mem::take(&mut *self.batch.borrow_mut());
-        if batch.groups.is_empty() {
-            *self.batch.borrow_mut() = batch;
-            return;
-        }
+    /// Runs `f` with what holds now. It is looked at in an order that counts.
+    fn with_setting<T>(&self, f: impl FnOnce(&Setting) -> T) -> T {
         let settings = self.shared.settings.load_full();
         let slots_left = self.shared.state.slots_left.load(Ordering::Acquire);
         let view = self.shared.view.load_full();
@@ -485,24 +480,38 @@ impl<E: Env> Worker<E> {
         let term = self.shared.state.term.load(Ordering::Acquire);
         let status = self.shared.status(now.mono);
         let setting = Setting { settings: &settings, view: view.as_deref(), now, status, term, slots_left };
-        self.shared
-            .engine
-            .keyspace
-            .set_clock(evict::fresh(now.wall.0, settings.engine.maxmemory_policy.is_lfu()));
-        let mut groups = std::mem::take(&mut batch.groups);
-        let mut prefetched = 0;
-        for group in &groups {
-            let mut core = self.core.borrow_mut();
-            self.run_group(&mut core, &batch, group, &setting, &mut prefetched);
+        f(&setting)
+    }
+
+    /// Runs everything in the batch.
+    pub fn run_batch(self: &Rc<Self>) {
+        let mut batch = std::mem::take(&mut *self.batch.borrow_mut());
+        if batch.groups.is_empty() {
+            *self.batch.borrow_mut() = batch;
+            return;
         }
-        self.publish_dirty();
-        groups.clear();
-        batch.groups = groups;
+        self.with_setting(|setting| self.run_groups(setting, &mut batch));
         batch.input.clear();
         batch.input.shrink_to(INPUT_BYTES_MAX);
         batch.spans.clear();
         batch.items.clear();
         *self.batch.borrow_mut() = batch;
+    }
+
+    fn run_groups(self: &Rc<Self>, setting: &Setting, batch: &mut Batch<E>) {
+        self.shared
+            .engine
+            .keyspace
+            .set_clock(evict::fresh(setting.now.wall.0, setting.settings.engine.maxmemory_policy.is_lfu()));
+        let mut groups = std::mem::take(&mut batch.groups);
+        let mut prefetched = 0;
+        for group in &groups {
+            let mut core = self.core.borrow_mut();
+            self.run_group(&mut core, batch, group, setting, &mut prefetched);
+        }
+        self.publish_dirty();
+        groups.clear();
+        batch.groups = groups;
     }
 
     fn prefetch(&self, items: &[Item]) {
@@ -846,20 +855,19 @@ impl<E: Env> Worker<E> {
     // Background.
 
     fn round(self: &Rc<Self>) {
-        let settings = self.shared.settings.load_full();
-        let slots_left = self.shared.state.slots_left.load(Ordering::Acquire);
-        let view = self.shared.view.load_full();
-        let now = self.shared.env.now();
-        let term = self.shared.state.term.load(Ordering::Acquire);
-        let status = self.shared.status(now.mono);
-        let setting = Setting { settings: &settings, view: view.as_deref(), now, status, term, slots_left };
+        self.with_setting(|setting| self.round_in(setting));
+        self.publish_stats();
+    }
+
+    fn round_in(self: &Rc<Self>, setting: &Setting) {
+        let Setting { settings, now, status, .. } = *setting;
         if !status.is_replica && !status.is_loading && self.shared.state.is_expiring.load(Ordering::Relaxed) {
-            self.expire(&setting);
+            self.expire(setting);
             self.publish_dirty();
         }
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
         for connection in connections {
-            self.check_output(&connection, &settings, now);
+            self.check_output(&connection, settings, now);
             let idle_ms = now.wall.0 - connection.client.last_active_ms.load(Ordering::Relaxed);
             let may_idle = {
                 let session = connection.session.borrow();
@@ -874,7 +882,6 @@ impl<E: Env> Worker<E> {
                 connection.close(false);
             }
         }
-        self.publish_stats();
     }
 
     fn expire(self: &Rc<Self>, setting: &Setting) {
