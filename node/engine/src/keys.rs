@@ -12,8 +12,8 @@ use proto::Slot;
 use smallvec::SmallVec;
 use std::any::Any;
 use storage::{
-    Db, DbMut, Entry, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Value, ValueMut, ValueRef,
-    ZSet,
+    Db, DbMut, Entry, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Stream, Value, ValueMut,
+    ValueRef, ZSet,
 };
 
 /// Locked slots. Ascending, all taken before the first effect; with the gate closed they are taken as they are met,
@@ -158,13 +158,14 @@ pub struct Keys<'g> {
 pub trait Collection: Sized {
     fn of(value: ValueRef<'_>) -> Option<&Self>;
     fn of_mut(value: ValueMut<'_>) -> Option<&mut Self>;
+    /// Whether its key goes: it holds nothing that is worth keeping.
     fn is_empty(&self) -> bool;
     fn new() -> Self;
     fn into_value(self) -> Value;
 }
 
 macro_rules! collection {
-    ($t:ident) => {
+    ($t:ident, $is_empty:expr) => {
         impl Collection for $t {
             fn of(value: ValueRef<'_>) -> Option<&Self> {
                 if let ValueRef::$t(v) = value { Some(v) } else { None }
@@ -173,7 +174,8 @@ macro_rules! collection {
                 if let ValueMut::$t(v) = value { Some(v) } else { None }
             }
             fn is_empty(&self) -> bool {
-                self.len() == 0
+                let is_empty: fn(&Self) -> bool = $is_empty;
+                is_empty(self)
             }
             fn new() -> Self {
                 $t::new()
@@ -184,10 +186,12 @@ macro_rules! collection {
         }
     };
 }
-collection!(List);
-collection!(Set);
-collection!(Hash);
-collection!(ZSet);
+collection!(List, |v| v.len() == 0);
+collection!(Set, |v| v.len() == 0);
+collection!(Hash, |v| v.len() == 0);
+collection!(ZSet, |v| v.len() == 0);
+// A stream without entries still has its last id and its groups.
+collection!(Stream, |_| false);
 
 impl<'g> Keys<'g> {
     /// Borrows the worker's unit and statistics; [`Keys::give_back`] returns them.
@@ -446,6 +450,10 @@ impl<'g> Keys<'g> {
             }
             if let Some(side) = guard.state_mut().side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
                 side.mark_all_watchers(db);
+                // Readers of groups learn that their stream is gone.
+                let all: SmallVec<[u16; 16]> =
+                    db.map_or(0..self.keyspace.databases(), |db| db..db + 1).collect();
+                self.effects.ready.extend(side.waited_keys(&all));
             }
         }
     }
