@@ -1,5 +1,6 @@
 //! XINFO: what is known of a stream, its groups and their consumers. Maps in RESP3.
 
+use super::collection::held;
 use super::stream::{BASE, no_group_of_key, reply_entries, reply_entry, reply_id, wrong_subcommand};
 use crate::Error;
 use crate::cx::Cx;
@@ -140,7 +141,7 @@ fn groups(cx: &mut Cx) -> Result<(), Error> {
 
 fn stream(cx: &mut Cx) -> Result<(), Error> {
     // Redis looks for the key before it looks at the options.
-    cx.keys.peek(cx.args[2]).ok_or(Error::NoSuchKey)?;
+    held::<Stream>(cx.keys, cx.args[2])?.ok_or(Error::NoSuchKey)?;
     let full = parse_full(cx)?;
     let stream = cx.keys.read_as::<Stream>(cx.args[2])?.ok_or(Error::NoSuchKey)?;
     let (out, log) = (&mut *cx.out, &stream.log);
@@ -253,6 +254,7 @@ mod tests {
              $10\r\nlast-entry\r\n*2\r\n$3\r\n2-0\r\n*2\r\n$1\r\nf\r\n$1\r\nv\r\n"
         );
         assert_eq!(run(&["XINFO STREAM s"]), "-ERR no such key\r\n");
+        assert!(run(&["SET s v", "XINFO STREAM s X"]).starts_with("-WRONGTYPE "));
         assert_eq!(
             run(&["XADD s 1 f v", "XINFO STREAM s FULL COUNT"]),
             "-ERR unknown subcommand or wrong number of arguments for 'STREAM'. Try XINFO HELP.\r\n"
