@@ -271,6 +271,15 @@ impl<'a> DbMut<'a> {
         self.keyspace.home(self.home).next_expiry[self.slot.index()].store(i64::MAX, Ordering::Relaxed);
     }
 
+    /// Moves the keys of one segment out of spans that are being emptied (see [`crate::slab::begin_compaction`]), from
+    /// `cursor` on. Returns the next cursor, 0 at the end. At most 62 keys are moved; what big collections hold stays.
+    pub fn leave_spans(&mut self, cursor: u64) -> u64 {
+        if self.root().count == 0 {
+            return 0;
+        }
+        self.root_mut().leave_spans(cursor)
+    }
+
     /// Sets or takes away a key's expiry. Returns whether the key exists.
     pub fn set_expire(&mut self, key: &[u8], hash: u64, expire: Option<i64>) -> bool {
         let Some(mut entry) = self.get_mut(key, hash) else { return false };

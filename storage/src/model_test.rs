@@ -422,3 +422,36 @@ proptest! {
 fn grow(l: &mut List) {
     l.push_back(b"element", &Thresholds::default());
 }
+
+#[test]
+#[cfg_attr(any(miri, shoal_checked_alloc), ignore = "there are no spans")]
+fn keys_survive_the_emptying_of_their_spans() {
+    let _whole = crate::slab::tests::WHOLE.lock();
+    let ks = keyspace();
+    let value = |i: u32| vec![i as u8; [40, 300, 5000][i as usize % 3]];
+    let expiry = |i: u32| if i.is_multiple_of(5) { Expiry::At(i64::MAX - 1) } else { Expiry::None };
+    for i in 0..30_000 {
+        let mut guard = ks.lock_wait(slot(7));
+        set(&mut guard.db_mut(0), &ks, &key(i), &value(i), expiry(i));
+    }
+    for i in (0..30_000).filter(|i| i % 4 != 0) {
+        let mut guard = ks.lock_wait(slot(7));
+        assert!(guard.db_mut(0).delete(&key(i), ks.hash(&key(i))));
+    }
+    let (bytes, before) = (ks.used_bytes(), crate::slab::usage().span_bytes);
+    assert!(crate::slab::begin_compaction() > 0);
+    let mut cursor = 0;
+    loop {
+        cursor = ks.lock_wait(slot(7)).db_mut(0).leave_spans(cursor);
+        if cursor == 0 {
+            break;
+        }
+    }
+    crate::slab::end_compaction();
+    assert_eq!(ks.used_bytes(), bytes);
+    assert!(crate::slab::usage().span_bytes < before, "spans were given back");
+    for i in (0..30_000).step_by(4) {
+        assert_eq!(text(&ks, slot(7), 0, &key(i)), Some(value(i)));
+    }
+    assert_eq!(scan_all(&ks, slot(7), 0).len(), 7500);
+}
