@@ -349,9 +349,10 @@ impl RawEntry {
         self.set_flags(self.flags() | RAW);
     }
 
-    /// Replaces the value by a string and the expiry by `expire`; the key stays. Returns the entry's new place.
+    /// Replaces the value by a string and the expiry by `expire`; the key stays. Returns the entry's new place, and a
+    /// collection that was there.
     /// SAFETY: the caller owns the entry (slot lock) and uses only the returned one from now on.
-    pub(crate) unsafe fn set_str(self, bytes: &[u8], expire: Option<i64>) -> RawEntry {
+    pub(crate) unsafe fn set_str(self, bytes: &[u8], expire: Option<i64>) -> (RawEntry, Option<Value>) {
         let (key_len, flags) = (self.key_len(), self.flags());
         let shape = shape(key_len, expire);
         let (old_head, head) = (self.head(), key_start(shape) + key_len);
@@ -376,7 +377,7 @@ impl RawEntry {
                     self.set_vlen(bytes.len());
                     self.body().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
                 }
-                return self;
+                return (self, None);
             }
             if split && head == old_head && class_size(bytes.len()) == class_size(self.str_len()) {
                 // SAFETY: the buffer's class covers the new length.
@@ -389,14 +390,27 @@ impl RawEntry {
                     }
                     self.set_flags(flags & !RAW);
                 }
-                return self;
+                return (self, None);
             }
         }
-        let clock = self.clock();
-        let new = RawEntry::create(self.key(), Content::Str(bytes), expire, clock);
+        // SAFETY: by contract.
+        unsafe { self.remade(Content::Str(bytes), expire) }
+    }
+
+    /// A new entry in place of this one, with the same key and clock; and the collection that was there.
+    /// SAFETY: as [`RawEntry::set_str`].
+    unsafe fn remade(self, content: Content<'_>, expire: Option<i64>) -> (RawEntry, Option<Value>) {
+        let new = RawEntry::create(self.key(), content, expire, self.clock());
+        let is_str = self.kind() == Kind::Str;
         // SAFETY: the caller gives up the old entry.
-        unsafe { self.free() };
-        new
+        unsafe {
+            if is_str {
+                self.free();
+                (new, None)
+            } else {
+                (new, Some(self.into_value()))
+            }
+        }
     }
 
     /// Changes the length of a string; new bytes are zero. Returns the entry's new place.
@@ -498,14 +512,11 @@ impl RawEntry {
         }
     }
 
-    /// Replaces the value, keeping key and clock. Returns the entry's new place.
+    /// Replaces the value, keeping key and clock. Returns the entry's new place, and a collection that was there.
     /// SAFETY: as [`RawEntry::set_str`].
-    pub(crate) unsafe fn replace(self, value: Value, expire: Option<i64>) -> RawEntry {
-        let clock = self.clock();
-        let new = RawEntry::create(self.key(), Content::Owned(value), expire, clock);
-        // SAFETY: the caller gives up the old entry.
-        unsafe { self.free() };
-        new
+    pub(crate) unsafe fn replace(self, value: Value, expire: Option<i64>) -> (RawEntry, Option<Value>) {
+        // SAFETY: by contract.
+        unsafe { self.remade(Content::Owned(value), expire) }
     }
 
     /// Frees the entry and its value.
@@ -696,7 +707,7 @@ mod tests {
                 let value = vec![i as u8 + 1; len];
                 let expire = [None, Some(i as i64), Some(EXPIRY_BASE + i as i64)][i % 3];
                 // SAFETY: the test owns the entry.
-                e = unsafe { e.set_str(&value, expire) };
+                e = unsafe { e.set_str(&value, expire) }.0;
                 assert_eq!((e.key(), text(e), e.expire_ms()), (&key[..], value.clone(), expire));
                 for &other in &sizes {
                     let old = text(e);
@@ -736,7 +747,7 @@ mod tests {
         let e = RawEntry::create(b"0123456789abcdef", Content::Str(b"0123456789abcdef"), None, 0);
         // SAFETY: the test owns the entry.
         unsafe {
-            assert!(e.set_str(b"fedcba987654321", None) == e);
+            assert!(e.set_str(b"fedcba987654321", None).0 == e);
             e.free();
         }
     }

@@ -17,7 +17,9 @@ fn key(i: u32) -> Vec<u8> {
     format!("key:{i}").into_bytes()
 }
 fn set(db: &mut DbMut<'_>, ks: &Keyspace, key: &[u8], value: &[u8], expiry: Expiry) -> bool {
-    db.set_str(key, ks.hash(key), value, expiry)
+    let is_new = db.get(key, ks.hash(key)).is_none();
+    db.set_str(key, ks.hash(key), value, expiry);
+    is_new
 }
 fn text(ks: &Keyspace, s: Slot, db: u16, key: &[u8]) -> Option<Vec<u8>> {
     let guard = ks.lock(s).unwrap();
@@ -157,7 +159,7 @@ fn collections_are_accounted_through_every_change() {
     guard.db_mut(0).clear();
     let empty = ks.used_bytes();
     let h = ks.hash(b"k");
-    assert!(guard.db_mut(0).insert(b"k", h, list(1), Some(4)));
+    assert!(guard.db_mut(0).insert(b"k", h, list(1), Some(4)).is_none());
     for _ in 0..100 {
         let mut db = guard.db_mut(0);
         let mut entry = db.get_mut(b"k", h).unwrap();
@@ -173,7 +175,7 @@ fn collections_are_accounted_through_every_change() {
     // A string over a list, a list over a string, and out.
     assert!(!set(&mut guard.db_mut(0), &ks, b"k", b"v", Expiry::Keep));
     assert_eq!(guard.db(0).get(b"k", h).unwrap().expire_ms(), Some(4));
-    assert!(!guard.db_mut(0).insert(b"k", h, list(3), None));
+    assert!(guard.db_mut(0).insert(b"k", h, list(3), None).is_none(), "a string was there");
     let value = guard.db_mut(0).remove(b"k", h).unwrap();
     assert_eq!((value.kind(), ks.used_bytes()), (Kind::List, empty));
 }

@@ -245,8 +245,8 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("total_connections_received", load(&s.clients.accepted));
     i.line("total_commands_processed", calls);
     i.line("instantaneous_ops_per_sec", load(&s.counters.ops_per_s));
-    i.line("total_net_input_bytes", load(&s.counters.net_in));
-    i.line("total_net_output_bytes", load(&s.counters.net_out));
+    i.line("total_net_input_bytes", load(&s.counters.net_in) + total.net_in);
+    i.line("total_net_output_bytes", load(&s.counters.net_out) + total.net_out);
     i.line("instantaneous_input_kbps", "0.00");
     i.line("instantaneous_output_kbps", "0.00");
     i.line("rejected_connections", load(&s.clients.rejected));
