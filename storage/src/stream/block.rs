@@ -12,7 +12,6 @@
 
 use super::id::StreamId;
 use super::part::{self, Part, put_varint, varint};
-use crate::size::class_size;
 
 const SEQ: u8 = 1;
 const OWN: u8 = 2;
@@ -47,7 +46,7 @@ impl Block {
         self.bytes.len()
     }
     pub(super) fn heap_bytes(&self) -> usize {
-        if self.bytes.capacity() == 0 { 0 } else { class_size(self.bytes.capacity()) }
+        super::malloc_size(self.bytes.capacity())
     }
 
     /// Adds an entry behind the last; `before`: the id of the last, or the base.

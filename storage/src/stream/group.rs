@@ -4,7 +4,6 @@
 
 use super::id::StreamId;
 use super::log::Log;
-use crate::size::class_size;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A consumer group.
@@ -144,7 +143,7 @@ impl Group {
         });
         self.consumers[id.0 as usize] = Some(consumer);
         self.numbers.insert(name.into(), id);
-        self.name_bytes += 2 * class_size(name.len());
+        self.name_bytes += 2 * super::malloc_size(name.len());
         Some(id)
     }
 
@@ -153,7 +152,7 @@ impl Group {
         let id = self.numbers.remove(name)?;
         let consumer = self.consumers[id.0 as usize].take().expect("a name has its consumer");
         self.free.push(id);
-        self.name_bytes -= 2 * class_size(name.len());
+        self.name_bytes -= 2 * super::malloc_size(name.len());
         consumer.pending.iter().for_each(|entry| {
             self.pending.remove(entry);
         });

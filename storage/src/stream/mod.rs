@@ -17,8 +17,19 @@ pub use id::{IdText, StreamId};
 pub use log::{Entry, Log, Range, RangeRev, Trim};
 pub use part::Part;
 
-use crate::size::class_size;
 use std::collections::BTreeMap;
+
+/// Bytes that jemalloc takes for an allocation of `n` bytes: steps of 8 up to 64, then four classes a doubling.
+const fn malloc_size(n: usize) -> usize {
+    match n {
+        0 => 0,
+        1..=64 => (n + 7) & !7,
+        _ => {
+            let step = 1usize << ((n - 1).ilog2() - 2);
+            (n + step - 1) & !(step - 1)
+        }
+    }
+}
 
 /// Entries and consumer groups.
 #[derive(Clone, Default)]
@@ -61,14 +72,14 @@ impl Stream {
         if self.groups.contains_key(name) {
             return false;
         }
-        self.group_bytes += group.heap_bytes() + class_size(name.len());
+        self.group_bytes += group.heap_bytes() + malloc_size(name.len());
         self.groups.insert(name.into(), group);
         true
     }
     /// Takes a group out.
     pub fn remove_group(&mut self, name: &[u8]) -> Option<Group> {
         let group = self.groups.remove(name)?;
-        self.group_bytes -= group.heap_bytes() + class_size(name.len());
+        self.group_bytes -= group.heap_bytes() + malloc_size(name.len());
         Some(group)
     }
     /// Runs `f` on the log and a group; `None` where there is no such group.
