@@ -389,3 +389,92 @@ proptest! {
         }
     }
 }
+
+/// Streams that Redis 7.0.15 (type 19) and Redis 8.0 (type 21) wrote, as `fixtures/make_streams.sh` filled them.
+#[test]
+fn streams_of_redis() {
+    for bytes in [
+        &include_bytes!("../../fixtures/redis-7.0-streams.rdb")[..],
+        include_bytes!("../../fixtures/redis-8.0-streams.rdb"),
+    ] {
+        let mut streams = BTreeMap::new();
+        load::<RdbError>(&mut &bytes[..], LoadOptions::default(), &mut |event| {
+            if let Event::Key(record) = event
+                && let Value::Stream(stream) = record.value
+            {
+                streams.insert(record.key, stream);
+            }
+            Ok(())
+        })
+        .unwrap();
+        let (id, s) = (StreamId::new, &streams[&b"s"[..]]);
+        assert_eq!((s.log.len(), s.log.entries_added, s.log.first_id()), (55, 60, id(1, 3)));
+        assert_eq!((s.log.last_id, s.log.max_deleted_id), (id(20, 60), id(20, 60)));
+        let plain = plain_stream(s);
+        let own: Fields =
+            [("own", "text7"), ("5", ""), ("last", "x")].map(|(n, v)| (n.into(), v.into())).into();
+        assert_eq!(plain.entries[4], (id(2, 7), own));
+        assert_eq!(plain.entries[5].1[0], (b"temp".to_vec(), b"8000".to_vec()));
+        let readers = &plain.groups[1];
+        assert_eq!(
+            (&readers.name[..], readers.last, readers.pending.len()),
+            (&b"readers"[..], id(5, 17), 13)
+        );
+        assert_eq!((readers.pending[0].0, &readers.pending[0].1[..]), (id(1, 5), &b"alice"[..]));
+        let names: Vec<&[u8]> = readers.consumers.iter().map(|c| &c.0[..]).collect();
+        assert_eq!(names, [&b"alice"[..], b"bob", b"idle"]);
+        assert_eq!(s.group(b"late").unwrap().entries_read, Some(55));
+        let empty = &streams[&b"empty"[..]].log;
+        assert_eq!((empty.len(), empty.last_id, empty.max_deleted_id), (0, id(9, 9), id(8, 8)));
+        assert_eq!(empty.entries_added, 7);
+    }
+}
+
+/// A stream whose parts contradict each other is refused, whatever the checksum says.
+#[test]
+fn broken_streams() {
+    let pack = |items: &[i64]| {
+        let mut writer = listpack::Writer::new();
+        items.iter().for_each(|i| writer.push_int(*i));
+        writer.finish()
+    };
+    let restore_with = |blocks: &[Vec<u8>], rest: &[u8]| {
+        let mut payload = vec![kind::STREAM_2, blocks.len() as u8];
+        for (n, block) in blocks.iter().enumerate() {
+            payload.push(16);
+            payload.extend_from_slice(&StreamId::new(1, 10 * n as u64).to_be_bytes());
+            payload.push(block.len() as u8);
+            payload.extend_from_slice(block);
+        }
+        payload.extend_from_slice(rest);
+        payload.extend_from_slice(&[10, 0]);
+        payload.extend_from_slice(&crate::crc64(0, &payload).to_le_bytes());
+        restore(&payload, &Thresholds::default())
+    };
+    // One entry 1-1 with field 7 and value 8; then length, last id, first id, deleted id, added, no groups.
+    let good = pack(&[1, 0, 1, 7, 0, 2, 0, 1, 8, 4]);
+    let rest = [1, 1, 1, 1, 1, 0, 0, 1, 0];
+    assert!(restore_with(std::slice::from_ref(&good), &rest).is_ok());
+    for (blocks, rest) in [
+        (vec![good.clone()], &[2, 1, 1, 1, 1, 0, 0, 1, 0][..]),
+        (vec![good.clone()], &[1, 1, 0, 1, 1, 0, 0, 1, 0]),
+        (vec![good.clone()], &[1, 1, 1, 1, 1, 0, 0, 1, 9]),
+        (vec![pack(&[1, 0, 1, 7, 0, 2, 0, 1, 8, 5])], &rest),
+        (vec![pack(&[2, 0, 1, 7, 0, 2, 0, 1, 8, 4])], &rest),
+        (vec![pack(&[1, 0, -1, 0, 2, 0, 1, 8, 4])], &rest),
+        (vec![pack(&[1, 0, 1 << 40, 0, 2, 0, 1, 8, 4])], &rest),
+        (vec![pack(&[i64::MAX, i64::MAX, 0, 0])], &rest),
+        (vec![pack(&[1, 0, 1, 7, 0, 0, 0, 1, i64::MAX, 8, 4])], &rest),
+        (vec![pack(&[1, 0, 1, 7, 0, 2, 0, 0, 8, 4]), pack(&[1, 0, 1, 7, 0, 2, 0, -10, 8, 4])], &rest),
+        // A group whose one pending entry has no owner.
+        (
+            vec![good.clone()],
+            &[
+                1, 1, 1, 1, 1, 0, 0, 1, 1, 1, b'g', 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0,
+            ],
+        ),
+    ] {
+        assert!(restore_with(&blocks, rest).is_err(), "{blocks:?} {rest:?}");
+    }
+}
