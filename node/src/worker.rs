@@ -16,7 +16,7 @@ use crate::shared::Released;
 use crate::shared::Shared;
 use engine::blocking::SlotSide;
 use engine::stats::Stats;
-use engine::{Host, Local, Outcome, Rng, Session, Spec, Status, Turn, Unit, evict, execute};
+use engine::{Host, Local, Outcome, Session, Spec, Status, Turn, evict, execute};
 use proto::resp::{ProtocolError, Reply, Request, Span, parse_request};
 use proto::{ClusterView, Now, Slot};
 use smallvec::SmallVec;
@@ -112,7 +112,7 @@ impl<'a> Setting<'a> {
 struct Core {
     local: Local,
     out: Reply,
-    expire_cursor: usize,
+    expire_cursor: engine::expire::Cursor,
 }
 
 /// Being inside the gate, for a batch.
@@ -145,20 +145,14 @@ fn is_cross_protocol(name: &[u8]) -> bool {
 impl<E: Env> Worker<E> {
     pub fn new(shared: Arc<Shared<E>>, index: usize) -> Rc<Worker<E>> {
         let mail = shared.mail[index].clone();
-        let local = Local {
-            rng: Rng::new(shared.env.rand()),
-            stats: Stats::new(shared.engine.table.len()),
-            unit: Unit::default(),
-            ticked: 0,
-            mailbox: mail.clone(),
-        };
+        let local = Local::new(shared.env.rand(), shared.engine.table.len(), mail.clone());
         let gate = shared.engine.keyspace.gate().register();
         Rc::new(Worker {
             index,
             mail,
             connections: RefCell::default(),
             batch: RefCell::default(),
-            core: RefCell::new(Core { local, out: Reply::new(false), expire_cursor: 0 }),
+            core: RefCell::new(Core { local, out: Reply::new(false), expire_cursor: Default::default() }),
             gate: RefCell::new(gate),
             parked: RefCell::default(),
             kick: Notify::new(),
@@ -248,7 +242,7 @@ impl<E: Env> Worker<E> {
             }
             Letter::ResetStats => {
                 let stats = &mut self.core.borrow_mut().local.stats;
-                *stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
+                **stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
             }
             Letter::Stop => self.is_stopped.set(true),
         }
@@ -911,7 +905,6 @@ impl<E: Env> Worker<E> {
             return;
         }
         let workers = self.shared.mail.len();
-        let share = Slot::COUNT.div_ceil(workers);
         const KEYS_PER_ROUND_MAX: usize = 20_000;
         let mut core = self.core.borrow_mut();
         let Core { local, expire_cursor, .. } = &mut *core;
@@ -923,7 +916,7 @@ impl<E: Env> Worker<E> {
         }
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
         let (cursor, _) =
-            engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, share, KEYS_PER_ROUND_MAX);
+            engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, KEYS_PER_ROUND_MAX);
         *expire_cursor = cursor;
     }
 

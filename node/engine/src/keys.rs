@@ -1,6 +1,7 @@
 //! Keys under lock: lookups with expiry, changes with what follows from them (watchers, waiters, notifications,
 //! the count of changes).
 
+use crate::Kept;
 use crate::blocking::SlotSide;
 use crate::error::Error;
 use crate::evict;
@@ -65,6 +66,7 @@ impl<'g> Locks<'g> {
         self.held.iter().map(|g| g.slot()).collect()
     }
 
+    #[inline]
     fn place(&self, slot: Slot) -> Result<usize, usize> {
         match self.held.as_slice() {
             [only] if only.slot() == slot => Ok(0),
@@ -75,21 +77,17 @@ impl<'g> Locks<'g> {
     /// The guard of a slot. Panics when the slot is not among the locked: the key specs of the command are wrong.
     #[inline]
     pub fn guard(&mut self, slot: Slot) -> &mut SlotGuard<'g> {
-        let place = match self.place(slot) {
-            Ok(place) => place,
-            Err(place) => {
-                assert!(
-                    self.exclusive.is_some(),
-                    "slot {slot} is not locked: a key outside the declared key specs"
-                );
-                // A long exclusive command must not hold all slots that it passed.
-                self.held.clear();
-                let _ = place;
-                self.held.push(self.keyspace.lock_wait(slot));
-                0
-            }
-        };
+        let place = self.place(slot).unwrap_or_else(|_| self.lock_more(slot));
         &mut self.held[place]
+    }
+
+    #[cold]
+    fn lock_more(&mut self, slot: Slot) -> usize {
+        assert!(self.exclusive.is_some(), "slot {slot} is not locked: a key outside the declared key specs");
+        // A long exclusive command must not hold all slots that it passed.
+        self.held.clear();
+        self.held.push(self.keyspace.lock_wait(slot));
+        0
     }
 }
 
@@ -212,9 +210,9 @@ pub struct Keys<'g> {
     pub sees_expired: bool,
     /// Reads leave the access clock alone.
     pub is_no_touch: bool,
-    pub effects: Effects,
-    pub unit: Unit,
-    pub stats: Stats,
+    pub effects: Kept<Effects>,
+    pub unit: Kept<Unit>,
+    pub stats: Kept<Stats>,
 }
 
 /// A type of collection that a key may hold.
@@ -259,7 +257,7 @@ collection!(Stream, |_| false);
 impl<'g> Keys<'g> {
     /// Borrows the worker's unit and statistics; [`Keys::give_back`] returns them.
     pub fn new(turn: &mut Turn<'g>, locks: Locks<'g>, db: u16) -> Keys<'g> {
-        let mut unit = std::mem::take(&mut turn.local.unit);
+        let mut unit = turn.local.unit.lend();
         unit.clear();
         Keys {
             locks,
@@ -272,9 +270,9 @@ impl<'g> Keys<'g> {
             may_expire: !turn.status.is_replica,
             sees_expired: false,
             is_no_touch: false,
-            effects: Effects::default(),
+            effects: turn.local.effects.lend(),
             unit,
-            stats: std::mem::take(&mut turn.local.stats),
+            stats: turn.local.stats.lend(),
         }
     }
 
@@ -282,14 +280,19 @@ impl<'g> Keys<'g> {
     pub fn give_back(mut self, turn: &mut Turn<'g>) {
         let garbage = std::mem::take(&mut self.effects.garbage);
         let events = std::mem::take(&mut self.effects.events);
-        let set = self.settings.notify_keyspace_events;
+        self.effects.dirty = 0;
+        self.effects.ready.clear();
         turn.local.unit = self.unit;
         turn.local.stats = self.stats;
+        turn.local.effects = self.effects;
         drop(self.locks);
         if !garbage.is_empty() {
             turn.host.dispose(garbage);
         }
-        events.iter().for_each(|e| e.publish(set, turn.host));
+        if !events.is_empty() {
+            let set = self.settings.notify_keyspace_events;
+            events.iter().for_each(|e| e.publish(set, turn.host));
+        }
     }
 
     /// Takes the places of the command that runs next.
