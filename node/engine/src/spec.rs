@@ -124,6 +124,9 @@ pub mod flag {
     /// Touches data or slots without naming keys: refused where this node may not serve.
     pub const WHOLE_DB: u32 = 1 << 22;
 
+    /// Counts as set on every command.
+    pub const ANY: u32 = 1 << 31;
+
     /// Names in the order in which COMMAND INFO shows them.
     pub const NAMES: &[(u32, &str)] = &[
         (WRITE, "write"),
