@@ -60,7 +60,7 @@ impl Consumer {
 }
 
 /// Bytes per pending entry in both lists: measured for ids that ascend.
-const PENDING_BYTES: usize = 110;
+const PENDING_BYTES: usize = 125;
 /// Bytes per consumer and per group beside their names.
 const CONSUMER_BYTES: usize = 160;
 const GROUP_BYTES: usize = 288;

@@ -37,7 +37,7 @@ pub const XADD: Command = Command {
         Arg::key("key", 0),
         Arg::word("nomkstream", "NOMKSTREAM").since("6.2.0").optional(),
         TRIM.optional(),
-        Arg::one_of("id_or_auto", &[Arg::word("auto_id", "*"), Arg::string("ID")]),
+        Arg::one_of("id_or_auto", &[Arg::word("auto_id", "*"), Arg::string("id")]),
         Arg::block("field_value", &[Arg::string("field"), Arg::string("value")]).multiple(),
     ],
     tips: &["nondeterministic_output"],

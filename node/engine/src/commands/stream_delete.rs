@@ -17,7 +17,7 @@ pub const XDEL: Command = Command {
     arity: -3,
     flags: flag::WRITE | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::DELETE)],
-    args: &[Arg::key("key", 0), Arg::string("ID").multiple()],
+    args: &[Arg::key("key", 0), Arg::string("id").multiple()],
     run: Handler::Keys(xdel),
     ..BASE
 };

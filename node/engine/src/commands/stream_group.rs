@@ -21,7 +21,7 @@ pub const XGROUP: Command = Command {
     ..BASE
 };
 
-const ID: Arg = Arg::one_of("id", &[Arg::string("ID"), Arg::word("new_id", "$")]);
+const ID: Arg = Arg::one_of("id", &[Arg::string("id"), Arg::word("new_id", "$")]);
 const ENTRIESREAD: Arg = Arg::integer("entries_read").token("ENTRIESREAD").optional();
 
 const CREATE: Command = Command {
@@ -259,7 +259,7 @@ pub const XACK: Command = Command {
     arity: -4,
     flags: flag::WRITE | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::UPDATE)],
-    args: &[Arg::key("key", 0), Arg::string("group"), Arg::string("ID").multiple()],
+    args: &[Arg::key("key", 0), Arg::string("group"), Arg::string("id").multiple()],
     run: Handler::Keys(xack),
     ..BASE
 };

@@ -43,6 +43,7 @@ pub const XRANGE: Command = Command {
 pub const XREVRANGE: Command = Command {
     name: "xrevrange",
     summary: "Returns the entries of a stream within a range of ids in reverse order.",
+    complexity: "O(N) with N being the number of elements returned. If N is constant (e.g. always asking for the first 10 elements with COUNT), you can consider it O(1).",
     args: &[
         Arg::key("key", 0),
         Arg::string("end"),

@@ -29,7 +29,7 @@ const fn streams(start: i16) -> KeySpec {
 }
 
 const STREAMS: Arg =
-    Arg::block("streams", &[Arg::key("key", 0).multiple(), Arg::string("ID").multiple()]).token("STREAMS");
+    Arg::block("streams", &[Arg::key("key", 0).multiple(), Arg::string("id").multiple()]).token("STREAMS");
 
 pub const XREAD: Command = Command {
     name: "xread",
