@@ -17,7 +17,7 @@ mod keyspace;
 pub mod list;
 #[cfg(test)]
 mod model_test;
-pub mod packed;
+mod packed;
 pub mod rdb;
 mod segment;
 pub mod set;
@@ -26,6 +26,7 @@ mod slot;
 mod snapshot;
 pub mod stream;
 mod table;
+mod thin;
 pub mod thresholds;
 mod value;
 pub mod zset;
