@@ -3,7 +3,8 @@
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
 use crate::cx::{Cx, Replay};
-use crate::keys::{self, Keys, Locks, Places};
+use crate::keys::Keys;
+use crate::locks::{Locks, Place, Places};
 use crate::multi::{self, FlowCommand};
 use crate::session::{ReplyMode, Session};
 use crate::spec::{Handler, flag};
@@ -36,14 +37,14 @@ pub enum Outcome {
 pub fn execute(
     turn: &mut Turn,
     session: &mut Session,
-    resolved: Result<&'static Spec, Error>,
+    resolved: &Result<&'static Spec, Error>,
     args: Args,
     raw: Option<&[u8]>,
     out: &mut Reply,
 ) -> Outcome {
     let start = out.len();
     out.set_resp3(session.is_resp3);
-    let result = match &resolved {
+    let result = match resolved {
         Ok(spec) => run_resolved(turn, session, spec, args, raw, out),
         Err(error) => Err(error.clone()),
     };
@@ -58,7 +59,7 @@ pub fn execute(
     };
     let is_final = !matches!(outcome, Outcome::Busy(_) | Outcome::NeedsGate);
     if is_final {
-        finish(session, out, start, resolved.is_ok_and(|spec| spec.has(flag::ASKING)));
+        finish(session, out, start, resolved.as_ref().is_ok_and(|spec| spec.has(flag::ASKING)));
     }
     outcome
 }
@@ -174,10 +175,10 @@ fn run_keys(
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
     if spec.is_single_key {
-        let place = keys::single_place(turn, args[1]);
-        return run_placed(turn, session, spec, args, raw, out, Places::from_buf([place]), &[place.slot]);
+        let place = Place::of_only(turn, args[1]);
+        return run_placed(turn, session, spec, args, raw, out, place.into(), &[place.slot]);
     }
-    let (places, slots) = keys::places(turn, spec, args, session.db);
+    let (places, slots) = Places::of(turn, spec, args, session.db);
     run_placed(turn, session, spec, args, raw, out, places, &slots)
 }
 

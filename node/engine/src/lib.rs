@@ -20,6 +20,7 @@ pub mod expire;
 pub mod glob;
 mod kept;
 pub mod keys;
+pub mod locks;
 pub mod long_double;
 pub mod multi;
 pub mod number;

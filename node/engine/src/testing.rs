@@ -178,7 +178,7 @@ impl Runner {
             local: &mut self.local,
             host: &mut self.host,
         };
-        execute(&mut turn, session, self.engine.table.resolve(args), args, None, out)
+        execute(&mut turn, session, &self.engine.table.resolve(args), args, None, out)
     }
 
     /// What was replayed since the last call.
