@@ -1,7 +1,7 @@
 //! A worker: one thread that serves many connections and executes their commands itself.
 //!
 //! Connections parse into the worker's batch. Once all connections that were ready have done so, the batch runs: the
-//! memory that its commands will touch is prefetched in three stages (slot, segment, entry), then they are executed in
+//! memory that its commands will touch is prefetched in stages (slot, segment, pointer, entry), then they are executed in
 //! order, then each connection's replies are written with one system call.
 //!
 //! Invariant: nothing is awaited while a slot is locked or the gate is entered.
@@ -531,6 +531,11 @@ impl<E: Env> Worker<E> {
         for item in items {
             if let Some((slot, hash)) = item.first_key {
                 keyspace.prefetch_segment(slot, 0, hash);
+            }
+        }
+        for item in items {
+            if let Some((slot, hash)) = item.first_key {
+                keyspace.prefetch_pointer(slot, 0, hash);
             }
         }
         for item in items {

@@ -124,7 +124,16 @@ impl Keyspace {
             seg.prefetch();
         }
     }
-    /// Third stage: asks for the entry that `hash` probably belongs to. Does nothing while the slot is locked.
+    /// Third stage: asks for the place in the segment that points to the entry. Does nothing while the slot is locked.
+    #[inline]
+    pub fn prefetch_pointer(&self, slot: Slot, db: u16, hash: u64) {
+        if let Some(_guard) = self.try_lock(slot)
+            && let Some(seg) = self.root_ref(slot, self.place(db)).locate(hash)
+        {
+            seg.prefetch_pointer(hash);
+        }
+    }
+    /// Fourth stage: asks for the entry that `hash` probably belongs to. Does nothing while the slot is locked.
     #[inline]
     pub fn prefetch_entry(&self, slot: Slot, db: u16, hash: u64) {
         if let Some(_guard) = self.try_lock(slot)

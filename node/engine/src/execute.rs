@@ -193,7 +193,10 @@ fn run_placed(
     places: Places,
     slots: &[Slot],
 ) -> Result<Outcome, Error> {
-    let route = admission::route(turn, session, slots, spec.command.flags)?;
+    let route = match turn.cluster {
+        Some(_) => admission::route(turn, session, slots, spec.command.flags)?,
+        None => Route::Here,
+    };
     let locks = match Locks::take_for(turn, slots) {
         Ok(locks) => locks,
         Err(slot) => return Ok(Outcome::Busy(slot)),

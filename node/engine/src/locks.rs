@@ -18,16 +18,17 @@ pub struct Locks<'g> {
 
 impl<'g> Locks<'g> {
     /// Locks `slots`, which ascend. `Err`: this slot is held by another for longer than one spins; nothing is locked.
-    #[inline]
+    #[inline(always)] // returned through memory it costs a stall
     pub fn take(keyspace: &'g Keyspace, slots: &[Slot]) -> Result<Locks<'g>, Slot> {
-        let mut locks = Locks { keyspace, first: None, more: Vec::new(), exclusive: None };
-        if let Some((first, more)) = slots.split_first() {
-            locks.first = Some(keyspace.lock(*first).ok_or(*first)?);
-            for slot in more {
-                locks.more.push(keyspace.lock(*slot).ok_or(*slot)?);
-            }
-        }
-        Ok(locks)
+        let [first, more @ ..] = slots else {
+            return Ok(Locks { keyspace, first: None, more: Vec::new(), exclusive: None });
+        };
+        let Some(guard) = keyspace.lock(*first) else { return Err(*first) };
+        let more = if more.is_empty() { Vec::new() } else { Locks::take_more(keyspace, more)? };
+        Ok(Locks { keyspace, first: Some(guard), more, exclusive: None })
+    }
+    fn take_more(keyspace: &'g Keyspace, slots: &[Slot]) -> Result<Vec<SlotGuard<'g>>, Slot> {
+        slots.iter().map(|slot| keyspace.lock(*slot).ok_or(*slot)).collect()
     }
 
     /// With the gate closed: every slot may be used.
@@ -36,7 +37,7 @@ impl<'g> Locks<'g> {
     }
 
     /// Locks the slots, or none where the gate is closed.
-    #[inline]
+    #[inline(always)]
     pub fn take_for(turn: &Turn<'g>, slots: &[Slot]) -> Result<Locks<'g>, Slot> {
         match turn.exclusive {
             Some(closed) => Ok(Locks::exclusive(&turn.engine.keyspace, closed)),
