@@ -142,6 +142,7 @@ impl<E: Env> Worker<E> {
             stats: Stats::new(shared.engine.table.len()),
             unit: Unit::default(),
             mailbox: mail.clone(),
+            scripts: Default::default(),
         };
         let gate = shared.engine.keyspace.gate().register();
         Rc::new(Worker {

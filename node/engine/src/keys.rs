@@ -60,6 +60,11 @@ impl<'g> Locks<'g> {
         true
     }
 
+    /// Whether this slot is locked by now.
+    pub fn holds(&self, slot: Slot) -> bool {
+        self.place(slot).is_ok()
+    }
+
     /// Slots that are held at present.
     pub fn slots(&self) -> SmallVec<[Slot; 4]> {
         self.held.iter().map(|g| g.slot()).collect()

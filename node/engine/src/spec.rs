@@ -87,6 +87,10 @@ pub enum Handler {
     Keys(fn(&mut Cx<'_, '_>) -> Result<(), Error>),
     /// In the engine, part of the control flow of a connection (MULTI, EXEC, WATCH ...).
     Flow(crate::multi::FlowCommand),
+    /// In the engine, without keys: it changes what is beside the keyspace, such as the cached scripts.
+    Engine(fn(&mut crate::cx::EngineCx<'_, '_>) -> Result<(), Error>),
+    /// In the engine: a script or function, whose commands run under its locks.
+    Script(crate::script::run::ScriptCommand),
     /// In the node, which registers a function for it.
     Host,
     /// Only its subcommands run.
@@ -123,6 +127,8 @@ pub mod flag {
     pub const SUBSCRIBED: u32 = 1 << 21;
     /// Touches data or slots without naming keys: refused where this node may not serve.
     pub const WHOLE_DB: u32 = 1 << 22;
+    /// Runs a script, which may use any key: in a transaction the gate is closed for it.
+    pub const SCRIPT: u32 = 1 << 23;
 
     /// Names in the order in which COMMAND INFO shows them.
     pub const NAMES: &[(u32, &str)] = &[
@@ -211,6 +217,7 @@ pub enum Group {
     Connection,
     Server,
     Cluster,
+    Scripting,
 }
 
 impl Group {
@@ -227,6 +234,7 @@ impl Group {
             Group::Connection => "connection",
             Group::Server => "server",
             Group::Cluster => "cluster",
+            Group::Scripting => "scripting",
         }
     }
     const fn acl(self) -> u32 {
@@ -240,6 +248,7 @@ impl Group {
             Group::PubSub => acl::PUBSUB,
             Group::Transactions => acl::TRANSACTION,
             Group::Connection => acl::CONNECTION,
+            Group::Scripting => acl::SCRIPTING,
             Group::Server | Group::Cluster => 0,
         }
     }

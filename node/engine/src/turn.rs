@@ -3,6 +3,7 @@
 
 use crate::blocking::Mailbox;
 use crate::propagate::Unit;
+use crate::script::LocalScripts;
 use crate::session::Session;
 use crate::stats::Stats;
 use crate::table::Spec;
@@ -57,6 +58,7 @@ pub struct Local {
     pub unit: Unit,
     /// Where replies for clients go that wait in this or another worker.
     pub mailbox: Arc<dyn Mailbox>,
+    pub scripts: LocalScripts,
 }
 
 /// The node, as the engine sees it.
@@ -73,6 +75,8 @@ pub trait Host {
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>);
     /// A keyspace notification that somebody may have subscribed to.
     fn publish(&mut self, channel: &[u8], message: &[u8]);
+    /// A line that a script logs, of level 0 (debug) to 3 (warning).
+    fn log(&mut self, _level: u8, _line: &[u8]) {}
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

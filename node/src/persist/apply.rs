@@ -91,6 +91,7 @@ impl<E: Env> Applier<E> {
             stats: Stats::new(shared.engine.table.len()),
             unit: Unit::default(),
             mailbox: Arc::new(Nobody),
+            scripts: Default::default(),
         };
         Applier {
             local,
