@@ -17,6 +17,8 @@ pub struct Spec {
     pub acl: u32,
     /// The first key is argument 1 and this is known without looking at other arguments.
     pub is_first_key_plain: bool,
+    /// Argument 1 is the only key.
+    pub is_single_key: bool,
 }
 
 impl Spec {
@@ -40,7 +42,7 @@ impl Spec {
     }
     /// The slots of the keys, ascending and each once.
     pub fn slots(&self, args: Args) -> Option<SmallVec<[Slot; 4]>> {
-        if self.is_first_key_plain && self.command.keys.len() == 1 && is_one_key(self.command) {
+        if self.is_single_key {
             return Some(SmallVec::from_slice(&[Slot::of_key(args.get(1)?)]));
         }
         let mut slots: SmallVec<[Slot; 4]> =
@@ -72,6 +74,15 @@ impl Spec {
             _ => (0, 0, 0),
         }
     }
+}
+
+fn is_first_key_plain(command: &Command) -> bool {
+    let is_plain = |k: &crate::spec::KeySpec| {
+        k.begin == crate::spec::Begin::Index(1)
+            && matches!(k.find, crate::spec::Find::Range { .. })
+            && k.flags & crate::spec::key::NOT_KEY == 0
+    };
+    command.keys.first().is_some_and(is_plain)
 }
 
 fn is_one_key(command: &Command) -> bool {
@@ -115,7 +126,8 @@ impl Table {
             full_name: parent.map_or(command.name.into(), |p| format!("{}|{}", p.name, command.name)),
             subcommands,
             acl: command.acl_categories(),
-            is_first_key_plain: command.keys.first().is_some_and(|k| k.begin == crate::spec::Begin::Index(1)),
+            is_first_key_plain: is_first_key_plain(command),
+            is_single_key: is_first_key_plain(command) && command.keys.len() == 1 && is_one_key(command),
         }));
         self.specs.push(spec);
         spec

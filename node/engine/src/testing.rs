@@ -99,6 +99,7 @@ impl Default for Runner {
             rng: Rng::new(42),
             stats: Stats::new(table.len()),
             unit: Unit::default(),
+            ticked: 0,
             mailbox: letters.clone(),
             scripts: Default::default(),
         };
@@ -209,6 +210,7 @@ impl Runner {
             status: self.status,
             now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
             ticks: || 0,
+            first_key: None,
             exclusive,
             local: &mut self.local,
             host: &mut self.host,

@@ -90,6 +90,7 @@ impl<E: Env> Applier<E> {
             rng: Rng::new(shared.env.rand()),
             stats: Stats::new(shared.engine.table.len()),
             unit: Unit::default(),
+            ticked: 0,
             mailbox: Arc::new(Nobody),
             scripts: Default::default(),
         };
@@ -284,6 +285,7 @@ impl<E: Env> Applier<E> {
         };
         let mut host = StreamHost { shared: &shared };
         self.out.clear();
+        self.local.ticked = (shared.env.ticks())();
         loop {
             let inside = self.gate.enter_wait();
             let mut turn = setting.turn(&shared, &mut self.local, &mut host, None);

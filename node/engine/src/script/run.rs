@@ -9,7 +9,7 @@ use super::library::Library;
 use super::native;
 use crate::admission::{self, Route};
 use crate::execute::{self, Outcome};
-use crate::keys::{Keys, Locks};
+use crate::keys::{self, Keys, Locks};
 use crate::spec::{Handler, flag};
 use crate::table::Spec;
 use crate::{Args, Engine, Error, Session, Turn, evict};
@@ -312,7 +312,8 @@ fn invoke<'g>(
     out: &mut Reply,
 ) -> (Slots, Option<Retry>) {
     let engine = turn.engine;
-    let started = (turn.ticks)();
+    let started = turn.local.ticked;
+    turn.first_key = None;
     let is_eval = prepared.kind == Kind::Eval;
     let name = prepared.name.clone();
     let running = Arc::new(Running::new(name, is_eval, session.is_primary_link, turn.now.mono, args));
@@ -347,7 +348,8 @@ fn invoke<'g>(
     let (retry, slots) = (run.retry, run.slots);
     keys.db = db;
     if retry.is_none() {
-        let ticks = (turn.ticks)().wrapping_sub(started);
+        turn.local.lap(turn.ticks);
+        let ticks = turn.local.ticked.wrapping_sub(started);
         let error = answer(&vm, finish, &prepared.name, out);
         let stats = &mut keys.stats.commands[spec.id];
         stats.calls += 1;
@@ -532,11 +534,13 @@ impl Run<'_, '_> {
             Err(_) => return refused("ERR Unknown Redis command called from script"),
         };
         let result = self.admit(spec).and_then(|()| {
-            let slots = spec.slots(args).unwrap_or_default();
-            let route = self.route(spec, args, &slots)?;
+            let (places, slots) = keys::places(self.turn, spec, args, self.session.db);
+            let route = self.route(spec, &slots)?;
             self.lock(spec, &slots)?;
             self.check_presence(spec, args, &slots, route)?;
-            self.begin_writing(spec)
+            self.begin_writing(spec)?;
+            self.keys.set_places(places);
+            Ok(())
         });
         if let Err(refusal) = result {
             self.keys.stats.commands[spec.id].rejected += u64::from(matches!(refusal, Refusal::Error(_)));
@@ -546,6 +550,8 @@ impl Run<'_, '_> {
         match spec.command.run {
             Handler::Keys(_) => {
                 execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, false);
+                // They name the arguments by their addresses, which the next command's may have.
+                self.keys.set_places(Default::default());
             }
             Handler::Host | Handler::Engine(_) => {
                 // They use the worker's statistics: lent back for the call.
@@ -603,8 +609,7 @@ impl Run<'_, '_> {
     }
 
     /// In a cluster: whether the keys are here, and in the slot of the script's other keys.
-    fn route(&self, spec: &Spec, args: Args, slots: &[Slot]) -> Result<Route, Refusal> {
-        let _ = args;
+    fn route(&self, spec: &Spec, slots: &[Slot]) -> Result<Route, Refusal> {
         if self.turn.cluster.is_none() || self.session.is_primary_link || slots.is_empty() {
             return Ok(Route::Here);
         }
