@@ -52,7 +52,7 @@ pub struct Engine {
     pub keyspace: Arc<Keyspace>,
     pub table: Table,
     pub feed: Arc<dyn Feed>,
-    pub scripts: script::Scripts,
+    pub scripts: Arc<script::Scripts>,
 }
 
 /// The arguments of a command, the name first.

@@ -223,6 +223,9 @@ unsafe extern "C-unwind" fn xpcall_c(l: *mut lua_State) -> c_int {
     unsafe {
         ffi::luaL_checkany(l, 2);
         ffi::lua_settop(l, 2);
+        ffi::lua_pushvalue(l, lua_upvalueindex(1));
+        ffi::lua_insert(l, 2);
+        ffi::lua_pushcclosure(l, guarded_handler_c, 2);
         ffi::lua_insert(l, 1);
         let status = ffi::lua_pcall(l, 0, ffi::LUA_MULTRET, 1);
         if status != 0 && is_final(l) {
@@ -231,6 +234,19 @@ unsafe extern "C-unwind" fn xpcall_c(l: *mut lua_State) -> c_int {
         ffi::lua_pushboolean(l, (status == 0).into());
         ffi::lua_replace(l, 1);
         ffi::lua_gettop(l)
+    }
+}
+
+/// A script's error handler. The error that ends a script is raised where hooks are off: a handler that is not to end would
+/// not end there.
+unsafe extern "C-unwind" fn guarded_handler_c(l: *mut lua_State) -> c_int {
+    // SAFETY: bound are the watch and the script's handler.
+    unsafe {
+        ffi::lua_settop(l, 1);
+        if is_final(l) {
+            return 1;
+        }
+        forward(l, 2)
     }
 }
 
