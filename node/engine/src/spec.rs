@@ -62,6 +62,10 @@ impl Command {
 
     /// Categories of ACL that the command belongs to.
     pub fn acl_categories(&self) -> u32 {
+        // What a container's subcommands belong to is told by each of them.
+        if matches!(self.run, Handler::Container) {
+            return acl::SLOW;
+        }
         let mut set = self.acl | self.group.acl();
         for (flag, category) in [
             (flag::WRITE, acl::WRITE),
@@ -130,7 +134,7 @@ pub mod flag {
     /// Runs a script, which may use any key: in a transaction the gate is closed for it.
     pub const SCRIPT: u32 = 1 << 23;
 
-    /// Names in the order in which COMMAND INFO shows them.
+    /// Names in the order in which COMMAND INFO shows them. Redis keeps `MAY_REPLICATE` to itself.
     pub const NAMES: &[(u32, &str)] = &[
         (WRITE, "write"),
         (READONLY, "readonly"),
@@ -146,7 +150,6 @@ pub mod flag {
         (ASKING, "asking"),
         (FAST, "fast"),
         (NO_AUTH, "no_auth"),
-        (MAY_REPLICATE, "may_replicate"),
         (NO_MANDATORY_KEYS, "no_mandatory_keys"),
         (NO_MULTI, "no_multi"),
         (MOVABLE_KEYS, "movablekeys"),

@@ -68,9 +68,9 @@ pub fn pairs(lua: &Lua, protected: &Table, next: Function, guarded_next: Functio
 pub fn collect(lua: &Lua, original: Function) -> Result<Function> {
     closure_of(lua, collect_c, (original,))
 }
-/// A function of the string library that takes a pattern as its second argument.
-pub fn pattern(lua: &Lua, original: Function) -> Result<Function> {
-    closure_of(lua, pattern_c, (original,))
+/// A function of the string library that takes a pattern as its second argument. `is_find`: the fourth says that it is none.
+pub fn pattern(lua: &Lua, original: Function, is_find: bool) -> Result<Function> {
+    closure_of(lua, pattern_c, (original, is_find))
 }
 /// `loadstring` without compiled chunks.
 pub fn text_only(lua: &Lua, original: Function) -> Result<Function> {
@@ -246,21 +246,22 @@ unsafe extern "C-unwind" fn guarded_handler_c(l: *mut lua_State) -> c_int {
         if is_final(l) {
             return 1;
         }
-        forward(l, 2)
+        // Not in this function's place: it may have values of its own.
+        ffi::lua_pushvalue(l, lua_upvalueindex(2));
+        ffi::lua_insert(l, 1);
+        ffi::lua_call(l, 1, ffi::LUA_MULTRET);
+        ffi::lua_gettop(l)
     }
 }
 
 unsafe extern "C-unwind" fn resume_c(l: *mut lua_State) -> c_int {
     // SAFETY: the second bound value is a function.
     unsafe {
-        let count = ffi::lua_gettop(l);
-        ffi::lua_pushvalue(l, lua_upvalueindex(2));
-        ffi::lua_insert(l, 1);
-        ffi::lua_call(l, count, ffi::LUA_MULTRET);
-        if ffi::lua_toboolean(l, 1) == 0 && is_final(l) {
+        let results = forward(l, 2);
+        if ffi::lua_toboolean(l, -results) == 0 && is_final(l) {
             ffi::lua_error(l);
         }
-        ffi::lua_gettop(l)
+        results
     }
 }
 
@@ -284,13 +285,17 @@ unsafe fn push_behind(l: *mut lua_State, index: c_int) -> bool {
     }
 }
 
-/// Calls the second bound value with the arguments.
+/// Runs a bound function with the arguments. One of Lua's own, which are written in C and have nothing bound to them, runs in
+/// this function's place, so that what it says of its arguments names it and the line that called it.
 ///
 /// # Safety
 /// `place`: number of the bound value, which is a function.
 unsafe fn forward(l: *mut lua_State, place: c_int) -> c_int {
     // SAFETY: as the caller's.
     unsafe {
+        if let Some(f) = ffi::lua_tocfunction(l, lua_upvalueindex(place)) {
+            return f(l);
+        }
         let count = ffi::lua_gettop(l);
         ffi::lua_pushvalue(l, lua_upvalueindex(place));
         ffi::lua_insert(l, 1);
@@ -348,14 +353,15 @@ unsafe extern "C-unwind" fn collect_c(l: *mut lua_State) -> c_int {
 }
 
 unsafe extern "C-unwind" fn pattern_c(l: *mut lua_State) -> c_int {
-    // SAFETY: bound is a function; a string that stands on the stack stays where it is.
+    // SAFETY: bound are a function and a boolean; a string that stands on the stack stays where it is.
     unsafe {
         let mut len = 0;
         let text = ffi::luaL_checklstring(l, 2, &mut len);
         if len > PATTERN_ITEMS_MAX {
             let bytes = std::slice::from_raw_parts(text.cast::<u8>(), len);
             let items = bytes.iter().filter(|c| matches!(c, b'*' | b'+' | b'-' | b'?')).count();
-            if items > PATTERN_ITEMS_MAX && ffi::lua_toboolean(l, 4) == 0 {
+            let is_plain = ffi::lua_toboolean(l, lua_upvalueindex(2)) != 0 && ffi::lua_toboolean(l, 4) != 0;
+            if items > PATTERN_ITEMS_MAX && !is_plain {
                 ffi::luaL_where(l, 1);
                 ffi::lua_pushliteral(l, c"pattern too complex");
                 ffi::lua_concat(l, 2);
@@ -391,6 +397,8 @@ unsafe extern "C-unwind" fn on_function_c(l: *mut lua_State) -> c_int {
 unsafe extern "C-unwind" fn handler_c(l: *mut lua_State) -> c_int {
     // SAFETY: the debug record is filled by Lua before it is read, and its texts live as long as the functions.
     unsafe {
+        // Scripts can call it too.
+        ffi::lua_settop(l, 1);
         if ffi::lua_type(l, 1) == ffi::LUA_TUSERDATA {
             return 1;
         }

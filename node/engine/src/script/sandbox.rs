@@ -152,7 +152,7 @@ impl Sandbox {
         }
         let string: Table = original.raw_get("string")?;
         for name in ["find", "match", "gmatch", "gfind", "gsub"] {
-            string.raw_set(name, native::pattern(lua, string.raw_get(name)?)?)?;
+            string.raw_set(name, native::pattern(lua, string.raw_get(name)?, name == "find")?)?;
         }
         let coroutine: Table = original.raw_get("coroutine")?;
         coroutine.raw_set("resume", native::resume(lua, watch, coroutine.raw_get("resume")?)?)?;

@@ -210,6 +210,15 @@ fn runaway_scripts_end_with_an_error() {
     assert!(r.eval("local function f() pcall(f) error('x') end f()").starts_with('-'));
     let pattern = "return string.find(string.rep('a', 300000), string.rep('a?', 300000))";
     assert!(r.eval(pattern).contains("pattern too complex"));
+    let pattern = "return string.gsub(string.rep('a', 300000), string.rep('a?', 300000), '', 1)";
+    assert!(r.eval(pattern).contains("pattern too complex"));
+    assert_eq!(
+        r.eval("return string.find('-' .. string.rep('-', 3000), string.rep('-', 3000), 1, true)"),
+        ":1\r\n"
+    );
+    let nested = "local function f() string.gsub('a', 'a', f) end f()";
+    assert!(r.eval(nested).contains("stack overflow"));
+    assert!(r.eval("return __redis__err__handler()").starts_with("-ERR"));
 }
 
 #[test]
@@ -234,6 +243,30 @@ fn scripts_are_killed_from_another_thread() {
         assert!(reply.starts_with("-ERR Script killed by user with SCRIPT KILL... script: "), "{reply}");
         assert_eq!(r.eval("return 1"), ":1\r\n");
     }
+}
+
+#[test]
+fn guarded_functions_name_themselves_and_the_line() {
+    for (script, text) in [
+        (
+            "setmetatable(1, 2)",
+            "ERR user_script:1: bad argument #1 to 'setmetatable' (table expected, got number)",
+        ),
+        ("string.find()", "ERR user_script:1: bad argument #2 to 'find' (string expected, got no value)"),
+        (
+            "collectgarbage('x')",
+            "ERR user_script:1: bad argument #1 to 'collectgarbage' (invalid option 'x')",
+        ),
+        ("coroutine.resume(1)", "ERR user_script:1: bad argument #1 to 'resume' (coroutine expected)"),
+    ] {
+        assert_eq!(error(script), text);
+    }
+    assert_eq!(
+        eval("return {coroutine.resume(coroutine.create(function() return 1, 2 end))}"),
+        "*3\r\n:1\r\n:1\r\n:2\r\n"
+    );
+    assert!(eval("next({}, 1)").ends_with("on @user_script:1.\r\n"));
+    assert_eq!(eval("return {xpcall(function() error('x', 0) end, type)}"), "*2\r\n$-1\r\n$6\r\nstring\r\n");
 }
 
 #[test]
