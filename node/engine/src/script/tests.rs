@@ -222,30 +222,6 @@ fn runaway_scripts_end_with_an_error() {
 }
 
 #[test]
-fn scripts_are_killed_from_another_thread() {
-    for script in [
-        "while true do end",
-        "while true do pcall(function() while true do end end) end",
-        "while true do xpcall(function() while true do end end, function() while true do end end) end",
-        "while true do coroutine.resume(coroutine.create(function() while true do end end)) end",
-        "while true do redis.pcall('get', 'k') end",
-        "local s = string.rep('a', 100) while true do s:gsub('.', function() while true do end end) end",
-    ] {
-        let mut r = Runner::default();
-        let scripts = r.engine.scripts.clone();
-        let killer = std::thread::spawn(move || {
-            while scripts.control.kill(true, proto::Mono(0), 0).is_err() {
-                std::thread::yield_now();
-            }
-        });
-        let reply = r.eval(script);
-        killer.join().unwrap();
-        assert!(reply.starts_with("-ERR Script killed by user with SCRIPT KILL... script: "), "{reply}");
-        assert_eq!(r.eval("return 1"), ":1\r\n");
-    }
-}
-
-#[test]
 fn guarded_functions_name_themselves_and_the_line() {
     for (script, text) in [
         (
