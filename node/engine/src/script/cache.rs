@@ -17,7 +17,9 @@ const EVALUATED_BYTES_MAX: usize = 64 << 20;
 pub type Sha = [u8; 20];
 
 pub fn hex(sha: &Sha) -> String {
-    sha.iter().map(|b| format!("{b:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |n: u8| DIGITS[usize::from(n)] as char;
+    sha.iter().flat_map(|b| [digit(b >> 4), digit(b & 0xF)]).collect()
 }
 
 /// Reads the 40 digits of a SHA-1, in either case.
@@ -96,6 +98,8 @@ impl ScriptFlags {
 #[derive(Debug)]
 pub struct Script {
     pub sha: Sha,
+    /// The SHA-1 in hexadecimal digits.
+    pub name: Arc<str>,
     pub body: Vec<u8>,
     pub flags: ScriptFlags,
     /// Bytes of `body` before its first line's end, if that is a shebang.
@@ -109,8 +113,10 @@ impl Script {
     /// Reads the first line. `Err`: what is wrong with it.
     pub fn new(body: &[u8], names_whole_db: impl Fn(&[u8]) -> bool) -> Result<Script, String> {
         let (flags, shebang) = parse_shebang(body)?;
+        let sha = sha_of(body);
         Ok(Script {
-            sha: sha_of(body),
+            sha,
+            name: hex(&sha).into(),
             body: body.to_vec(),
             flags,
             shebang,

@@ -17,7 +17,7 @@ const KILLED: u8 = 2;
 #[derive(Debug)]
 pub struct Running {
     /// SHA-1 of a script, or a function's name.
-    pub name: String,
+    pub name: Arc<str>,
     pub is_eval: bool,
     /// It came with a primary's stream or from the log.
     pub is_replayed: bool,
@@ -28,7 +28,7 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn new(name: String, is_eval: bool, is_replayed: bool, started: Mono, command: Args) -> Running {
+    pub fn new(name: Arc<str>, is_eval: bool, is_replayed: bool, started: Mono, command: Args) -> Running {
         let command = match is_eval {
             // Only FUNCTION STATS tells it.
             true => Vec::new(),

@@ -149,20 +149,19 @@ impl Interpreter {
         self.compiled.get(sha).cloned()
     }
 
-    /// Runs a function; `call` carries out `redis.call`, `check` `redis.acl_check_cmd`.
+    /// Runs a function; `call` carries out what it asks for: [`native::CALL`] or [`native::CHECK`].
     pub fn run(
         &self,
         function: &Function,
         invocation: &Invocation<'_>,
-        call: impl FnMut(&Lua, MultiValue) -> mlua::Result<(i32, Value)>,
-        check: impl Fn(&Lua, MultiValue) -> mlua::Result<(i32, Value)>,
+        mut call: impl FnMut(&Lua, i32, MultiValue) -> mlua::Result<(i32, Value)>,
     ) -> Finish {
         self.state.is_running.set(true);
         self.state.is_resp3.set(false);
         self.watch.begin(Some(invocation.running.clone()));
         let result = self.lua.scope(|scope| {
-            self.holder.raw_set(native::CALL, scope.create_function_mut(call)?)?;
-            self.holder.raw_set(native::CHECK, scope.create_function(check)?)?;
+            let call = move |lua: &Lua, (what, values): (i32, MultiValue)| call(lua, what, values);
+            self.holder.raw_set(native::HELD, scope.create_function_mut(call)?)?;
             let keys = self.lua.create_sequence_from(strings(&self.lua, invocation.keys)?)?;
             let argv = self.lua.create_sequence_from(strings(&self.lua, invocation.argv)?)?;
             match self.kind {
@@ -174,9 +173,8 @@ impl Interpreter {
                 Kind::Function => self.runner.call::<(bool, Value)>((function, keys, argv)),
             }
         });
-        // Neither fails: both places are there, or were never made.
-        let _ = self.holder.raw_set(native::CALL, Value::Nil);
-        let _ = self.holder.raw_set(native::CHECK, Value::Nil);
+        // It does not fail: the place is there, or was never made.
+        let _ = self.holder.raw_set(native::HELD, Value::Nil);
         self.state.is_running.set(false);
         match (self.watch.finish(), result) {
             (Some(_), Ok((false, value))) => Finish::Ended(Some(value)),

@@ -13,7 +13,9 @@ use mlua::ffi::{self, lua_State, lua_upvalueindex};
 use mlua::{Function, Lua, Result, Table, Value};
 use std::ffi::{c_int, c_void};
 
-/// Places in the holder, where functions stand that belong to the script that runs.
+/// Place in the holder where the function stands that serves the script that runs.
+pub const HELD: i32 = 1;
+/// What it is asked for: a command, or whether one may be called.
 pub const CALL: i32 = 1;
 pub const CHECK: i32 = 2;
 
@@ -35,10 +37,10 @@ const PATTERN_ITEMS_MAX: usize = 1000;
 pub fn api(lua: &Lua, closure: Function) -> Result<Function> {
     closure_of(lua, api_c, (closure,))
 }
-/// A function that runs what stands in `holder` at `place`, and answers with one value. `raises`: an error is raised,
+/// A function that asks what stands in `holder` for `what`, and answers with one value. `raises`: an error is raised,
 /// not returned. `outside`: what it says while no script runs.
-pub fn call(lua: &Lua, holder: &Table, place: i32, raises: bool, outside: &str) -> Result<Function> {
-    closure_of(lua, call_c, (holder, place, raises, outside))
+pub fn call(lua: &Lua, holder: &Table, what: i32, raises: bool, outside: &str) -> Result<Function> {
+    closure_of(lua, call_c, (holder, what, raises, outside))
 }
 /// `pcall`. The watch must live as long as the interpreter.
 pub fn pcall(lua: &Lua, watch: &Watch) -> Result<Function> {
@@ -150,8 +152,7 @@ unsafe extern "C-unwind" fn call_c(l: *mut lua_State) -> c_int {
     // SAFETY: bound are the holder, a table, a number, a boolean and a string.
     unsafe {
         let count = ffi::lua_gettop(l);
-        let place = ffi::lua_tonumber(l, lua_upvalueindex(2));
-        ffi::lua_rawgeti(l, lua_upvalueindex(1), place as i64);
+        ffi::lua_rawgeti(l, lua_upvalueindex(1), HELD.into());
         if ffi::lua_isnil(l, -1) != 0 {
             ffi::lua_createtable(l, 0, 1);
             ffi::lua_pushvalue(l, lua_upvalueindex(4));
@@ -159,7 +160,9 @@ unsafe extern "C-unwind" fn call_c(l: *mut lua_State) -> c_int {
             ffi::lua_error(l);
         }
         ffi::lua_insert(l, 1);
-        ffi::lua_call(l, count, 2);
+        ffi::lua_pushvalue(l, lua_upvalueindex(2));
+        ffi::lua_insert(l, 2);
+        ffi::lua_call(l, count + 1, 2);
         let outcome = ffi::lua_tonumber(l, -2) as i32;
         if outcome == END || outcome != OK && ffi::lua_toboolean(l, lua_upvalueindex(3)) != 0 {
             ffi::lua_error(l);

@@ -1,7 +1,7 @@
 //! One run of a script or function: what it is, whether it may run, its commands, its end. The checks and their texts
 //! follow Redis 7.0's `script.c`.
 
-use super::cache::{Script, ScriptFlags, hex, parse_sha, sha_of};
+use super::cache::{Script, ScriptFlags, parse_sha, sha_of};
 use super::control::{End, Running};
 use super::convert::{self, COUNTED, ScriptError, Writer};
 use super::interpreter::{Finish, Interpreter, Invocation, Kind, MEMORY_MAX};
@@ -61,7 +61,7 @@ struct Prepared {
     source: Source,
     function: Function,
     /// SHA-1 of a script, or a function's name.
-    name: String,
+    name: Arc<str>,
     flags: ScriptFlags,
     is_ro: bool,
     kind: Kind,
@@ -96,7 +96,7 @@ fn prepare(turn: &mut Turn, command: ScriptCommand, args: Args) -> Result<Prepar
                 None => compile(turn, script, false)?,
             };
             Ok(Prepared {
-                name: hex(&script.sha),
+                name: script.name.clone(),
                 flags: script.flags,
                 source: Source::Script(script),
                 function,
@@ -113,7 +113,7 @@ fn prepare(turn: &mut Turn, command: ScriptCommand, args: Args) -> Result<Prepar
             let vm = turn.local.scripts.vm(Kind::Function, &turn.engine.scripts);
             let function = vm.function(&library, &name)?;
             let source = Source::Library(library);
-            Ok(Prepared { source, function, name, flags, is_ro, kind: Kind::Function, keys })
+            Ok(Prepared { source, function, name: name.into(), flags, is_ro, kind: Kind::Function, keys })
         }
     }
 }
@@ -150,7 +150,7 @@ pub fn load(turn: &mut Turn, text: &[u8]) -> Result<String, Error> {
         Some(script) => script,
         None => new_script(turn.engine, text)?,
     };
-    compile(turn, script, true).map(|(script, _)| hex(&script.sha))
+    compile(turn, script, true).map(|(script, _)| script.name.to_string())
 }
 
 /// Whether a script of these flags may run here. Follows `scriptPrepareForRun`.
@@ -338,12 +338,10 @@ fn invoke<'g>(
         argv: &args[prepared.keys.end..],
         running: &running,
     };
-    let finish = vm.run(
-        &prepared.function,
-        &invocation,
-        |lua, values| run.call_from_lua(lua, &values),
-        |lua, values| acl_check(lua, engine, &values),
-    );
+    let finish = vm.run(&prepared.function, &invocation, |lua, place, values| match place {
+        native::CHECK => acl_check(lua, engine, &values),
+        _ => run.call_from_lua(lua, &values),
+    });
     engine.scripts.control.end(&running);
     let (retry, slots) = (run.retry, run.slots);
     keys.db = db;
