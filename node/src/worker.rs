@@ -16,7 +16,7 @@ use crate::shared::Released;
 use crate::shared::Shared;
 use engine::blocking::SlotSide;
 use engine::stats::Stats;
-use engine::{Host, Local, Outcome, Rng, Session, Spec, Status, Turn, Unit, evict, execute};
+use engine::{Host, Local, Outcome, Session, Spec, Status, Turn, evict, execute};
 use proto::resp::{ProtocolError, Reply, Request, Span, parse_request};
 use proto::{ClusterView, Now, Slot};
 use smallvec::SmallVec;
@@ -76,6 +76,7 @@ pub struct Setting<'a> {
     pub view: Option<&'a ClusterView>,
     pub now: Now,
     pub status: Status,
+    pub watched: u32,
     /// The term in which the batch began.
     pub term: u64,
     /// As it was before the view was looked at.
@@ -98,6 +99,7 @@ impl<'a> Setting<'a> {
             settings: &self.settings.engine,
             cluster: self.view,
             status: self.status,
+            watched: self.watched,
             now: self.now,
             ticks: shared.env.ticks(),
             first_key: None,
@@ -112,7 +114,7 @@ impl<'a> Setting<'a> {
 struct Core {
     local: Local,
     out: Reply,
-    expire_cursor: usize,
+    expire_cursor: engine::expire::Cursor,
 }
 
 /// Being inside the gate, for a batch.
@@ -145,21 +147,14 @@ fn is_cross_protocol(name: &[u8]) -> bool {
 impl<E: Env> Worker<E> {
     pub fn new(shared: Arc<Shared<E>>, index: usize) -> Rc<Worker<E>> {
         let mail = shared.mail[index].clone();
-        let local = Local {
-            rng: Rng::new(shared.env.rand()),
-            stats: Stats::new(shared.engine.table.len()),
-            unit: Unit::default(),
-            ticked: 0,
-            mailbox: mail.clone(),
-            scripts: Default::default(),
-        };
+        let local = Local::new(shared.env.rand(), shared.engine.table.len(), mail.clone());
         let gate = shared.engine.keyspace.gate().register();
         Rc::new(Worker {
             index,
             mail,
             connections: RefCell::default(),
             batch: RefCell::default(),
-            core: RefCell::new(Core { local, out: Reply::new(false), expire_cursor: 0 }),
+            core: RefCell::new(Core { local, out: Reply::new(false), expire_cursor: Default::default() }),
             gate: RefCell::new(gate),
             parked: RefCell::default(),
             kick: Notify::new(),
@@ -249,7 +244,7 @@ impl<E: Env> Worker<E> {
             }
             Letter::ResetStats => {
                 let stats = &mut self.core.borrow_mut().local.stats;
-                *stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
+                **stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
             }
             Letter::Stop => self.is_stopped.set(true),
         }
@@ -489,8 +484,9 @@ impl<E: Env> Worker<E> {
         // Before the status: a lease that is seen after a term ended belongs to a later one.
         let term = self.shared.state.term.load(Ordering::Acquire);
         let status = self.shared.status(now.mono);
+        let watched = engine::admission::watched(&status, &settings.engine);
         let setting =
-            Setting { settings: &settings, view: (*view).as_deref(), now, status, term, slots_left };
+            Setting { settings: &settings, view: (*view).as_deref(), now, status, watched, term, slots_left };
         f(&setting)
     }
 
@@ -912,7 +908,6 @@ impl<E: Env> Worker<E> {
             return;
         }
         let workers = self.shared.mail.len();
-        let share = Slot::COUNT.div_ceil(workers);
         const KEYS_PER_ROUND_MAX: usize = 20_000;
         let mut core = self.core.borrow_mut();
         let Core { local, expire_cursor, .. } = &mut *core;
@@ -924,7 +919,7 @@ impl<E: Env> Worker<E> {
         }
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
         let (cursor, _) =
-            engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, share, KEYS_PER_ROUND_MAX);
+            engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, KEYS_PER_ROUND_MAX);
         *expire_cursor = cursor;
     }
 

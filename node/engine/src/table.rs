@@ -94,8 +94,8 @@ pub struct Table {
     specs: Vec<&'static Spec>,
     /// Top-level commands, in order of name.
     by_name: BTreeMap<&'static str, &'static Spec>,
-    /// Open addressing by [`name_hash`]; a power of two, at most half full.
-    hashed: Vec<Option<&'static Spec>>,
+    /// Open addressing by [`name_hash`]; a power of two, at most a quarter full. The word tells short names apart.
+    hashed: Vec<(u64, Option<&'static Spec>)>,
 }
 
 impl Table {
@@ -106,14 +106,15 @@ impl Table {
             let spec = table.add(command, None);
             assert!(table.by_name.insert(command.name, spec).is_none(), "{} is declared twice", command.name);
         }
-        table.hashed = vec![None; (table.by_name.len() * 4).next_power_of_two()];
+        table.hashed = vec![(0, None); (table.by_name.len() * 4).next_power_of_two()];
         for spec in table.by_name.values() {
-            let mut at = name_hash(spec.command.name.as_bytes()) as usize;
-            while table.hashed[at & (table.hashed.len() - 1)].is_some() {
-                at += 1;
-            }
+            let (word, hash) = name_hash(spec.command.name.as_bytes());
             let mask = table.hashed.len() - 1;
-            table.hashed[at & mask] = Some(spec);
+            let mut at = hash & mask;
+            while table.hashed[at].1.is_some() {
+                at = (at + 1) & mask;
+            }
+            table.hashed[at] = (word, Some(spec));
         }
         table
     }
@@ -152,10 +153,16 @@ impl Table {
     #[inline]
     pub fn by_name(&self, name: &[u8]) -> Option<&'static Spec> {
         let mask = self.hashed.len() - 1;
-        let mut at = name_hash(name) as usize & mask;
+        let (word, hash) = name_hash(name);
+        let mut at = hash & mask;
         loop {
-            let spec = self.hashed[at]?;
-            if spec.command.name.as_bytes().eq_ignore_ascii_case(name) {
+            let (its_word, spec) = self.hashed[at];
+            let spec = spec?;
+            // The word holds all of a name of up to eight bytes.
+            let is_it = its_word == word
+                && spec.command.name.len() == name.len()
+                && (name.len() <= 8 || spec.command.name.as_bytes().eq_ignore_ascii_case(name));
+            if is_it {
                 return Some(spec);
             }
             at = (at + 1) & mask;
@@ -193,9 +200,21 @@ fn subcommand(spec: &'static Spec, name: &[u8]) -> Option<&'static Spec> {
     spec.subcommands.iter().find(|s| s.command.name.as_bytes().eq_ignore_ascii_case(name)).copied()
 }
 
+/// A word of the name's ends in lower case, and a hash of it and the length.
 #[inline]
-fn name_hash(name: &[u8]) -> u32 {
-    name.iter().fold(0x811c_9dc5u32, |h, c| (h ^ (c | 0x20) as u32).wrapping_mul(0x0100_0193))
+fn name_hash(name: &[u8]) -> (u64, usize) {
+    const CASE: u64 = 0x2020_2020_2020_2020;
+    let word = match name {
+        [a] => *a as u64,
+        [a, b] => *a as u64 | (*b as u64) << 8,
+        [a, b, c] => *a as u64 | (*b as u64) << 8 | (*c as u64) << 16,
+        _ => {
+            let half = |half: Option<&[u8; 4]>| half.map_or(0, |half| u32::from_le_bytes(*half) as u64);
+            half(name.first_chunk()) | half(name.last_chunk()) << 32
+        }
+    } | CASE;
+    let mixed = (word ^ name.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (word, (mixed >> 40) as usize)
 }
 
 fn unknown_command(args: Args) -> Error {

@@ -2,12 +2,13 @@
 //! the batch sees the same.
 
 use crate::blocking::Mailbox;
+use crate::keys::Effects;
 use crate::propagate::Unit;
 use crate::script::LocalScripts;
 use crate::session::Session;
 use crate::stats::Stats;
 use crate::table::Spec;
-use crate::{Args, Engine, Error, Rng, Settings};
+use crate::{Args, Engine, Error, Kept, Rng, Settings};
 use proto::resp::Reply;
 use proto::{ClusterView, Now, Slot};
 use std::any::Any;
@@ -21,6 +22,8 @@ pub struct Turn<'a> {
     /// `None` when cluster mode is off.
     pub cluster: Option<&'a ClusterView>,
     pub status: Status,
+    /// What [`crate::admission::watched`] says of status and settings.
+    pub watched: u32,
     pub now: Now,
     /// A counter for measuring commands, such as the cycle counter; constant in simulation.
     pub ticks: fn() -> u64,
@@ -56,8 +59,9 @@ pub struct Status {
 /// What a worker keeps between batches.
 pub struct Local {
     pub rng: Rng,
-    pub stats: Stats,
-    pub unit: Unit,
+    pub stats: Kept<Stats>,
+    pub unit: Kept<Unit>,
+    pub effects: Kept<Effects>,
     /// When the last command ended, in [`Turn::ticks`]: the next one begins there. Set it before a batch.
     pub ticked: u64,
     /// Where replies for clients go that wait in this or another worker.
@@ -66,6 +70,19 @@ pub struct Local {
 }
 
 impl Local {
+    /// `commands`: number of specs in the table.
+    pub fn new(seed: u64, commands: usize, mailbox: Arc<dyn Mailbox>) -> Local {
+        Local {
+            rng: Rng::new(seed),
+            stats: Kept::new(Stats::new(commands)),
+            unit: Kept::new(Unit::default()),
+            effects: Kept::new(Effects::default()),
+            ticked: 0,
+            mailbox,
+            scripts: LocalScripts::default(),
+        }
+    }
+
     /// Ticks since the last command ended; this one ends now.
     #[inline]
     pub(crate) fn lap(&mut self, ticks: fn() -> u64) -> u64 {

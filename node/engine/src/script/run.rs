@@ -233,12 +233,12 @@ pub(crate) fn execute(
     if let [slot, ..] = *slots
         && let Err(error) = admission::check_presence(turn, route, &mut keys, spec, args, slot)
     {
-        execute::conclude(turn, session, keys, &slots);
+        execute::conclude(turn, session, &mut keys, &slots);
         return Err(error);
     }
     let start = out.len();
     let (slots, retry) = invoke(turn, session, spec, &mut keys, &prepared, args, is_oom, slots, out);
-    execute::conclude(turn, session, keys, &slots);
+    execute::conclude(turn, session, &mut keys, &slots);
     match retry {
         None => Ok(Outcome::Done),
         Some(retry) => {
