@@ -2,10 +2,11 @@
 
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
-use crate::cx::{Cx, Replay};
+use crate::cx::{Cx, EngineCx, Replay};
 use crate::keys::Keys;
 use crate::locks::{Locks, Place, Places};
 use crate::multi::{self, FlowCommand};
+use crate::script;
 use crate::session::{ReplyMode, Session};
 use crate::spec::{Handler, flag};
 use crate::table::Spec;
@@ -131,6 +132,17 @@ fn run_resolved(
     match spec.command.run {
         Handler::Keys(_) => run_keys(turn, session, spec, args, raw, out),
         Handler::Host => run_host(turn, session, spec, args, out),
+        Handler::Script(command) => script::run::execute(turn, session, spec, command, args, out),
+        Handler::Engine(_) => {
+            if run_engine(turn, spec, args, out) {
+                let locks = Locks::take_for(turn, &[]).expect("no lock is asked for");
+                let mut keys = keys(turn, session, locks);
+                keys.effects.dirty += 1;
+                push(&mut keys, args, raw);
+                conclude(turn, session, &mut keys, &[]);
+            }
+            Ok(Outcome::Done)
+        }
         Handler::Flow(FlowCommand::Exec) => exec(turn, session, spec, out),
         Handler::Flow(FlowCommand::Watch) => watch(turn, session, spec, args, out),
         Handler::Flow(command) => multi::unlocked(command, session, turn.engine, out).map(|()| Outcome::Done),
@@ -138,7 +150,7 @@ fn run_resolved(
     }
 }
 
-fn run_host(
+pub(crate) fn run_host(
     turn: &mut Turn,
     session: &mut Session,
     spec: &'static Spec,
@@ -163,6 +175,36 @@ fn run_host(
             out.error(&error.to_string());
             Ok(Outcome::Done)
         }
+    }
+}
+
+/// Runs a command without keys; writes its reply or its error. Returns whether it is to be replayed.
+pub(crate) fn run_engine(turn: &mut Turn, spec: &Spec, args: Args, out: &mut Reply) -> bool {
+    let Handler::Engine(run) = spec.command.run else { unreachable!("the caller has looked") };
+    let start = out.len();
+    let mut cx = EngineCx { turn, args, out, has_changed: false };
+    let result = run(&mut cx);
+    let has_changed = cx.has_changed;
+    let ticks = turn.local.lap(turn.ticks);
+    let stats = &mut turn.local.stats.commands[spec.id];
+    stats.calls += 1;
+    stats.ticks += ticks;
+    if let Err(error) = result {
+        stats.failed += 1;
+        turn.local.stats.count_error(error.code());
+        out.truncate(start);
+        out.error(&error.to_string());
+        return false;
+    }
+    has_changed
+}
+
+/// A slot that another holds: the client waits, or is told that a script is in the way.
+pub(crate) fn held(turn: &Turn, slot: Slot) -> Result<Outcome, Error> {
+    let slow_ms = turn.settings.busy_reply_threshold_ms;
+    match turn.engine.scripts.control.busy(turn.now.mono, slow_ms) {
+        Some(error) => Err(error),
+        None => Ok(Outcome::Busy(slot)),
     }
 }
 
@@ -199,7 +241,8 @@ fn run_placed(
     };
     let locks = match Locks::take_for(turn, slots) {
         Ok(locks) => locks,
-        Err(slot) => return Ok(Outcome::Busy(slot)),
+        Err(slot) if session.is_primary_link => return Ok(Outcome::Busy(slot)),
+        Err(slot) => return held(turn, slot),
     };
     admission::check_import(session)?;
     let mut keys = keys(turn, session, locks);
@@ -225,7 +268,7 @@ fn run_placed(
 }
 
 /// A slot that pauses for a hand-over: its commands wait.
-fn paused(keys: &mut Keys<'_>, session: &Session, slots: &[Slot]) -> Option<Slot> {
+pub(crate) fn paused(keys: &mut Keys<'_>, session: &Session, slots: &[Slot]) -> Option<Slot> {
     if session.is_primary_link {
         return None;
     }
@@ -234,7 +277,7 @@ fn paused(keys: &mut Keys<'_>, session: &Session, slots: &[Slot]) -> Option<Slot
 
 /// The keyspace as this session's commands see it.
 #[inline]
-fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>) -> Keys<'g> {
+pub(crate) fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>) -> Keys<'g> {
     let mut keys = Keys::new(turn, locks, session.db);
     keys.may_expire &= !session.is_primary_link;
     keys.sees_expired = session.is_primary_link;
@@ -243,7 +286,7 @@ fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>) -> Keys<'g
 }
 
 /// Runs one command whose slots are locked; writes its reply or its error. Returns what it wants to wait for.
-fn run_one(
+pub(crate) fn run_one(
     turn: &mut Turn,
     spec: &'static Spec,
     args: Args,
@@ -272,18 +315,23 @@ fn run_one(
     }
     let is_as_is = replay == Replay::AsIs && spec.has(flag::WRITE | flag::MAY_REPLICATE);
     if keys.effects.dirty > dirty && is_as_is && turn.engine.feed.is_attached() {
-        match raw {
-            Some(bytes) => keys.unit.push_raw(keys.db, bytes),
-            None => keys.unit.push(keys.db, args),
-        }
+        push(keys, args, raw);
     }
     wait
+}
+
+/// Replays a command as it came.
+fn push(keys: &mut Keys<'_>, args: Args, raw: Option<&[u8]>) {
+    match raw {
+        Some(bytes) => keys.unit.push_raw(keys.db, bytes),
+        None => keys.unit.push(keys.db, args),
+    }
 }
 
 /// What follows from a command or a transaction: waiters are served, the unit goes into the feed, the locks are
 /// released, replies of the served and notifications go out.
 #[inline]
-fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
+pub(crate) fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
     keys.stats.dirty += keys.effects.dirty;
     if !keys.effects.ready.is_empty() {
         // What was served is replayed after what served it, in one unit: nothing comes between them.
@@ -347,7 +395,7 @@ fn exec(
         return Err(Error::text("EXECABORT Transaction discarded because of previous errors."));
     }
     let flags = transaction.flags();
-    if flags & (flag::EXCLUSIVE | flag::WHOLE_DB) != 0 && turn.exclusive.is_none() {
+    if flags & (flag::EXCLUSIVE | flag::WHOLE_DB | flag::SCRIPT) != 0 && turn.exclusive.is_none() {
         return Ok(Outcome::NeedsGate);
     }
     if turn.status.is_paused && flags & flag::WRITE != 0 {
@@ -420,6 +468,18 @@ fn run_queue<'g>(
                     "{} in a transaction answers at once",
                     spec.full_name
                 );
+            }
+            Handler::Script(command) => {
+                script::run::execute_queued(turn, session, spec, command, &args, keys, out);
+            }
+            Handler::Engine(_) => {
+                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
+                let has_changed = run_engine(turn, spec, &args, out);
+                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
+                if has_changed {
+                    keys.effects.dirty += 1;
+                    push(keys, &args, None);
+                }
             }
             // Inside a transaction there is nothing left to forget.
             Handler::Flow(_) => out.ok(),
