@@ -15,6 +15,7 @@ pub mod intset;
 mod keyhash;
 mod keyspace;
 pub mod list;
+mod lock;
 #[cfg(test)]
 mod model_test;
 pub mod packed;
@@ -24,6 +25,7 @@ pub mod set;
 mod size;
 mod slot;
 mod snapshot;
+mod sync;
 mod table;
 pub mod thresholds;
 mod value;
