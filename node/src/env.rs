@@ -50,6 +50,10 @@ pub trait Env: Clone + Send + Sync + 'static {
     fn stall(&self, time: Duration);
     /// A counter for measuring commands; constant in simulation.
     fn ticks(&self) -> fn() -> u64;
+    /// Whether so much of the allocator's memory is free here and there that compacting it pays.
+    fn is_memory_sparse(&self) -> bool;
+    /// Which allocator this is, and what it counts; `None` where it is not the process's own.
+    fn allocator(&self) -> Option<(&'static str, crate::alloc::Memory)>;
     /// Ends the process, or in simulation the node.
     fn exit(&self, code: i32);
 }
@@ -60,16 +64,21 @@ pub struct Real {
     disk: Arc<dyn Disk>,
     /// Removed when the process ends in order; empty: none.
     pid_file: Arc<str>,
+    allocator: Option<&'static str>,
 }
 
 impl Real {
     /// `disk`: the data directory.
     pub fn new(disk: Arc<dyn Disk>) -> Real {
-        Real { disk, pid_file: "".into() }
+        Real { disk, pid_file: "".into(), allocator: None }
     }
     /// As well with a file that holds the process's id and goes with it.
     pub fn with_pid_file(self, path: &str) -> Real {
         Real { pid_file: path.into(), ..self }
+    }
+    /// As well with [`crate::alloc::Jemalloc`] as the process's allocator.
+    pub fn with_jemalloc(self) -> Real {
+        Real { allocator: Some("jemalloc-5.3.1"), ..self }
     }
     fn remove_pid_file(&self) {
         if !self.pid_file.is_empty() {
@@ -176,6 +185,15 @@ impl Env for Real {
 
     fn ticks(&self) -> fn() -> u64 {
         cycles
+    }
+
+    fn is_memory_sparse(&self) -> bool {
+        storage::slab::usage().is_sparse()
+    }
+
+    fn allocator(&self) -> Option<(&'static str, crate::alloc::Memory)> {
+        let name = self.allocator?;
+        Some((name, crate::alloc::memory()?))
     }
 
     fn exit(&self, code: i32) {

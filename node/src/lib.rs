@@ -3,8 +3,10 @@
 //! Invariant: the world reaches the node through [`env::Env`] and `storage::Disk` alone.
 //! Invariant: threads meet in [`shared::Shared`] and in letter boxes, nowhere else.
 
+pub mod alloc;
 pub mod clients;
 pub mod commands;
+pub mod compact;
 pub mod config;
 pub mod connection;
 pub mod control;

@@ -1,11 +1,15 @@
 //! The server's binary: reads its configuration as redis-server does, and runs a node.
 
+use node::alloc::Jemalloc;
 use node::config::load_args;
 use node::{Real, log};
 use std::io::Read;
 use std::process::ExitCode;
 use std::sync::Arc;
 use storage::RealDisk;
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -79,7 +83,12 @@ fn serve(config: node::Config) -> ExitCode {
     {
         tracing::warn!("Failed to write PID file: {error}");
     }
-    let env = Real::new(Arc::new(RealDisk::new("."))).with_pid_file(&pid_file);
+    if node::alloc::quantum() != Some(8) {
+        tracing::warn!(
+            "The allocator has size classes 16 bytes apart: values above 4 KiB may take a little more memory"
+        );
+    }
+    let env = Real::new(Arc::new(RealDisk::new("."))).with_pid_file(&pid_file).with_jemalloc();
     let (sender, signals) = tokio::sync::mpsc::unbounded_channel();
     let node = async move {
         tokio::task::spawn_local(listen_to_signals(sender));

@@ -75,6 +75,7 @@ pub async fn run_until<E: Env>(
         tokio::task::spawn_local(accept(shared.clone(), listener));
     }
     tokio::task::spawn_local(sample(shared.clone()));
+    tokio::task::spawn_local(crate::compact::run(shared.clone()));
     crate::replica::start(&shared);
     tokio::task::spawn_local(crate::replica::run(shared.clone()));
     if shared.settings().is_cluster {

@@ -130,6 +130,7 @@ impl State {
 pub struct Counters {
     /// Changes that came with a primary's stream.
     pub dirty: AtomicU64,
+    /// Bytes of replication links; those of clients are counted by their workers.
     pub net_in: AtomicU64,
     pub net_out: AtomicU64,
     pub blocked: AtomicUsize,

@@ -16,7 +16,7 @@ use crate::shared::Released;
 use crate::shared::Shared;
 use engine::blocking::SlotSide;
 use engine::stats::Stats;
-use engine::{Host, Local, Outcome, Rng, Session, Spec, Status, Turn, Unit, evict, execute};
+use engine::{Host, Local, Outcome, Session, Spec, Status, Turn, evict, execute};
 use proto::resp::{ProtocolError, Reply, Request, Span, parse_request};
 use proto::{ClusterView, Now, Slot};
 use smallvec::SmallVec;
@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use storage::{GateClosed, GateReader};
+use storage::{GateClosed, GateInside, GateReader};
 use tokio::sync::Notify;
 
 /// Commands prefetched at a time. 16 does as well, more does not help.
@@ -44,8 +44,8 @@ struct Item {
     raw: Range<u32>,
     own: Option<Rc<Vec<u8>>>,
     spec: Option<&'static Spec>,
-    slot: Option<Slot>,
-    hash: u64,
+    /// Slot and hash of the first key, where it is argument 1.
+    first_key: Option<(Slot, u64)>,
     /// No command but what is wrong with the input.
     is_error: bool,
 }
@@ -100,6 +100,7 @@ impl<'a> Setting<'a> {
             status: self.status,
             now: self.now,
             ticks: shared.env.ticks(),
+            first_key: None,
             exclusive,
             local,
             host,
@@ -110,9 +111,15 @@ impl<'a> Setting<'a> {
 /// What the worker executes with.
 struct Core {
     local: Local,
-    gate: GateReader,
     out: Reply,
-    expire_cursor: usize,
+    expire_cursor: engine::expire::Cursor,
+}
+
+/// Being inside the gate, for a batch.
+struct Inside<'a> {
+    gate: GateInside<'a>,
+    /// The gate was left: what was true for the batch may be no more.
+    has_left: bool,
 }
 
 /// See the module's head.
@@ -123,6 +130,7 @@ pub struct Worker<E: Env> {
     pub connections: RefCell<BTreeMap<u64, Rc<Connection<E>>>>,
     batch: RefCell<Batch<E>>,
     core: RefCell<Core>,
+    gate: RefCell<GateReader>,
     parked: RefCell<Vec<Rc<Connection<E>>>>,
     kick: Notify,
     is_stopped: Cell<bool>,
@@ -137,19 +145,15 @@ fn is_cross_protocol(name: &[u8]) -> bool {
 impl<E: Env> Worker<E> {
     pub fn new(shared: Arc<Shared<E>>, index: usize) -> Rc<Worker<E>> {
         let mail = shared.mail[index].clone();
-        let local = Local {
-            rng: Rng::new(shared.env.rand()),
-            stats: Stats::new(shared.engine.table.len()),
-            unit: Unit::default(),
-            mailbox: mail.clone(),
-        };
+        let local = Local::new(shared.env.rand(), shared.engine.table.len(), mail.clone());
         let gate = shared.engine.keyspace.gate().register();
         Rc::new(Worker {
             index,
             mail,
             connections: RefCell::default(),
             batch: RefCell::default(),
-            core: RefCell::new(Core { local, gate, out: Reply::new(false), expire_cursor: 0 }),
+            core: RefCell::new(Core { local, out: Reply::new(false), expire_cursor: Default::default() }),
+            gate: RefCell::new(gate),
             parked: RefCell::default(),
             kick: Notify::new(),
             is_stopped: Cell::new(false),
@@ -238,7 +242,7 @@ impl<E: Env> Worker<E> {
             }
             Letter::ResetStats => {
                 let stats = &mut self.core.borrow_mut().local.stats;
-                *stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
+                **stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
             }
             Letter::Stop => self.is_stopped.set(true),
         }
@@ -297,7 +301,7 @@ impl<E: Env> Worker<E> {
     /// Parses what a connection just read into the worker's buffer: its own leftover and `fresh` bytes. False: it sent
     /// nonsense, or too much.
     pub fn parse_shared(self: &Rc<Self>, connection: &Rc<Connection<E>>, fresh: usize) -> bool {
-        self.shared.counters.net_in.fetch_add(fresh as u64, Ordering::Relaxed);
+        self.core.borrow_mut().local.stats.net_in += fresh as u64;
         let mut batch = self.batch.borrow_mut();
         let start = batch.input.len() - fresh - connection.input.borrow().len();
         let end = self.parse(connection, &mut batch, start, None);
@@ -373,8 +377,7 @@ impl<E: Env> Worker<E> {
             raw: 0..len,
             own: Some(own),
             spec: None,
-            slot: None,
-            hash: 0,
+            first_key: None,
             is_error: true,
         };
         self.push(connection, batch, item);
@@ -441,16 +444,16 @@ impl<E: Env> Worker<E> {
         if spec.is_some_and(|s| !s.subcommands.is_empty() || !s.is_arity(args.len())) {
             spec = None; // resolved when it runs
         }
-        let (mut slot, mut hash) = (None, 0);
+        let mut first_key = None;
         if let (Some(s), Some(key)) = (spec, args.get(1))
             && s.is_first_key_plain
         {
             let key = key.of(buf);
-            let of_key = Slot::of_key(key);
-            (slot, hash) = (Some(of_key), self.shared.engine.keyspace.hash(key));
-            self.shared.engine.keyspace.prefetch_slot(of_key);
+            let slot = Slot::of_key(key);
+            first_key = Some((slot, self.shared.engine.keyspace.hash(key)));
+            self.shared.engine.keyspace.prefetch_slot(slot);
         }
-        Item { spans, raw, own, spec, slot, hash, is_error: false }
+        Item { spans, raw, own, spec, first_key, is_error: false }
     }
 
     fn push(&self, connection: &Rc<Connection<E>>, batch: &mut Batch<E>, item: Item) {
@@ -472,14 +475,15 @@ impl<E: Env> Worker<E> {
 
     /// Runs `f` with what holds now. It is looked at in an order that counts.
     fn with_setting<T>(&self, f: impl FnOnce(&Setting) -> T) -> T {
-        let settings = self.shared.settings.load_full();
+        let settings = self.shared.settings.load();
         let slots_left = self.shared.state.slots_left.load(Ordering::Acquire);
-        let view = self.shared.view.load_full();
+        let view = self.shared.view.load();
         let now = self.shared.env.now();
         // Before the status: a lease that is seen after a term ended belongs to a later one.
         let term = self.shared.state.term.load(Ordering::Acquire);
         let status = self.shared.status(now.mono);
-        let setting = Setting { settings: &settings, view: view.as_deref(), now, status, term, slots_left };
+        let setting =
+            Setting { settings: &settings, view: (*view).as_deref(), now, status, term, slots_left };
         f(&setting)
     }
 
@@ -505,9 +509,15 @@ impl<E: Env> Worker<E> {
             .set_clock(evict::fresh(setting.now.wall.0, setting.settings.engine.maxmemory_policy.is_lfu()));
         let mut groups = std::mem::take(&mut batch.groups);
         let mut prefetched = 0;
-        for group in &groups {
+        {
             let mut core = self.core.borrow_mut();
-            self.run_group(&mut core, batch, group, setting, &mut prefetched);
+            core.local.ticked = (self.shared.env.ticks())();
+            let mut gate = self.gate.borrow_mut();
+            let mut inside = Inside { gate: gate.enter_wait(), has_left: true };
+            for group in &groups {
+                inside.has_left |= inside.gate.give_way();
+                self.run_group(&mut core, &mut inside, batch, group, setting, &mut prefetched);
+            }
         }
         self.publish_dirty();
         groups.clear();
@@ -517,13 +527,13 @@ impl<E: Env> Worker<E> {
     fn prefetch(&self, items: &[Item]) {
         let keyspace = &self.shared.engine.keyspace;
         for item in items {
-            if let Some(slot) = item.slot {
-                keyspace.prefetch_segment(slot, 0, item.hash);
+            if let Some((slot, hash)) = item.first_key {
+                keyspace.prefetch_segment(slot, 0, hash);
             }
         }
         for item in items {
-            if let Some(slot) = item.slot {
-                keyspace.prefetch_entry(slot, 0, item.hash);
+            if let Some((slot, hash)) = item.first_key {
+                keyspace.prefetch_entry(slot, 0, hash);
             }
         }
     }
@@ -531,6 +541,7 @@ impl<E: Env> Worker<E> {
     fn run_group(
         self: &Rc<Self>,
         core: &mut Core,
+        inside: &mut Inside,
         batch: &Batch<E>,
         group: &Group<E>,
         setting: &Setting,
@@ -554,7 +565,7 @@ impl<E: Env> Worker<E> {
             }
             // Commands that a stale replica answers show no data, unless they look up keys after all.
             is_data |= batch.items[place].spec.is_none_or(|s| !s.has(engine::spec::flag::STALE));
-            match self.run_item(core, connection, batch, &batch.items[place], setting) {
+            match self.run_item(core, inside, connection, batch, &batch.items[place], setting) {
                 Outcome::Done => {}
                 Outcome::Busy(_) => {
                     connection.set_phase(Phase::Parked);
@@ -587,6 +598,7 @@ impl<E: Env> Worker<E> {
     fn run_item(
         self: &Rc<Self>,
         core: &mut Core,
+        inside: &mut Inside,
         connection: &Rc<Connection<E>>,
         batch: &Batch<E>,
         item: &Item,
@@ -615,24 +627,27 @@ impl<E: Env> Worker<E> {
         }
         let mut session = connection.session.borrow_mut();
         let mut host = NodeHost { worker: self, connection, setting, is_exclusive: false };
-        let Core { local, gate, out, .. } = core;
-        let inside = gate.enter_wait();
-        if self.is_outdated(setting) {
+        let Core { local, out, .. } = core;
+        if inside.has_left && self.is_outdated(setting) {
             return Outcome::Busy(Slot::default());
         }
+        inside.has_left = false;
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
+        turn.first_key = item.first_key;
         let outcome = execute(&mut turn, &mut session, resolved.clone(), &args, Some(raw), out);
-        drop(inside);
         if !matches!(outcome, Outcome::NeedsGate) {
             return outcome;
         }
-        let closed: GateClosed<'_> = engine.keyspace.gate().close();
-        if self.is_outdated(setting) {
-            return Outcome::Busy(Slot::default());
-        }
-        host.is_exclusive = true;
-        let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
-        execute(&mut turn, &mut session, resolved, &args, Some(raw), out)
+        inside.has_left = true;
+        inside.gate.outside(|| {
+            let closed: GateClosed<'_> = engine.keyspace.gate().close();
+            if self.is_outdated(setting) {
+                return Outcome::Busy(Slot::default());
+            }
+            host.is_exclusive = true;
+            let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
+            execute(&mut turn, &mut session, resolved, &args, Some(raw), out)
+        })
     }
 
     /// The role changed, with the gate closed, since the batch began, or slots left: what was true for it is no more.
@@ -680,7 +695,7 @@ impl<E: Env> Worker<E> {
             0
         };
         drop(session);
-        self.shared.counters.net_out.fetch_add(core.out.len() as u64, Ordering::Relaxed);
+        core.local.stats.net_out += core.out.len() as u64;
         let released = self.released();
         if released.term != setting.term && (is_data || until > 0) {
             // What ran here is acknowledged by nobody: its outcome is not known.
@@ -890,18 +905,18 @@ impl<E: Env> Worker<E> {
             return;
         }
         let workers = self.shared.mail.len();
-        let share = Slot::COUNT.div_ceil(workers);
         const KEYS_PER_ROUND_MAX: usize = 20_000;
         let mut core = self.core.borrow_mut();
-        let Core { local, gate, expire_cursor, .. } = &mut *core;
+        let Core { local, expire_cursor, .. } = &mut *core;
         let mut host = crate::host::RoundHost { shared: &self.shared };
+        let mut gate = self.gate.borrow_mut();
         let _inside = gate.enter_wait();
         if self.shared.state.is_replica.load(Ordering::Relaxed) {
             return;
         }
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
         let (cursor, _) =
-            engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, share, KEYS_PER_ROUND_MAX);
+            engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, KEYS_PER_ROUND_MAX);
         *expire_cursor = cursor;
     }
 

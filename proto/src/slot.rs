@@ -89,11 +89,29 @@ impl fmt::Display for SlotRange {
 
 #[inline]
 fn hash_tag(key: &[u8]) -> &[u8] {
+    // Most keys are short and have none: three instructions per eight bytes beat a call.
+    const SHORT: usize = 64;
+    if key.len() <= SHORT && !has_open_brace(key) {
+        return key;
+    }
     let Some(open) = memchr::memchr(b'{', key) else { return key };
     match memchr::memchr(b'}', &key[open + 1..]) {
         Some(0) | None => key,
         Some(len) => &key[open + 1..open + 1 + len],
     }
+}
+
+/// Whether any byte is `{`.
+#[inline]
+fn has_open_brace(bytes: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut chunks = bytes.chunks_exact(8);
+    let mut found = 0;
+    for chunk in &mut chunks {
+        let x = u64::from_ne_bytes(chunk.try_into().expect("eight bytes")) ^ (ONES * b'{' as u64);
+        found |= x.wrapping_sub(ONES) & !x;
+    }
+    found & (ONES << 7) != 0 || chunks.remainder().contains(&b'{')
 }
 
 /// CRC16 with polynomial 0x1021, initial value 0. Eight bytes a step: measured 3.4 ns against 14.4 for 16 bytes.

@@ -84,7 +84,7 @@ fn writes(c: &mut Criterion) {
         let value = vec![b'v'; len];
         group.bench_function(format!("new key, {len} bytes, and delete"), |b| {
             b.iter(|| {
-                assert!(guard.db_mut(0).set_str(&w.key, w.hash, black_box(&value), Expiry::None));
+                assert!(guard.db_mut(0).set_str(&w.key, w.hash, black_box(&value), Expiry::None).is_none());
                 assert!(guard.db_mut(0).delete(&w.key, w.hash));
             })
         });

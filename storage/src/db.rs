@@ -186,7 +186,11 @@ impl<'a> DbMut<'a> {
     }
 
     /// The key's entry, expired or not, to be changed.
-    pub fn get_mut(&mut self, key: &[u8], hash: u64) -> Option<EntryMut<'_, 'a>> {
+    pub fn get_mut(&mut self, key: &[u8], hash: u64) -> Option<EntryMut<'_>> {
+        DbMut { one_thread: PhantomData, ..*self }.into_entry(key, hash)
+    }
+    /// As [`DbMut::get_mut`], for as long as the slot is locked.
+    pub fn into_entry(mut self, key: &[u8], hash: u64) -> Option<EntryMut<'a>> {
         let (seg, index) = self.root().find(hash, key)?;
         self.before_write(seg);
         let raw = seg.entry(index);
@@ -195,25 +199,23 @@ impl<'a> DbMut<'a> {
     }
 
     /// Sets a key to a string. Allocates at most once (twice for a value that is kept apart), not at all when the
-    /// allocator's class stays the same. Returns whether the key is new.
-    pub fn set_str(&mut self, key: &[u8], hash: u64, bytes: &[u8], expiry: Expiry) -> bool {
+    /// allocator's class stays the same. Returns a collection that was there, so that a big one can be dropped elsewhere.
+    pub fn set_str(&mut self, key: &[u8], hash: u64, bytes: &[u8], expiry: Expiry) -> Option<Value> {
         if let Some(mut entry) = self.get_mut(key, hash) {
-            entry.set_str(bytes, expiry);
-            return false;
+            return entry.set_str(bytes, expiry);
         }
         self.add(key, hash, Content::Str(bytes), expiry.over(None));
-        true
+        None
     }
 
-    /// Sets a key to a value, replacing any other. Returns whether the key is new. Panics on an empty collection.
-    pub fn insert(&mut self, key: &[u8], hash: u64, value: Value, expire: Option<i64>) -> bool {
+    /// Sets a key to a value. Returns a collection that was there. Panics on an empty collection.
+    pub fn insert(&mut self, key: &[u8], hash: u64, value: Value, expire: Option<i64>) -> Option<Value> {
         assert!(!value.is_empty_collection(), "no key holds an empty collection");
         if let Some(mut entry) = self.get_mut(key, hash) {
-            entry.replace(value, expire);
-            return false;
+            return entry.replace(value, expire);
         }
         self.add(key, hash, Content::Owned(value), expire);
-        true
+        None
     }
 
     fn add(&mut self, key: &[u8], hash: u64, content: Content<'_>, expire: Option<i64>) {
@@ -269,6 +271,15 @@ impl<'a> DbMut<'a> {
     fn emptied(&mut self) {
         self.keyspace.set_occupied(self.slot, self.home, false);
         self.keyspace.home(self.home).next_expiry[self.slot.index()].store(i64::MAX, Ordering::Relaxed);
+    }
+
+    /// Moves the keys of one segment out of spans that are being emptied (see [`crate::slab::begin_compaction`]), from
+    /// `cursor` on. Returns the next cursor, 0 at the end. At most 62 keys are moved; what big collections hold stays.
+    pub fn leave_spans(&mut self, cursor: u64) -> u64 {
+        if self.root().count == 0 {
+            return 0;
+        }
+        self.root_mut().leave_spans(cursor)
     }
 
     /// Sets or takes away a key's expiry. Returns whether the key exists.
@@ -341,8 +352,8 @@ impl Drop for Table {
 }
 
 /// An existing key, to be changed. Dropping it settles the accounts.
-pub struct EntryMut<'b, 'a> {
-    db: &'b mut DbMut<'a>,
+pub struct EntryMut<'a> {
+    db: DbMut<'a>,
     seg: Seg,
     index: usize,
     raw: RawEntry,
@@ -350,7 +361,7 @@ pub struct EntryMut<'b, 'a> {
     expire: Option<i64>,
 }
 
-impl EntryMut<'_, '_> {
+impl EntryMut<'_> {
     /// The entry as a reader sees it.
     #[inline]
     pub fn read(&self) -> Entry<'_> {
@@ -377,19 +388,21 @@ impl EntryMut<'_, '_> {
         unsafe { self.raw.value_mut() }
     }
 
-    /// Replaces the value by a string.
-    pub fn set_str(&mut self, bytes: &[u8], expiry: Expiry) {
+    /// Replaces the value by a string. Returns a collection that was there.
+    pub fn set_str(&mut self, bytes: &[u8], expiry: Expiry) -> Option<Value> {
         let expire = expiry.over(self.raw.expire_ms());
         // SAFETY: the old place is forgotten by `moved`; so below.
-        let raw = unsafe { self.raw.set_str(bytes, expire) };
+        let (raw, old) = unsafe { self.raw.set_str(bytes, expire) };
         self.moved(raw);
+        old
     }
-    /// Replaces value and expiry. Panics on an empty collection.
-    pub fn replace(&mut self, value: Value, expire: Option<i64>) {
+    /// Replaces value and expiry. Returns a collection that was there. Panics on an empty collection.
+    pub fn replace(&mut self, value: Value, expire: Option<i64>) -> Option<Value> {
         assert!(!value.is_empty_collection(), "no key holds an empty collection");
         // SAFETY: see set_str.
-        let raw = unsafe { self.raw.replace(value, expire) };
+        let (raw, old) = unsafe { self.raw.replace(value, expire) };
         self.moved(raw);
+        old
     }
     pub fn set_expire(&mut self, expire: Option<i64>) {
         // SAFETY: see set_str.
@@ -425,7 +438,7 @@ impl EntryMut<'_, '_> {
     }
 }
 
-impl Drop for EntryMut<'_, '_> {
+impl Drop for EntryMut<'_> {
     fn drop(&mut self) {
         let delta = self.raw.bytes() as isize - self.bytes as isize;
         self.db.keyspace.counters.add_bytes(self.db.slot, delta);

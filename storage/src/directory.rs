@@ -94,7 +94,7 @@ impl NodePtr {
         unsafe { self.0.cast::<u8>().add(NODE_HEADER).cast::<u64>().add(i).write(word) }
     }
     fn bytes(self) -> usize {
-        crate::size::class_size(node_layout(self.bits()).size())
+        crate::slab::class_size(node_layout(self.bits()).size())
     }
 }
 

@@ -1,33 +1,40 @@
 //! One allocation per key: header, expiry when there is one, key, and the value or a pointer to it.
 //!
 //! ```text
-//! 0     flags u8   kind in the low three bits, then EXPIRES, LONG_KEY, SPLIT, RAW
-//! 1     klen u8    length of the key, unless LONG_KEY
+//! 0     flags u8   kind in the low three bits, then EXPIRES, LONG, SPLIT, RAW
+//! 1     klen u8    length of the key, unless LONG
 //! 2     vlen u16   length of an embedded string
-//! 4     clock u32  access clock (LRU or LFU), atomic: readers touch it
-//! 8     [expiry i64, ms since 1970]  when EXPIRES; i64::MIN means none
-//!       [klen u32]                   when LONG_KEY
+//! 4     clock u24  access clock (LRU or LFU): readers touch it too, under the slot's lock
+//! 7     [expiry u40, ms since 2020] when EXPIRES; all ones means none
+//!       or, when EXPIRES and LONG, [expiry i64, ms since 1970]; i64::MIN means none
+//!       [klen u32] when LONG
 //!       key
 //!       embedded string | [vlen u32][pointer] when SPLIT | [pointer] to a boxed collection
 //! ```
-//! A string leaves the entry (SPLIT) when that takes less memory, by allocator class, or when it is 64 KiB or longer.
-//! Everything behind the header is unaligned. The unsafe code of an entry is all in this file.
+//! LONG is for keys of 255 bytes and more, and for expiries before 2020 or after 2054. A string leaves the entry (SPLIT)
+//! when that takes less memory, by allocator class, or when it is 64 KiB or longer. Everything is unaligned. The unsafe
+//! code of an entry is all in this file.
 
-use crate::size::{class_layout, class_size};
+use crate::slab::{self, class_size};
 use crate::value::{Kind, Value, ValueMut, ValueRef, str_encoding};
 use crate::{Hash, List, Set, ZSet};
-use std::alloc::{alloc, dealloc, handle_alloc_error, realloc};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 const KIND: u8 = 0x07;
 const EXPIRES: u8 = 0x08;
-const LONG_KEY: u8 = 0x10;
+const LONG: u8 = 0x10;
 const SPLIT: u8 = 0x20;
 const RAW: u8 = 0x40;
 
-const HEADER: usize = 8;
+const HEADER: usize = 7;
+/// Key length that stands for a LONG one.
+const KEY_LEN_LONG: usize = 255;
+const EXPIRY_BYTES: usize = 5;
+const EXPIRY_BYTES_LONG: usize = 8;
+/// 2020-01-01 in ms since 1970: what short expiries count from.
+const EXPIRY_BASE: i64 = 1_577_836_800_000;
+const EXPIRY_NONE: u64 = (1 << 40) - 1;
 const SPLIT_BODY: usize = 12;
 const POINTER_BODY: usize = 8;
 /// A string of this length or longer is always split: `vlen` has 16 bits.
@@ -46,7 +53,7 @@ pub(crate) enum Content<'a> {
     Owned(Value),
 }
 
-/// Where a string of some length goes in an entry whose part before the value has `head` bytes.
+/// Whether a string of `len` bytes stands apart from an entry whose part before the value has `head` bytes.
 fn is_split(head: usize, len: usize) -> bool {
     if len >= EMBED_LIMIT {
         return true;
@@ -55,24 +62,32 @@ fn is_split(head: usize, len: usize) -> bool {
     embedded > 256 && embedded > class_size(head + SPLIT_BODY) + class_size(len) + 8
 }
 
-fn head_len(key: &[u8], expires: bool) -> usize {
-    HEADER + if expires { 8 } else { 0 } + if key.len() > 254 { 4 } else { 0 } + key.len()
+/// EXPIRES and LONG as an entry with this key length and expiry needs them.
+#[inline]
+fn shape(key_len: usize, expire: Option<i64>) -> u8 {
+    let is_far = |ms: i64| !(0..EXPIRY_NONE as i64).contains(&ms.wrapping_sub(EXPIRY_BASE));
+    let is_long = key_len >= KEY_LEN_LONG || expire.is_some_and(is_far);
+    (expire.is_some() as u8 * EXPIRES) | (is_long as u8 * LONG)
 }
 
-fn allocate(size: usize) -> NonNull<u8> {
-    let layout = class_layout(size);
-    // SAFETY: a class is never of size zero.
-    let p = unsafe { alloc(layout) };
-    NonNull::new(p).unwrap_or_else(|| handle_alloc_error(layout))
+/// Where the key begins in an entry of this shape.
+#[inline]
+fn key_start(flags: u8) -> usize {
+    HEADER
+        + match flags & (EXPIRES | LONG) {
+            0 => 0,
+            EXPIRES => EXPIRY_BYTES,
+            LONG => 4,
+            _ => EXPIRY_BYTES_LONG + 4,
+        }
 }
 
 impl RawEntry {
     /// A new entry, to be freed with [`RawEntry::free`] or [`RawEntry::into_value`].
     pub(crate) fn create(key: &[u8], content: Content<'_>, expire: Option<i64>, clock: u32) -> RawEntry {
         assert!(key.len() <= LENGTH_MAX);
-        let head = head_len(key, expire.is_some());
-        let mut flags =
-            if expire.is_some() { EXPIRES } else { 0 } | if key.len() > 254 { LONG_KEY } else { 0 };
+        let mut flags = shape(key.len(), expire);
+        let head = key_start(flags) + key.len();
         let owned;
         let bytes = match content {
             Content::Str(bytes) => bytes,
@@ -92,7 +107,7 @@ impl RawEntry {
         if is_split(head, bytes.len()) {
             flags |= SPLIT;
             let e = RawEntry::write_head(head + SPLIT_BODY, flags, key, expire, clock);
-            let buffer = allocate(bytes.len());
+            let buffer = slab::allocate(bytes.len());
             // SAFETY: the buffer has room for `bytes`, the body for length and pointer.
             unsafe {
                 buffer.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
@@ -101,7 +116,7 @@ impl RawEntry {
             e
         } else {
             let e = RawEntry::write_head(head + bytes.len(), flags, key, expire, clock);
-            // SAFETY: the body has room for `bytes`; `vlen` lies at offset 2, aligned to 2.
+            // SAFETY: the body has room for `bytes`.
             unsafe {
                 e.body().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
                 e.set_vlen(bytes.len());
@@ -111,24 +126,38 @@ impl RawEntry {
     }
 
     fn write_head(size: usize, flags: u8, key: &[u8], expire: Option<i64>, clock: u32) -> RawEntry {
-        let p = allocate(size);
+        let p = slab::allocate(size);
         let e = RawEntry(p);
-        // SAFETY: `size` covers the head of this key with these flags; nobody else knows the allocation yet.
+        let klen = if flags & LONG != 0 { KEY_LEN_LONG } else { key.len() };
+        // Flags, length of the key, no value's length yet, clock: the header's seven bytes at once, and a spare one
+        // that the key or the expiry overwrites.
+        let header = flags as u64 | (klen as u64) << 8 | (clock as u64) << 32;
+        // SAFETY: `size` covers the head of this key with these flags, and a class has at least eight bytes; nobody
+        // else knows the allocation yet.
         unsafe {
-            let p = p.as_ptr();
-            p.write(flags);
-            p.add(1).write(if flags & LONG_KEY != 0 { 255 } else { key.len() as u8 });
-            e.set_vlen(0);
-            p.add(4).cast::<u32>().write(clock);
-            if let Some(at) = expire {
-                p.add(HEADER).cast::<i64>().write_unaligned(at);
+            p.as_ptr().cast::<[u8; 8]>().write(header.to_le_bytes());
+            if flags & EXPIRES != 0 {
+                e.write_expiry(expire);
             }
-            if flags & LONG_KEY != 0 {
-                p.add(e.key_start() - 4).cast::<u32>().write_unaligned(key.len() as u32);
+            if flags & LONG != 0 {
+                p.as_ptr().add(e.key_start() - 4).cast::<u32>().write_unaligned(key.len() as u32);
             }
-            p.add(e.key_start()).copy_from_nonoverlapping(key.as_ptr(), key.len());
+            p.as_ptr().add(e.key_start()).copy_from_nonoverlapping(key.as_ptr(), key.len());
         }
         e
+    }
+
+    /// SAFETY: the entry has EXPIRES, and LONG if `expire` needs it; the caller may write to it.
+    unsafe fn write_expiry(self, expire: Option<i64>) {
+        // SAFETY: the field's bytes exist by contract.
+        unsafe {
+            let at = self.0.as_ptr().add(HEADER);
+            if self.flags() & LONG != 0 {
+                return at.cast::<i64>().write_unaligned(expire.unwrap_or(NO_EXPIRY));
+            }
+            let ms = expire.map_or(EXPIRY_NONE, |ms| (ms - EXPIRY_BASE) as u64);
+            at.cast::<[u8; EXPIRY_BYTES]>().write(*ms.to_le_bytes().first_chunk().expect("five of eight"));
+        }
     }
 
     /// The address as an integer, to be stored in a segment.
@@ -165,14 +194,13 @@ impl RawEntry {
     }
     #[inline]
     fn key_start(self) -> usize {
-        let flags = self.flags();
-        HEADER + ((flags & EXPIRES) as usize) + if flags & LONG_KEY != 0 { 4 } else { 0 }
+        key_start(self.flags())
     }
     #[inline]
     fn key_len(self) -> usize {
         // SAFETY: the long length stands right before the key.
         unsafe {
-            if self.flags() & LONG_KEY != 0 {
+            if self.flags() & LONG != 0 {
                 self.0.as_ptr().add(self.key_start() - 4).cast::<u32>().read_unaligned() as usize
             } else {
                 self.0.as_ptr().add(1).read() as usize
@@ -194,8 +222,8 @@ impl RawEntry {
         unsafe { self.0.as_ptr().add(self.head()) }
     }
     fn set_vlen(self, len: usize) {
-        // SAFETY: offset 2 of an allocation aligned to 8.
-        unsafe { self.0.as_ptr().add(2).cast::<u16>().write(len as u16) }
+        // SAFETY: inside the header.
+        unsafe { self.0.as_ptr().add(2).cast::<u16>().write_unaligned(len as u16) }
     }
     /// SAFETY: the entry was laid out with SPLIT; `buffer` is an allocation for `len` bytes.
     unsafe fn set_split(self, buffer: *mut u8, len: usize) {
@@ -215,7 +243,7 @@ impl RawEntry {
             if self.is_split_str() {
                 self.body().cast::<u32>().read_unaligned() as usize
             } else {
-                self.0.as_ptr().add(2).cast::<u16>().read() as usize
+                self.0.as_ptr().add(2).cast::<u16>().read_unaligned() as usize
             }
         }
     }
@@ -290,14 +318,29 @@ impl RawEntry {
             return None;
         }
         // SAFETY: the field exists by its flag.
-        let at = unsafe { self.0.as_ptr().add(HEADER).cast::<i64>().read_unaligned() };
-        (at != NO_EXPIRY).then_some(at)
+        unsafe {
+            let at = self.0.as_ptr().add(HEADER);
+            if self.flags() & LONG != 0 {
+                let ms = at.cast::<i64>().read_unaligned();
+                return (ms != NO_EXPIRY).then_some(ms);
+            }
+            let mut bytes = [0; 8];
+            bytes[..EXPIRY_BYTES].copy_from_slice(&at.cast::<[u8; EXPIRY_BYTES]>().read());
+            let ms = u64::from_le_bytes(bytes);
+            (ms != EXPIRY_NONE).then_some(EXPIRY_BASE + ms as i64)
+        }
     }
     #[inline]
-    pub(crate) fn clock(self) -> &'static AtomicU32 {
-        // SAFETY: offset 4 of an allocation aligned to 8; all access to it is atomic once the entry is published.
-        // The lifetime is the entry's; only this crate's wrappers see the reference and none keeps it.
-        unsafe { AtomicU32::from_ptr(self.0.as_ptr().add(4).cast()) }
+    pub(crate) fn clock(self) -> u32 {
+        // SAFETY: inside the header: the 24 bits from byte 4 on, read with the byte before them.
+        unsafe { self.0.as_ptr().add(3).cast::<u32>().read_unaligned() >> 8 }
+    }
+    /// Readers do this too: the slot's lock keeps others out.
+    #[inline]
+    pub(crate) fn set_clock(self, clock: u32) {
+        let [a, b, c, _] = clock.to_le_bytes();
+        // SAFETY: inside the header.
+        unsafe { self.0.as_ptr().add(4).cast::<[u8; 3]>().write([a, b, c]) }
     }
     pub(crate) fn is_raw(self) -> bool {
         self.flags() & RAW != 0
@@ -306,33 +349,35 @@ impl RawEntry {
         self.set_flags(self.flags() | RAW);
     }
 
-    /// Replaces the value by a string and the expiry by `expire`; the key stays. Returns the entry's new place.
+    /// Replaces the value by a string and the expiry by `expire`; the key stays. Returns the entry's new place, and a
+    /// collection that was there.
     /// SAFETY: the caller owns the entry (slot lock) and uses only the returned one from now on.
-    pub(crate) unsafe fn set_str(self, bytes: &[u8], expire: Option<i64>) -> RawEntry {
+    pub(crate) unsafe fn set_str(self, bytes: &[u8], expire: Option<i64>) -> (RawEntry, Option<Value>) {
         let (key_len, flags) = (self.key_len(), self.flags());
-        let old_head = self.head();
-        let head = old_head - (flags & EXPIRES) as usize + if expire.is_some() { 8 } else { 0 };
+        let shape = shape(key_len, expire);
+        let (old_head, head) = (self.head(), key_start(shape) + key_len);
         let split = is_split(head, bytes.len());
-        if self.kind() == Kind::Str && split == self.is_split_str() {
+        let is_as_long = (flags ^ shape) & LONG == 0;
+        if self.kind() == Kind::Str && split == self.is_split_str() && is_as_long {
             if !split && class_size(head + bytes.len()) == class_size(self.size()) {
                 // SAFETY: the class covers the new head and value; the key moves before its old place is reused.
                 unsafe {
                     let from = self.0.as_ptr().add(self.key_start());
-                    self.set_flags((flags & !(EXPIRES | RAW)) | if expire.is_some() { EXPIRES } else { 0 });
+                    self.set_flags((flags & !(EXPIRES | RAW)) | shape);
                     if head != old_head {
                         from.copy_to(self.0.as_ptr().add(head - key_len), key_len);
-                        if flags & LONG_KEY != 0 {
+                        if flags & LONG != 0 {
                             let at = self.0.as_ptr().add(head - key_len - 4);
                             at.cast::<u32>().write_unaligned(key_len as u32);
                         }
                     }
-                    if let Some(at) = expire {
-                        self.0.as_ptr().add(HEADER).cast::<i64>().write_unaligned(at);
+                    if shape & EXPIRES != 0 {
+                        self.write_expiry(expire);
                     }
                     self.set_vlen(bytes.len());
                     self.body().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
                 }
-                return self;
+                return (self, None);
             }
             if split && head == old_head && class_size(bytes.len()) == class_size(self.str_len()) {
                 // SAFETY: the buffer's class covers the new length.
@@ -340,19 +385,32 @@ impl RawEntry {
                     let buffer = self.str_ptr();
                     buffer.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
                     self.set_split(buffer, bytes.len());
-                    if let Some(at) = expire {
-                        self.0.as_ptr().add(HEADER).cast::<i64>().write_unaligned(at);
+                    if shape & EXPIRES != 0 {
+                        self.write_expiry(expire);
                     }
                     self.set_flags(flags & !RAW);
                 }
-                return self;
+                return (self, None);
             }
         }
-        let clock = self.clock().load(Ordering::Relaxed);
-        let new = RawEntry::create(self.key(), Content::Str(bytes), expire, clock);
+        // SAFETY: by contract.
+        unsafe { self.remade(Content::Str(bytes), expire) }
+    }
+
+    /// A new entry in place of this one, with the same key and clock; and the collection that was there.
+    /// SAFETY: as [`RawEntry::set_str`].
+    unsafe fn remade(self, content: Content<'_>, expire: Option<i64>) -> (RawEntry, Option<Value>) {
+        let new = RawEntry::create(self.key(), content, expire, self.clock());
+        let is_str = self.kind() == Kind::Str;
         // SAFETY: the caller gives up the old entry.
-        unsafe { self.free() };
-        new
+        unsafe {
+            if is_str {
+                self.free();
+                (new, None)
+            } else {
+                (new, Some(self.into_value()))
+            }
+        }
     }
 
     /// Changes the length of a string; new bytes are zero. Returns the entry's new place.
@@ -366,11 +424,10 @@ impl RawEntry {
             if split && self.is_split_str() {
                 let mut buffer = self.str_ptr();
                 if class_size(len) != class_size(old) {
-                    let layout = class_layout(old);
-                    buffer = realloc(buffer, layout, class_size(len));
-                    if buffer.is_null() {
-                        handle_alloc_error(class_layout(len));
-                    }
+                    let to = slab::allocate(len).as_ptr();
+                    to.copy_from_nonoverlapping(buffer, old.min(len));
+                    slab::release(NonNull::new_unchecked(buffer), old);
+                    buffer = to;
                 }
                 if len > old {
                     buffer.add(old).write_bytes(0, len - old);
@@ -386,7 +443,7 @@ impl RawEntry {
                 return self;
             }
             let ValueRef::Str(bytes) = self.value() else { unreachable!() };
-            let clock = self.clock().load(Ordering::Relaxed);
+            let clock = self.clock();
             let keep = &bytes[..old.min(len)];
             let new = RawEntry::create_sized(self.key(), keep, len, self.expire_ms(), clock);
             new.set_flags(new.flags() | self.flags() & RAW);
@@ -397,15 +454,15 @@ impl RawEntry {
 
     /// An entry with a string of `len` bytes: `bytes`, then zeros.
     fn create_sized(key: &[u8], bytes: &[u8], len: usize, expire: Option<i64>, clock: u32) -> RawEntry {
-        let head = head_len(key, expire.is_some());
-        let base = if expire.is_some() { EXPIRES } else { 0 } | if key.len() > 254 { LONG_KEY } else { 0 };
+        let base = shape(key.len(), expire);
+        let head = key_start(base) + key.len();
         let split = is_split(head, len);
         let (body, flags) = if split { (SPLIT_BODY, base | SPLIT) } else { (len, base) };
         let e = RawEntry::write_head(head + body, flags, key, expire, clock);
         // SAFETY: body or buffer have room for `len` bytes.
         unsafe {
             let to = if split {
-                let buffer = allocate(len).as_ptr();
+                let buffer = slab::allocate(len).as_ptr();
                 e.set_split(buffer, len);
                 buffer
             } else {
@@ -421,38 +478,45 @@ impl RawEntry {
     /// Sets or takes away the expiry. Returns the entry's new place.
     /// SAFETY: as [`RawEntry::set_str`].
     pub(crate) unsafe fn set_expire(self, expire: Option<i64>) -> RawEntry {
-        if self.flags() & EXPIRES != 0 {
+        let (old, shape) = (self.flags(), shape(self.key_len(), expire));
+        if old & EXPIRES != 0 && (old & LONG != 0 || shape & LONG == 0) {
             // SAFETY: the field exists; it stays when the expiry goes, until the value is next rewritten.
-            unsafe { self.0.as_ptr().add(HEADER).cast::<i64>().write_unaligned(expire.unwrap_or(NO_EXPIRY)) };
+            unsafe { self.write_expiry(expire) };
             return self;
         }
-        let Some(at) = expire else { return self };
-        let size = self.size();
-        // SAFETY: all behind the header moves up by eight bytes, in place if the class has room, else to a new
-        // allocation; a boxed or split value goes along as its pointer.
+        if expire.is_none() {
+            return self;
+        }
+        let (size, key_len) = (self.size(), self.key_len());
+        let (from_key, flags) = (self.key_start(), old & !(EXPIRES | LONG) | EXPIRES | (old | shape) & LONG);
+        let to_key = key_start(flags);
+        let to_size = size - from_key + to_key;
+        // SAFETY: all from the key on moves up, in place if the class has room, else to a new allocation; a boxed or split
+        // value goes along as its pointer.
         unsafe {
-            let from = self.0.as_ptr();
-            let to =
-                if class_size(size + 8) == class_size(size) { from } else { allocate(size + 8).as_ptr() };
-            from.add(HEADER).copy_to(to.add(HEADER + 8), size - HEADER);
+            let from = self.0;
+            let to = if class_size(to_size) == class_size(size) { from } else { slab::allocate(to_size) };
+            from.add(from_key).copy_to(to.add(to_key), size - from_key);
             if to != from {
                 to.copy_from_nonoverlapping(from, HEADER);
-                dealloc(from, class_layout(size));
+                slab::release(from, size);
             }
-            to.write(to.read() | EXPIRES);
-            to.add(HEADER).cast::<i64>().write_unaligned(at);
-            RawEntry(NonNull::new_unchecked(to))
+            let entry = RawEntry(to);
+            entry.set_flags(flags);
+            entry.write_expiry(expire);
+            if flags & LONG != 0 {
+                to.add(1).write(KEY_LEN_LONG as u8);
+                to.add(to_key - 4).cast::<u32>().write_unaligned(key_len as u32);
+            }
+            entry
         }
     }
 
-    /// Replaces the value, keeping key and clock. Returns the entry's new place.
+    /// Replaces the value, keeping key and clock. Returns the entry's new place, and a collection that was there.
     /// SAFETY: as [`RawEntry::set_str`].
-    pub(crate) unsafe fn replace(self, value: Value, expire: Option<i64>) -> RawEntry {
-        let clock = self.clock().load(Ordering::Relaxed);
-        let new = RawEntry::create(self.key(), Content::Owned(value), expire, clock);
-        // SAFETY: the caller gives up the old entry.
-        unsafe { self.free() };
-        new
+    pub(crate) unsafe fn replace(self, value: Value, expire: Option<i64>) -> (RawEntry, Option<Value>) {
+        // SAFETY: by contract.
+        unsafe { self.remade(Content::Owned(value), expire) }
     }
 
     /// Frees the entry and its value.
@@ -461,11 +525,13 @@ impl RawEntry {
         // SAFETY: each pointer is freed with the layout it was allocated with.
         unsafe {
             match self.kind() {
-                Kind::Str if self.is_split_str() => dealloc(self.str_ptr(), class_layout(self.str_len())),
+                Kind::Str if self.is_split_str() => {
+                    slab::release(NonNull::new_unchecked(self.str_ptr()), self.str_len());
+                }
                 Kind::Str => {}
                 _ => drop(self.value_of_box()),
             }
-            dealloc(self.0.as_ptr(), class_layout(self.size()));
+            slab::release(self.0, self.size());
         }
     }
 
@@ -482,7 +548,7 @@ impl RawEntry {
             // SAFETY: by contract; the box is not freed with the entry here.
             _ => unsafe {
                 let value = self.value_of_box();
-                dealloc(self.0.as_ptr(), class_layout(self.size()));
+                slab::release(self.0, self.size());
                 value
             },
         }
@@ -500,6 +566,22 @@ impl RawEntry {
                 Kind::Hash => Value::Hash(Box::from_raw(p.cast::<Hash>())),
                 Kind::ZSet => Value::ZSet(Box::from_raw(p.cast::<ZSet>())),
             }
+        }
+    }
+
+    /// Moves the entry, and a string that stands apart, out of spans that are being emptied. Returns its place.
+    /// SAFETY: as [`RawEntry::set_str`].
+    pub(crate) unsafe fn leave_spans(self) -> RawEntry {
+        // SAFETY: entry and buffer were allocated with these sizes and have one pointer each, which is replaced.
+        unsafe {
+            if self.is_split_str() {
+                let (buffer, len) = (NonNull::new_unchecked(self.str_ptr()), self.str_len());
+                if slab::is_leaving(buffer, len) {
+                    self.set_split(slab::relocate(buffer, len).as_ptr(), len);
+                }
+            }
+            let size = self.size();
+            if slab::is_leaving(self.0, size) { RawEntry(slab::relocate(self.0, size)) } else { self }
         }
     }
 
@@ -549,15 +631,15 @@ impl<'a> Entry<'a> {
     pub fn expire_ms(&self) -> Option<i64> {
         self.raw.expire_ms()
     }
-    /// Access clock: whatever the eviction policy keeps there (LRU or LFU); 0 for a new key.
+    /// Access clock, 24 bits: whatever the eviction policy keeps there (LRU or LFU); 0 for a new key.
     #[inline]
     pub fn clock(&self) -> u32 {
-        self.raw.clock().load(Ordering::Relaxed)
+        self.raw.clock()
     }
     /// Sets the access clock; allowed to readers.
     #[inline]
     pub fn set_clock(&self, clock: u32) {
-        self.raw.clock().store(clock, Ordering::Relaxed);
+        self.raw.set_clock(clock);
     }
     /// Bytes of memory that the key and its value take, without the share of the table.
     pub fn bytes(&self) -> usize {
@@ -591,18 +673,23 @@ mod tests {
     fn every_layout_keeps_key_value_expiry_and_clock() {
         for key_len in [0, 1, 16, 254, 255, 300, 70_000] {
             for len in [0, 1, 44, 1000, 1024, 5000, 65_535, 65_536, 200_000] {
-                for expire in [None, Some(77)] {
+                for expire in
+                    [None, Some(77), Some(EXPIRY_BASE), Some(EXPIRY_BASE + (1 << 40) - 2), Some(i64::MAX)]
+                {
                     let (key, value) = (vec![b'k'; key_len], vec![b'v'; len]);
                     let e = RawEntry::create(&key, Content::Str(&value), expire, 9);
                     assert_eq!((e.key(), text(e), e.expire_ms()), (&key[..], value.clone(), expire));
-                    assert!(e.bytes() >= key_len + len + 8);
+                    assert!(e.bytes() >= key_len + len + HEADER);
                     // SAFETY: the test owns the entry.
                     unsafe {
+                        let near = Some(EXPIRY_BASE + 99);
+                        let e = e.set_expire(near);
+                        assert_eq!((e.key(), text(e), e.expire_ms()), (&key[..], value.clone(), near));
                         let e = e.set_expire(Some(-5));
                         assert_eq!((e.key(), text(e), e.expire_ms()), (&key[..], value.clone(), Some(-5)));
                         let e = e.set_expire(None);
                         assert_eq!((e.key(), text(e), e.expire_ms()), (&key[..], value, None));
-                        assert_eq!(e.clock().load(Ordering::Relaxed), 9);
+                        assert_eq!(e.clock(), 9);
                         e.free();
                     }
                 }
@@ -618,9 +705,9 @@ mod tests {
             let mut e = RawEntry::create(&key, Content::Str(b""), None, 1);
             for (i, &len) in sizes.iter().enumerate() {
                 let value = vec![i as u8 + 1; len];
-                let expire = (i % 3 == 0).then_some(i as i64);
+                let expire = [None, Some(i as i64), Some(EXPIRY_BASE + i as i64)][i % 3];
                 // SAFETY: the test owns the entry.
-                e = unsafe { e.set_str(&value, expire) };
+                e = unsafe { e.set_str(&value, expire) }.0;
                 assert_eq!((e.key(), text(e), e.expire_ms()), (&key[..], value.clone(), expire));
                 for &other in &sizes {
                     let old = text(e);
@@ -645,12 +732,14 @@ mod tests {
             unsafe { e.free() };
             n
         };
+        let soon = EXPIRY_BASE + 1;
         assert_eq!(bytes(16, 16, None), 40);
-        assert_eq!(bytes(16, 16, Some(1)), 48);
-        assert_eq!(bytes(16, 64, None), 96);
+        assert_eq!(bytes(16, 16, Some(soon)), 44);
+        assert_eq!(bytes(16, 64, None), 88);
+        assert_eq!(bytes(16, 64, Some(soon)), 96);
         assert_eq!(bytes(16, 1000, None), 1024);
-        // Split: 40 for the head, 1024 for the value, instead of a class of 1280.
-        assert_eq!(bytes(16, 1024, None), 40 + 1024);
+        // Split: 36 for the head, 4096 for the value, instead of a class of 5120.
+        assert_eq!(bytes(16, 4096, None), 36 + 4096);
     }
 
     #[test]
@@ -658,7 +747,7 @@ mod tests {
         let e = RawEntry::create(b"0123456789abcdef", Content::Str(b"0123456789abcdef"), None, 0);
         // SAFETY: the test owns the entry.
         unsafe {
-            assert!(e.set_str(b"fedcba987654321", None) == e);
+            assert!(e.set_str(b"fedcba987654321", None).0 == e);
             e.free();
         }
     }

@@ -99,20 +99,29 @@ impl GateReader {
             self.line.inside.store(0, Ordering::Release);
             return None;
         }
-        Some(GateInside { line: &self.line })
+        Some(GateInside { reader: self })
     }
 
     /// Enters, yielding the thread while the gate is closed.
     pub fn enter_wait(&mut self) -> GateInside<'_> {
+        self.step_inside();
+        GateInside { reader: self }
+    }
+
+    fn step_inside(&self) {
         loop {
             self.line.inside.store(1, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             if !self.shared.closed.load(Ordering::Acquire) {
-                return GateInside { line: &self.line };
+                return;
             }
-            self.line.inside.store(0, Ordering::Release);
+            self.step_outside();
             yield_now();
         }
+    }
+    #[inline]
+    fn step_outside(&self) {
+        self.line.inside.store(0, Ordering::Release);
     }
 }
 
@@ -124,13 +133,32 @@ impl Drop for GateReader {
 
 /// Being inside the gate.
 pub struct GateInside<'a> {
-    line: &'a Line,
+    reader: &'a GateReader,
+}
+
+impl GateInside<'_> {
+    /// Runs `f` outside, where it may close the gate, and comes back in.
+    pub fn outside<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        self.reader.step_outside();
+        let result = f();
+        self.reader.step_inside();
+        result
+    }
+    /// Lets a closer have its turn if one waits. Returns whether it did: what was true before may have changed.
+    #[inline]
+    pub fn give_way(&mut self) -> bool {
+        let is_awaited = self.reader.shared.closed.load(Ordering::Relaxed);
+        if is_awaited {
+            self.outside(|| ());
+        }
+        is_awaited
+    }
 }
 
 impl Drop for GateInside<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.line.inside.store(0, Ordering::Release);
+        self.reader.step_outside();
     }
 }
 

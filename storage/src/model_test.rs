@@ -17,7 +17,9 @@ fn key(i: u32) -> Vec<u8> {
     format!("key:{i}").into_bytes()
 }
 fn set(db: &mut DbMut<'_>, ks: &Keyspace, key: &[u8], value: &[u8], expiry: Expiry) -> bool {
-    db.set_str(key, ks.hash(key), value, expiry)
+    let is_new = db.get(key, ks.hash(key)).is_none();
+    db.set_str(key, ks.hash(key), value, expiry);
+    is_new
 }
 fn text(ks: &Keyspace, s: Slot, db: u16, key: &[u8]) -> Option<Vec<u8>> {
     let guard = ks.lock(s).unwrap();
@@ -157,7 +159,7 @@ fn collections_are_accounted_through_every_change() {
     guard.db_mut(0).clear();
     let empty = ks.used_bytes();
     let h = ks.hash(b"k");
-    assert!(guard.db_mut(0).insert(b"k", h, list(1), Some(4)));
+    assert!(guard.db_mut(0).insert(b"k", h, list(1), Some(4)).is_none());
     for _ in 0..100 {
         let mut db = guard.db_mut(0);
         let mut entry = db.get_mut(b"k", h).unwrap();
@@ -173,7 +175,7 @@ fn collections_are_accounted_through_every_change() {
     // A string over a list, a list over a string, and out.
     assert!(!set(&mut guard.db_mut(0), &ks, b"k", b"v", Expiry::Keep));
     assert_eq!(guard.db(0).get(b"k", h).unwrap().expire_ms(), Some(4));
-    assert!(!guard.db_mut(0).insert(b"k", h, list(3), None));
+    assert!(guard.db_mut(0).insert(b"k", h, list(3), None).is_none(), "a string was there");
     let value = guard.db_mut(0).remove(b"k", h).unwrap();
     assert_eq!((value.kind(), ks.used_bytes()), (Kind::List, empty));
 }
@@ -421,4 +423,37 @@ proptest! {
 
 fn grow(l: &mut List) {
     l.push_back(b"element", &Thresholds::default());
+}
+
+#[test]
+#[cfg_attr(any(miri, shoal_checked_alloc), ignore = "there are no spans")]
+fn keys_survive_the_emptying_of_their_spans() {
+    let _whole = crate::slab::tests::WHOLE.lock();
+    let ks = keyspace();
+    let value = |i: u32| vec![i as u8; [40, 300, 5000][i as usize % 3]];
+    let expiry = |i: u32| if i.is_multiple_of(5) { Expiry::At(i64::MAX - 1) } else { Expiry::None };
+    for i in 0..30_000 {
+        let mut guard = ks.lock_wait(slot(7));
+        set(&mut guard.db_mut(0), &ks, &key(i), &value(i), expiry(i));
+    }
+    for i in (0..30_000).filter(|i| i % 4 != 0) {
+        let mut guard = ks.lock_wait(slot(7));
+        assert!(guard.db_mut(0).delete(&key(i), ks.hash(&key(i))));
+    }
+    let (bytes, before) = (ks.used_bytes(), crate::slab::usage().span_bytes);
+    assert!(crate::slab::begin_compaction() > 0);
+    let mut cursor = 0;
+    loop {
+        cursor = ks.lock_wait(slot(7)).db_mut(0).leave_spans(cursor);
+        if cursor == 0 {
+            break;
+        }
+    }
+    crate::slab::end_compaction();
+    assert_eq!(ks.used_bytes(), bytes);
+    assert!(crate::slab::usage().span_bytes < before, "spans were given back");
+    for i in (0..30_000).step_by(4) {
+        assert_eq!(text(&ks, slot(7), 0, &key(i)), Some(value(i)));
+    }
+    assert_eq!(scan_all(&ks, slot(7), 0).len(), 7500);
 }

@@ -5,13 +5,13 @@
 //! ```
 //! Four classes (7, 16, 35, 62 entries in 64, 128, 256, 448 bytes): with more of them segments wander through the
 //! allocator's classes while slots grow, and fragmentation costs more than the tighter fit saves (3.3 against 0.5
-//! bytes per key). Entries are unordered; deleting moves the last one in. The low three bits of a pointer, which
-//! alignment leaves free, carry three more hash bits, so that a false candidate is one in 2048 per entry.
+//! bytes per key). Entries are unordered; deleting moves the last one in. The low two bits of a pointer, which
+//! alignment leaves free, carry two more hash bits, so that a false candidate is one in 1024 per entry.
 //!
 //! Invariant: a pointer's address fits 47 bits (asserted when it is stored).
 
 use crate::entry::RawEntry;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use crate::slab;
 use std::ptr::NonNull;
 
 const CAPS: [usize; 4] = [7, 16, 35, 62];
@@ -20,6 +20,8 @@ const SIZES: [usize; 4] = [64, 128, 256, 448];
 pub(crate) const SEGMENT_MAX: usize = CAPS[3];
 const HEADER: usize = 8;
 const FLAG_EXPIRES: u8 = 1;
+/// Bits of an address that hold bits of the hash.
+const LOW: u64 = 3;
 
 const _: () = {
     let mut i = 0;
@@ -50,22 +52,17 @@ fn tag(hash: u64) -> u8 {
 }
 #[inline]
 fn low_bits(hash: u64) -> u64 {
-    (hash >> 8) & 7
-}
-
-fn layout(class: usize) -> Layout {
-    Layout::from_size_align(SIZES[class], 8).expect("a constant layout")
+    (hash >> 8) & LOW
 }
 
 impl Seg {
     /// An empty segment of the smallest class that holds `room` entries.
     pub(crate) fn new(room: usize, depth: u8, stamp: u32) -> Seg {
         let class = CAPS.iter().position(|&cap| cap >= room).expect("no segment holds more than SEGMENT_MAX");
-        // SAFETY: the layout is not of size zero; the header is written before anybody reads it. All bytes are
-        // zeroed because the tag compare reads past the tags in use.
+        // SAFETY: the header is written before anybody reads it; the sizes are multiples of eight, so it is aligned. All
+        // bytes are zeroed because the tag compare reads past the tags in use.
         unsafe {
-            let p = alloc(layout(class));
-            let p = NonNull::new(p).unwrap_or_else(|| handle_alloc_error(layout(class)));
+            let p = slab::allocate(SIZES[class]);
             p.write_bytes(0, SIZES[class]);
             p.cast::<Header>().write(Header { n: 0, class: class as u8, depth, flags: 0, stamp });
             Seg(p)
@@ -74,8 +71,8 @@ impl Seg {
 
     /// SAFETY: nobody uses the segment any more; its entries belong to somebody else or are freed.
     pub(crate) unsafe fn free(self) {
-        // SAFETY: allocated with this layout.
-        unsafe { dealloc(self.0.as_ptr(), layout(self.header().class as usize)) }
+        // SAFETY: allocated with this size.
+        unsafe { slab::release(self.0, self.bytes()) }
     }
 
     pub(crate) fn expose(self) -> u64 {
@@ -155,7 +152,7 @@ impl Seg {
     pub(crate) fn entry(self, i: usize) -> RawEntry {
         assert!(i < self.len());
         // SAFETY: words below `n` are addresses of live entries.
-        unsafe { RawEntry::from_exposed(self.word(i) & !7) }
+        unsafe { RawEntry::from_exposed(self.word(i) & !LOW) }
     }
 
     /// Position of `key`, whose hash is `hash`.
@@ -163,7 +160,7 @@ impl Seg {
     pub(crate) fn find(self, hash: u64, key: &[u8]) -> Option<usize> {
         self.candidates(hash, |entry| entry.key() == key)
     }
-    /// Position of the first entry whose tag bits are those of `hash`: right but for one in 2048 per entry.
+    /// Position of the first entry whose tag bits are those of `hash`: right but for one in 1024 per entry.
     #[inline]
     pub(crate) fn probe(self, hash: u64) -> Option<usize> {
         self.candidates(hash, |_| true)
@@ -183,7 +180,7 @@ impl Seg {
                 let i = base + matches.trailing_zeros() as usize;
                 let word = self.word(i);
                 // SAFETY: as in `entry`.
-                if word & 7 == low && is_it(unsafe { RawEntry::from_exposed(word & !7) }) {
+                if word & LOW == low && is_it(unsafe { RawEntry::from_exposed(word & !LOW) }) {
                     return Some(i);
                 }
                 matches &= matches - 1;
@@ -228,7 +225,7 @@ impl Seg {
     /// Stores the new place of an entry that was reallocated.
     pub(crate) fn set_entry(self, i: usize, entry: RawEntry) {
         assert!(i < self.len());
-        self.set_word(i, entry.expose() | self.word(i) & 7);
+        self.set_word(i, entry.expose() | self.word(i) & LOW);
     }
 
     /// Takes an entry out; the last one takes its place.
@@ -267,6 +264,13 @@ impl Seg {
         // SAFETY: the caller puts the copy into the directory in place of the original.
         unsafe { self.free() };
         new
+    }
+
+    /// The segment's new place, if it stood in a span that is being emptied; the caller puts it into the directory.
+    pub(crate) fn left_span(self) -> Option<Seg> {
+        let size = self.bytes();
+        // SAFETY: allocated with this size; the caller replaces the only pointers to it.
+        unsafe { slab::is_leaving(self.0, size).then(|| Seg(slab::relocate(self.0, size))) }
     }
 
     /// The class below this one, as room to ask for, when the segment would be well within it.

@@ -337,7 +337,7 @@ impl Snapshot {
         }
         for i in 0..seg.len() {
             let entry = seg.entry(i);
-            let access = (self.options.access)(entry.clock().load(Ordering::Relaxed));
+            let access = (self.options.access)(entry.clock());
             write_record(&mut records, &format, entry.key(), entry.value(), entry.expire_ms(), access);
         }
         let block = Block { slot, db: self.dbs[home as usize], keys: seg.len() as u32, records };

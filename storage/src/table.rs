@@ -150,6 +150,25 @@ impl Root {
         next.map_or(0, |hash| hash >> 16)
     }
 
+    /// Moves what the segment at `cursor` holds, and itself, out of spans that are being emptied. Returns the next cursor,
+    /// 0 at the end.
+    pub(crate) fn leave_spans(&mut self, cursor: u64) -> u64 {
+        let at = cursor << 16;
+        let Some((seg, next)) = self.segment_from(at) else { return 0 };
+        for i in 0..seg.len() {
+            let entry = seg.entry(i);
+            // SAFETY: the table owns its entries, and the segment gets the new place.
+            let moved = unsafe { entry.leave_spans() };
+            if moved != entry {
+                seg.set_entry(i, moved);
+            }
+        }
+        if let Some(moved) = seg.left_span() {
+            self.replace(at, moved);
+        }
+        next.map_or(0, |hash| hash >> 16)
+    }
+
     /// An entry chosen by `rand`: a point in hash space, then one of the entries of its segment, or of the next
     /// segment that has any.
     pub(crate) fn sample(&self, rand: u64) -> Option<RawEntry> {

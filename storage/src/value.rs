@@ -1,7 +1,7 @@
 //! What a key holds: owned, borrowed and mutably borrowed forms, and the names Redis gives to kinds and encodings.
 
 use crate::set::parse_int;
-use crate::size::class_size;
+use crate::slab::class_size;
 use crate::{Hash, List, Set, ZSet};
 
 /// The type of a value. The numbers are those of the entry's header, in memory only.

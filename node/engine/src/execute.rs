@@ -3,7 +3,7 @@
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
 use crate::cx::{Cx, Replay};
-use crate::keys::{Keys, Locks};
+use crate::keys::{self, Keys, Locks};
 use crate::multi::{self, FlowCommand};
 use crate::session::{ReplyMode, Session};
 use crate::spec::{Handler, flag};
@@ -137,12 +137,12 @@ fn run_host(
     args: Args,
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
-    let started = (turn.ticks)();
     let result = turn.host.run(spec, args, session, out);
+    let ticks = turn.local.lap(turn.ticks);
     let stats = &mut turn.local.stats.commands[spec.id];
     if !matches!(result, Ok(HostOutcome::NeedsGate)) {
         stats.calls += 1;
-        stats.ticks += (turn.ticks)().wrapping_sub(started);
+        stats.ticks += ticks;
     }
     match result {
         Ok(HostOutcome::Done) => Ok(Outcome::Done),
@@ -166,9 +166,7 @@ fn run_keys(
     raw: Option<&[u8]>,
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
-    // Redis: arguments that do not fit the key specs name no keys. The function says what is wrong with them before it
-    // touches any.
-    let slots = spec.slots(args).unwrap_or_default();
+    let (places, slots) = keys::places(turn, spec, args, session.db);
     let route = admission::route(turn, session, &slots, spec.command.flags)?;
     let locks = match Locks::take_for(turn, &slots) {
         Ok(locks) => locks,
@@ -176,6 +174,7 @@ fn run_keys(
     };
     admission::check_import(session)?;
     let mut keys = keys(turn, session, locks);
+    keys.set_places(places);
     if let Some(slot) = paused(&mut keys, session, &slots) {
         keys.give_back(turn);
         return Ok(Outcome::Busy(slot));
@@ -227,11 +226,10 @@ fn run_one(
     };
     let start = out.len();
     let dirty = keys.effects.dirty;
-    let started = (turn.ticks)();
     let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, may_block);
     let result = run(&mut cx);
     let (wait, replay) = (cx.wait, cx.replay);
-    let ticks = (turn.ticks)().wrapping_sub(started);
+    let ticks = turn.local.lap(turn.ticks);
     let stats = &mut keys.stats.commands[spec.id];
     stats.calls += 1;
     stats.ticks += ticks;
@@ -241,7 +239,8 @@ fn run_one(
         out.truncate(start);
         out.error(&error.to_string());
     }
-    if keys.effects.dirty > dirty && replay == Replay::AsIs && spec.has(flag::WRITE | flag::MAY_REPLICATE) {
+    let is_as_is = replay == Replay::AsIs && spec.has(flag::WRITE | flag::MAY_REPLICATE);
+    if keys.effects.dirty > dirty && is_as_is && turn.engine.feed.is_attached() {
         match raw {
             Some(bytes) => keys.unit.push_raw(keys.db, bytes),
             None => keys.unit.push(keys.db, args),

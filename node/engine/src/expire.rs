@@ -8,59 +8,98 @@ use proto::Slot;
 
 /// Segments of one slot looked at under one lock: bounds the pause of a slot with very many keys.
 const SEGMENTS_MAX: usize = 256;
+/// Locks that one cycle takes for a slot with very many keys before it leaves the rest to the next.
+const TURNS_MAX: usize = 8;
 
-/// Looks at up to `slots_max` slots of the share `worker` of `workers`, beginning at `cursor`, and removes up to
-/// `keys_max` keys. Returns the cursor for the next call and how many keys were removed.
+/// Where a cycle goes on: a slot of the share by its number in it, and the place in a slot that has very many keys.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Cursor {
+    slot: usize,
+    db: u16,
+    segment: u64,
+}
+
+/// Goes through the share `worker` of `workers` equal ones, beginning at `cursor`, and removes up to about `keys_max`
+/// keys. Returns the cursor for the next call and how many keys were removed.
 pub fn cycle(
     turn: &mut Turn,
     worker: usize,
     workers: usize,
-    mut cursor: usize,
-    slots_max: usize,
+    cursor: Cursor,
     keys_max: usize,
-) -> (usize, usize) {
-    let mut removed = 0;
-    for _ in 0..slots_max {
-        let number = (cursor * workers + worker) % Slot::COUNT;
-        cursor = (cursor + 1) % Slot::COUNT.div_ceil(workers);
-        let slot = Slot::new(number as u16).expect("below the count");
-        removed += expire_slot(turn, slot, keys_max - removed);
-        if removed >= keys_max {
-            break;
+) -> (Cursor, usize) {
+    let share = Slot::COUNT.div_ceil(workers);
+    let begin = (worker * share).min(Slot::COUNT);
+    let end = (begin + share).min(Slot::COUNT);
+    let middle = (begin + cursor.slot).min(end);
+    let (mut removed, mut at) = (0, (cursor.db, cursor.segment));
+    for part in [middle..end, begin..middle] {
+        let mut from = part.start;
+        while let Some(slot) = next_due(turn, from).filter(|slot| slot.index() < part.end) {
+            let is_resumed = slot.index() == middle;
+            let (count, rest) = expire_slot(turn, slot, if is_resumed { at } else { (0, 0) });
+            at = (0, 0);
+            removed += count;
+            from = slot.index() + 1;
+            if let Some((db, segment)) = rest {
+                return (Cursor { slot: slot.index() - begin, db, segment }, removed);
+            }
+            if removed >= keys_max {
+                return (Cursor { slot: from - begin, ..Cursor::default() }, removed);
+            }
         }
     }
-    (cursor, removed)
+    (Cursor::default(), removed)
 }
 
-fn expire_slot(turn: &mut Turn, slot: Slot, keys_max: usize) -> usize {
-    let keyspace = &*turn.engine.keyspace;
-    let now_ms = turn.now.wall.0;
-    let Some(guard) = keyspace.try_lock(slot) else { return 0 };
-    let mut due: Vec<(u16, Vec<u8>)> = Vec::new();
-    for db in 0..keyspace.databases() {
-        if guard.db(db).next_expiry() <= now_ms {
-            guard.db(db).collect_due(now_ms, 0, SEGMENTS_MAX, &mut |key| {
-                if due.len() < keys_max {
-                    due.push((db, key.to_vec()));
-                }
-            });
+/// The first slot from number `from` on in which some database may have an expired key.
+fn next_due(turn: &Turn, from: usize) -> Option<Slot> {
+    let from = Slot::new(u16::try_from(from).ok()?)?;
+    let keyspace = &turn.engine.keyspace;
+    let with_expiry = (0..keyspace.databases()).filter(|db| keyspace.expires_len(*db) > 0);
+    with_expiry.filter_map(|db| keyspace.next_due(db, from, turn.now.wall.0)).min()
+}
+
+/// Removes the expired keys of a slot, from a database and place in it on. Returns their number, and where to go on if
+/// the slot has too many keys for one call.
+fn expire_slot(turn: &mut Turn, slot: Slot, (db, segment): (u16, u64)) -> (usize, Option<(u16, u64)>) {
+    let (mut removed, mut turns, mut at) = (0, 0, segment);
+    for db in db..turn.engine.keyspace.databases() {
+        loop {
+            let Some((count, next)) = expire_part(turn, slot, db, at) else { return (removed, None) };
+            removed += count;
+            at = next;
+            if at == 0 {
+                break;
+            }
+            turns += 1;
+            if turns >= TURNS_MAX {
+                return (removed, Some((db, at)));
+            }
         }
     }
-    drop(guard);
+    (removed, None)
+}
+
+/// `None`: the slot is held by somebody.
+fn expire_part(turn: &mut Turn, slot: Slot, db: u16, segment: u64) -> Option<(usize, u64)> {
+    let keyspace = &*turn.engine.keyspace;
+    let now_ms = turn.now.wall.0;
+    let mut locks = Locks::take(keyspace, &[slot]).ok()?;
+    let read = locks.guard(slot).db(db);
+    if read.next_expiry() > now_ms {
+        return Some((0, 0));
+    }
+    let mut due: Vec<Vec<u8>> = Vec::new();
+    let next = read.collect_due(now_ms, segment, SEGMENTS_MAX, &mut |key| due.push(key.to_vec()));
     if due.is_empty() {
-        return 0;
+        return Some((0, next));
     }
-    let Ok(locks) = Locks::take(keyspace, &[slot]) else { return 0 };
-    let mut keys = Keys::new(turn, locks, 0);
-    let removed = due.len();
-    for (db, key) in due {
-        keys.db = db;
-        // Looked at again under the lock: it may have changed since.
-        keys.exists(&key);
-    }
+    let mut keys = Keys::new(turn, locks, db);
+    due.iter().for_each(|key| keys.expire(key));
     if !keys.unit.is_empty() {
         turn.engine.feed.append(Some(slot), &keys.unit);
     }
     keys.give_back(turn);
-    removed
+    Some((due.len(), next))
 }

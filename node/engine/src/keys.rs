@@ -1,6 +1,7 @@
 //! Keys under lock: lookups with expiry, changes with what follows from them (watchers, waiters, notifications,
 //! the count of changes).
 
+use crate::Kept;
 use crate::blocking::SlotSide;
 use crate::error::Error;
 use crate::evict;
@@ -12,8 +13,8 @@ use proto::Slot;
 use smallvec::SmallVec;
 use std::any::Any;
 use storage::{
-    Db, DbMut, Entry, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Value, ValueMut, ValueRef,
-    ZSet,
+    Db, DbMut, Entry, EntryMut, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Value, ValueMut,
+    ValueRef, ZSet,
 };
 
 /// Locked slots. Ascending, all taken before the first effect; with the gate closed they are taken as they are met,
@@ -65,6 +66,7 @@ impl<'g> Locks<'g> {
         self.held.iter().map(|g| g.slot()).collect()
     }
 
+    #[inline]
     fn place(&self, slot: Slot) -> Result<usize, usize> {
         match self.held.as_slice() {
             [only] if only.slot() == slot => Ok(0),
@@ -75,21 +77,17 @@ impl<'g> Locks<'g> {
     /// The guard of a slot. Panics when the slot is not among the locked: the key specs of the command are wrong.
     #[inline]
     pub fn guard(&mut self, slot: Slot) -> &mut SlotGuard<'g> {
-        let place = match self.place(slot) {
-            Ok(place) => place,
-            Err(place) => {
-                assert!(
-                    self.exclusive.is_some(),
-                    "slot {slot} is not locked: a key outside the declared key specs"
-                );
-                // A long exclusive command must not hold all slots that it passed.
-                self.held.clear();
-                let _ = place;
-                self.held.push(self.keyspace.lock_wait(slot));
-                0
-            }
-        };
+        let place = self.place(slot).unwrap_or_else(|_| self.lock_more(slot));
         &mut self.held[place]
+    }
+
+    #[cold]
+    fn lock_more(&mut self, slot: Slot) -> usize {
+        assert!(self.exclusive.is_some(), "slot {slot} is not locked: a key outside the declared key specs");
+        // A long exclusive command must not hold all slots that it passed.
+        self.held.clear();
+        self.held.push(self.keyspace.lock_wait(slot));
+        0
     }
 }
 
@@ -136,9 +134,72 @@ pub struct Effects {
     pub garbage: Vec<Box<dyn Any + Send>>,
 }
 
+/// Slot and hash of one of the command's keys, so that they are computed once.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// Where the key's bytes stand: which argument it is.
+    key: (usize, usize),
+    slot: Slot,
+    hash: u64,
+}
+
+impl Place {
+    pub(crate) fn new(key: &[u8], slot: Slot, hash: u64) -> Place {
+        Place { key: (key.as_ptr().addr(), key.len()), slot, hash }
+    }
+    #[inline]
+    fn is_of(&self, key: &[u8]) -> bool {
+        self.key == (key.as_ptr().addr(), key.len())
+    }
+}
+
+/// Places of the keys of a command, in order.
+pub(crate) type Places = SmallVec<[Place; 1]>;
+
+/// The places of a command's keys, whose memory is asked for meanwhile, and their slots, ascending and each once.
+/// `first`: slot and hash of argument 1, if it is a key and they are known. `None`: the arguments do not fit the key specs.
+pub(crate) fn places(
+    turn: &Turn,
+    spec: &crate::Spec,
+    args: crate::Args,
+    db: u16,
+) -> (Places, SmallVec<[Slot; 4]>) {
+    /// Keys whose memory is asked for ahead: what a first-level cache holds.
+    const AHEAD_MAX: usize = 128;
+    let keyspace = &turn.engine.keyspace;
+    if spec.is_single_key {
+        let key = args[1];
+        let (slot, hash) = turn.first_key.unwrap_or_else(|| (Slot::of_key(key), keyspace.hash(key)));
+        return (SmallVec::from_buf([Place::new(key, slot, hash)]), SmallVec::from_slice(&[slot]));
+    }
+    // Redis: arguments that do not fit the key specs name no keys. The function says what is wrong with them before it
+    // touches any.
+    let Some(numbers) = spec.key_positions(args) else { return Default::default() };
+    let places: Places = numbers
+        .iter()
+        .map(|i| {
+            let place = Place::new(args[*i], Slot::of_key(args[*i]), keyspace.hash(args[*i]));
+            keyspace.prefetch_slot(place.slot);
+            place
+        })
+        .collect();
+    if places.len() > 1 && turn.exclusive.is_none() {
+        let ahead = &places[..places.len().min(AHEAD_MAX)];
+        ahead.iter().for_each(|p| keyspace.prefetch_segment(p.slot, db, p.hash));
+        ahead.iter().for_each(|p| keyspace.prefetch_entry(p.slot, db, p.hash));
+    }
+    let mut slots: SmallVec<[Slot; 4]> = places.iter().map(|p| p.slot).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    (places, slots)
+}
+
 /// The keyspace as one command sees it.
 pub struct Keys<'g> {
     pub locks: Locks<'g>,
+    places: Places,
+    /// The place that was looked up last.
+    at_place: usize,
     pub keyspace: &'g Keyspace,
     pub settings: &'g Settings,
     pub db: u16,
@@ -149,9 +210,9 @@ pub struct Keys<'g> {
     pub sees_expired: bool,
     /// Reads leave the access clock alone.
     pub is_no_touch: bool,
-    pub effects: Effects,
-    pub unit: Unit,
-    pub stats: Stats,
+    pub effects: Kept<Effects>,
+    pub unit: Kept<Unit>,
+    pub stats: Kept<Stats>,
 }
 
 /// A type of collection that a key may hold.
@@ -192,10 +253,12 @@ collection!(ZSet);
 impl<'g> Keys<'g> {
     /// Borrows the worker's unit and statistics; [`Keys::give_back`] returns them.
     pub fn new(turn: &mut Turn<'g>, locks: Locks<'g>, db: u16) -> Keys<'g> {
-        let mut unit = std::mem::take(&mut turn.local.unit);
+        let mut unit = turn.local.unit.lend();
         unit.clear();
         Keys {
             locks,
+            places: Places::new(),
+            at_place: 0,
             keyspace: &turn.engine.keyspace,
             settings: turn.settings,
             db,
@@ -203,9 +266,9 @@ impl<'g> Keys<'g> {
             may_expire: !turn.status.is_replica,
             sees_expired: false,
             is_no_touch: false,
-            effects: Effects::default(),
+            effects: turn.local.effects.lend(),
             unit,
-            stats: std::mem::take(&mut turn.local.stats),
+            stats: turn.local.stats.lend(),
         }
     }
 
@@ -213,25 +276,58 @@ impl<'g> Keys<'g> {
     pub fn give_back(mut self, turn: &mut Turn<'g>) {
         let garbage = std::mem::take(&mut self.effects.garbage);
         let events = std::mem::take(&mut self.effects.events);
-        let set = self.settings.notify_keyspace_events;
+        self.effects.dirty = 0;
+        self.effects.ready.clear();
         turn.local.unit = self.unit;
         turn.local.stats = self.stats;
+        turn.local.effects = self.effects;
         drop(self.locks);
         if !garbage.is_empty() {
             turn.host.dispose(garbage);
         }
-        events.iter().for_each(|e| e.publish(set, turn.host));
+        if !events.is_empty() {
+            let set = self.settings.notify_keyspace_events;
+            events.iter().for_each(|e| e.publish(set, turn.host));
+        }
     }
 
-    fn db(&mut self, key: &[u8]) -> (Db<'_>, u64) {
-        let hash = self.keyspace.hash(key);
-        let db = self.db;
-        (self.locks.guard(Slot::of_key(key)).db(db), hash)
+    /// Takes the places of the command that runs next.
+    pub(crate) fn set_places(&mut self, places: Places) {
+        (self.places, self.at_place) = (places, 0);
     }
-    fn db_mut(&mut self, key: &[u8]) -> (DbMut<'_>, u64) {
-        let hash = self.keyspace.hash(key);
+
+    /// Slot and hash of a key. Commands use their keys mostly in order, and each several times.
+    #[inline]
+    fn place(&mut self, key: &[u8]) -> (Slot, u64) {
+        for at in [self.at_place, self.at_place + 1] {
+            if let Some(place) = self.places.get(at)
+                && place.is_of(key)
+            {
+                self.at_place = at;
+                return (place.slot, place.hash);
+            }
+        }
+        (Slot::of_key(key), self.keyspace.hash(key))
+    }
+
+    #[inline]
+    fn db(&mut self, key: &[u8]) -> (Db<'_>, u64) {
+        let (slot, hash) = self.place(key);
         let db = self.db;
-        (self.locks.guard(Slot::of_key(key)).db_mut(db), hash)
+        (self.locks.guard(slot).db(db), hash)
+    }
+    #[inline]
+    fn db_mut(&mut self, key: &[u8]) -> (DbMut<'_>, u64) {
+        let (slot, hash) = self.place(key);
+        let db = self.db;
+        (self.locks.guard(slot).db_mut(db), hash)
+    }
+
+    /// Whether the key may be one that has expired; false for every key of a slot in which none has.
+    #[inline]
+    fn may_be_due(&mut self, key: &[u8]) -> bool {
+        let now_ms = self.now_ms;
+        !self.sees_expired && self.db(key).0.next_expiry() <= now_ms
     }
 
     /// Whether the key is there and has not expired. An expired one is removed where this node may.
@@ -269,27 +365,51 @@ impl<'g> Keys<'g> {
     }
 
     /// The entry of a key for reading, which counts as a hit or a miss.
+    #[inline]
     pub fn read(&mut self, key: &[u8]) -> Option<Entry<'_>> {
-        if !self.exists(key) {
-            self.stats.misses += 1;
-            if self.settings.notify_keyspace_events & notify::KEY_MISS != 0 {
-                self.event(key, notify::KEY_MISS, "keymiss");
+        let is_gone = self.may_be_due(key) && !self.exists(key);
+        let (slot, hash) = self.place(key);
+        let Keys { locks, stats, effects, settings, db, now_ms, is_no_touch, .. } = self;
+        let entry = if is_gone { None } else { locks.guard(slot).db(*db).get(key, hash) };
+        match &entry {
+            Some(entry) => {
+                stats.hits += 1;
+                if !*is_no_touch {
+                    entry.set_clock(evict::touched(
+                        entry.clock(),
+                        *now_ms,
+                        settings.maxmemory_policy.is_lfu(),
+                    ));
+                }
             }
+            None => {
+                stats.misses += 1;
+                if settings.notify_keyspace_events & notify::KEY_MISS != 0 {
+                    effects.events.push(Event { name: "keymiss", db: *db, key: key.to_vec() });
+                }
+            }
+        }
+        entry
+    }
+
+    /// The entry of a key for writing; its access clock is set. Does not count as a hit or a miss, as in Redis.
+    pub fn write(&mut self, key: &[u8]) -> Option<EntryMut<'_>> {
+        if self.may_be_due(key) && !self.exists(key) {
             return None;
         }
-        self.stats.hits += 1;
-        let clock = (!self.is_no_touch).then_some((self.now_ms, self.settings.maxmemory_policy.is_lfu()));
-        let (db, hash) = self.db(key);
-        let entry = db.get(key, hash)?;
-        if let Some((now_ms, is_lfu)) = clock {
-            entry.set_clock(evict::touched(entry.clock(), now_ms, is_lfu));
+        let (slot, hash) = self.place(key);
+        let Keys { locks, settings, db, now_ms, is_no_touch, .. } = self;
+        let entry = locks.guard(slot).db_mut(*db).into_entry(key, hash)?;
+        if !*is_no_touch {
+            let clock = entry.read().clock();
+            entry.read().set_clock(evict::touched(clock, *now_ms, settings.maxmemory_policy.is_lfu()));
         }
         Some(entry)
     }
 
     /// As [`Keys::read`] without statistics and access clock: TTL, TYPE, OBJECT, EXISTS.
     pub fn peek(&mut self, key: &[u8]) -> Option<Entry<'_>> {
-        if !self.exists(key) {
+        if self.may_be_due(key) && !self.exists(key) {
             return None;
         }
         let (db, hash) = self.db(key);
@@ -320,11 +440,7 @@ impl<'g> Keys<'g> {
         key: &[u8],
         f: impl FnOnce(&mut C) -> R,
     ) -> Result<Option<R>, Error> {
-        if !self.exists(key) {
-            return Ok(None);
-        }
-        let (mut db, hash) = self.db_mut(key);
-        let Some(mut entry) = db.get_mut(key, hash) else { return Ok(None) };
+        let Some(mut entry) = self.write(key) else { return Ok(None) };
         let collection = C::of_mut(entry.value_mut()).ok_or(Error::WrongType)?;
         let result = f(collection);
         let is_empty = collection.is_empty();
@@ -341,11 +457,13 @@ impl<'g> Keys<'g> {
         key: &[u8],
         f: impl FnOnce(&mut C) -> R,
     ) -> Result<R, Error> {
-        if self.exists(key) {
-            return self.update(key, f).map(|r| r.expect("the key exists"));
+        let mut f = Some(f);
+        let mut once = |c: &mut C| (f.take().expect("called once"))(c);
+        if let Some(result) = self.update(key, &mut once)? {
+            return Ok(result);
         }
         let mut collection = C::new();
-        let result = f(&mut collection);
+        let result = once(&mut collection);
         if !collection.is_empty() {
             self.store(key, collection.into_value(), None);
         }
@@ -361,7 +479,9 @@ impl<'g> Keys<'g> {
     /// Puts a string at a key, whatever was there. The caller says [`Keys::changed`].
     pub fn store_str(&mut self, key: &[u8], value: &[u8], expiry: Expiry) {
         let (mut db, hash) = self.db_mut(key);
-        db.set_str(key, hash, value, expiry);
+        if let Some(old) = db.set_str(key, hash, value, expiry) {
+            self.discard(old);
+        }
     }
 
     /// Sets the access clock of a key that is there.
@@ -399,7 +519,9 @@ impl<'g> Keys<'g> {
     /// Puts a value at a key, whatever was there. The caller says [`Keys::changed`].
     pub fn store(&mut self, key: &[u8], value: Value, expire_ms: Option<i64>) {
         let (mut db, hash) = self.db_mut(key);
-        db.insert(key, hash, value, expire_ms);
+        if let Some(old) = db.insert(key, hash, value, expire_ms) {
+            self.discard(old);
+        }
     }
 
     /// Removes a key, and says nothing about it: the caller says [`Keys::changed`].
@@ -482,7 +604,8 @@ impl<'g> Keys<'g> {
     /// As [`Keys::changed`] without counting a further change or telling an event.
     pub fn touched(&mut self, key: &[u8]) {
         let db = self.db;
-        let state = self.locks.guard(Slot::of_key(key)).state_mut();
+        let (slot, _) = self.place(key);
+        let state = self.locks.guard(slot).state_mut();
         if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
             side.mark_watchers(db, key);
             if side.has_waiters(db, key) {

@@ -18,6 +18,7 @@ pub mod evict;
 pub mod execute;
 pub mod expire;
 pub mod glob;
+mod kept;
 pub mod keys;
 pub mod long_double;
 pub mod multi;
@@ -35,6 +36,7 @@ pub mod turn;
 
 pub use error::Error;
 pub use execute::{Outcome, execute};
+pub use kept::Kept;
 pub use propagate::{Feed, Unit};
 pub use session::Session;
 pub use settings::Settings;

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Default, Debug)]
 pub struct CommandStats {
     pub calls: u64,
-    /// Time in the command's function, in units of [`crate::Turn::ticks`].
+    /// Time from the end of the command before to the end of this one, in units of [`crate::Turn::ticks`].
     pub ticks: u64,
     /// Refused before it ran.
     pub rejected: u64,
@@ -26,6 +26,9 @@ pub struct Stats {
     /// Replies with an error, by its code.
     pub error_codes: std::collections::BTreeMap<String, u64>,
     pub dirty: u64,
+    /// Bytes read from clients and written to them.
+    pub net_in: u64,
+    pub net_out: u64,
 }
 
 impl Stats {
@@ -56,6 +59,8 @@ impl Stats {
         self.evicted += other.evicted;
         self.errors += other.errors;
         self.dirty += other.dirty;
+        self.net_in += other.net_in;
+        self.net_out += other.net_out;
         for (code, count) in &other.error_codes {
             *self.error_codes.entry(code.clone()).or_default() += count;
         }

@@ -17,6 +17,8 @@ pub struct Spec {
     pub acl: u32,
     /// The first key is argument 1 and this is known without looking at other arguments.
     pub is_first_key_plain: bool,
+    /// Argument 1 is the only key.
+    pub is_single_key: bool,
 }
 
 impl Spec {
@@ -40,7 +42,7 @@ impl Spec {
     }
     /// The slots of the keys, ascending and each once.
     pub fn slots(&self, args: Args) -> Option<SmallVec<[Slot; 4]>> {
-        if self.is_first_key_plain && self.command.keys.len() == 1 && is_one_key(self.command) {
+        if self.is_single_key {
             return Some(SmallVec::from_slice(&[Slot::of_key(args.get(1)?)]));
         }
         let mut slots: SmallVec<[Slot; 4]> =
@@ -74,6 +76,15 @@ impl Spec {
     }
 }
 
+fn is_first_key_plain(command: &Command) -> bool {
+    let is_plain = |k: &crate::spec::KeySpec| {
+        k.begin == crate::spec::Begin::Index(1)
+            && matches!(k.find, crate::spec::Find::Range { .. })
+            && k.flags & crate::spec::key::NOT_KEY == 0
+    };
+    command.keys.first().is_some_and(is_plain)
+}
+
 fn is_one_key(command: &Command) -> bool {
     matches!(command.keys[0].find, crate::spec::Find::Range { last: 0, .. })
 }
@@ -83,8 +94,8 @@ pub struct Table {
     specs: Vec<&'static Spec>,
     /// Top-level commands, in order of name.
     by_name: BTreeMap<&'static str, &'static Spec>,
-    /// Open addressing by [`name_hash`]; a power of two, at most half full.
-    hashed: Vec<Option<&'static Spec>>,
+    /// Open addressing by [`name_hash`]; a power of two, at most a quarter full. The word tells short names apart.
+    hashed: Vec<(u64, Option<&'static Spec>)>,
 }
 
 impl Table {
@@ -95,14 +106,15 @@ impl Table {
             let spec = table.add(command, None);
             assert!(table.by_name.insert(command.name, spec).is_none(), "{} is declared twice", command.name);
         }
-        table.hashed = vec![None; (table.by_name.len() * 4).next_power_of_two()];
+        table.hashed = vec![(0, None); (table.by_name.len() * 4).next_power_of_two()];
         for spec in table.by_name.values() {
-            let mut at = name_hash(spec.command.name.as_bytes()) as usize;
-            while table.hashed[at & (table.hashed.len() - 1)].is_some() {
-                at += 1;
-            }
+            let (word, hash) = name_hash(spec.command.name.as_bytes());
             let mask = table.hashed.len() - 1;
-            table.hashed[at & mask] = Some(spec);
+            let mut at = hash & mask;
+            while table.hashed[at].1.is_some() {
+                at = (at + 1) & mask;
+            }
+            table.hashed[at] = (word, Some(spec));
         }
         table
     }
@@ -115,7 +127,8 @@ impl Table {
             full_name: parent.map_or(command.name.into(), |p| format!("{}|{}", p.name, command.name)),
             subcommands,
             acl: command.acl_categories(),
-            is_first_key_plain: command.keys.first().is_some_and(|k| k.begin == crate::spec::Begin::Index(1)),
+            is_first_key_plain: is_first_key_plain(command),
+            is_single_key: is_first_key_plain(command) && command.keys.len() == 1 && is_one_key(command),
         }));
         self.specs.push(spec);
         spec
@@ -140,10 +153,12 @@ impl Table {
     #[inline]
     pub fn by_name(&self, name: &[u8]) -> Option<&'static Spec> {
         let mask = self.hashed.len() - 1;
-        let mut at = name_hash(name) as usize & mask;
+        let (word, hash) = name_hash(name);
+        let mut at = hash & mask;
         loop {
-            let spec = self.hashed[at]?;
-            if spec.command.name.as_bytes().eq_ignore_ascii_case(name) {
+            let (its_word, spec) = self.hashed[at];
+            let spec = spec?;
+            if its_word == word && spec.command.name.as_bytes().eq_ignore_ascii_case(name) {
                 return Some(spec);
             }
             at = (at + 1) & mask;
@@ -181,9 +196,21 @@ fn subcommand(spec: &'static Spec, name: &[u8]) -> Option<&'static Spec> {
     spec.subcommands.iter().find(|s| s.command.name.as_bytes().eq_ignore_ascii_case(name)).copied()
 }
 
+/// A word of the name's ends in lower case, and a hash of it and the length.
 #[inline]
-fn name_hash(name: &[u8]) -> u32 {
-    name.iter().fold(0x811c_9dc5u32, |h, c| (h ^ (c | 0x20) as u32).wrapping_mul(0x0100_0193))
+fn name_hash(name: &[u8]) -> (u64, usize) {
+    const CASE: u64 = 0x2020_2020_2020_2020;
+    let word = match name {
+        [a] => *a as u64,
+        [a, b] => *a as u64 | (*b as u64) << 8,
+        [a, b, c] => *a as u64 | (*b as u64) << 8 | (*c as u64) << 16,
+        _ => {
+            let half = |half: Option<&[u8; 4]>| half.map_or(0, |half| u32::from_le_bytes(*half) as u64);
+            half(name.first_chunk()) | half(name.last_chunk()) << 32
+        }
+    } | CASE;
+    let mixed = (word ^ name.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (word, (mixed >> 40) as usize)
 }
 
 fn unknown_command(args: Args) -> Error {

@@ -2,9 +2,8 @@
 
 use crate::blocking::Mailbox;
 use crate::propagate::{Feed, Unit};
-use crate::stats::Stats;
 use crate::turn::{Host, HostOutcome, Local, Status, Turn};
-use crate::{Args, Engine, Error, Outcome, Rng, Session, Settings, Spec, Table, execute};
+use crate::{Args, Engine, Error, Outcome, Session, Settings, Spec, Table, execute};
 use proto::resp::{Reply, split_inline};
 use proto::{Mono, Now, Slot, WallMs};
 use std::any::Any;
@@ -95,12 +94,7 @@ impl Default for Runner {
         let feed = Arc::new(Recorder::default());
         let table = Table::new(crate::commands::all());
         let letters = Arc::new(Letters::default());
-        let local = Local {
-            rng: Rng::new(42),
-            stats: Stats::new(table.len()),
-            unit: Unit::default(),
-            mailbox: letters.clone(),
-        };
+        let local = Local::new(42, table.len(), letters.clone());
         Runner {
             engine: Engine { keyspace: Arc::new(Keyspace::new(16, [1, 2])), table, feed: feed.clone() },
             settings: Settings::default(),
@@ -178,6 +172,7 @@ impl Runner {
             status: self.status,
             now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
             ticks: || 0,
+            first_key: None,
             exclusive,
             local: &mut self.local,
             host: &mut self.host,

@@ -2,13 +2,14 @@
 //! the batch sees the same.
 
 use crate::blocking::Mailbox;
+use crate::keys::Effects;
 use crate::propagate::Unit;
 use crate::session::Session;
 use crate::stats::Stats;
 use crate::table::Spec;
-use crate::{Args, Engine, Error, Rng, Settings};
+use crate::{Args, Engine, Error, Kept, Rng, Settings};
 use proto::resp::Reply;
-use proto::{ClusterView, Now};
+use proto::{ClusterView, Now, Slot};
 use std::any::Any;
 use std::sync::Arc;
 use storage::GateClosed;
@@ -23,6 +24,8 @@ pub struct Turn<'a> {
     pub now: Now,
     /// A counter for measuring commands, such as the cycle counter; constant in simulation.
     pub ticks: fn() -> u64,
+    /// Slot and hash of the command's first key, where whoever runs it has them already.
+    pub first_key: Option<(Slot, u64)>,
     /// The gate is closed: this worker alone runs, and may take any slot.
     pub exclusive: Option<&'a GateClosed<'a>>,
     pub local: &'a mut Local,
@@ -53,10 +56,34 @@ pub struct Status {
 /// What a worker keeps between batches.
 pub struct Local {
     pub rng: Rng,
-    pub stats: Stats,
-    pub unit: Unit,
+    pub stats: Kept<Stats>,
+    pub unit: Kept<Unit>,
+    pub effects: Kept<Effects>,
+    /// When the last command ended, in [`Turn::ticks`]: the next one begins there. Set it before a batch.
+    pub ticked: u64,
     /// Where replies for clients go that wait in this or another worker.
     pub mailbox: Arc<dyn Mailbox>,
+}
+
+impl Local {
+    /// `commands`: number of specs in the table.
+    pub fn new(seed: u64, commands: usize, mailbox: Arc<dyn Mailbox>) -> Local {
+        Local {
+            rng: Rng::new(seed),
+            stats: Kept::new(Stats::new(commands)),
+            unit: Kept::new(Unit::default()),
+            effects: Kept::new(Effects::default()),
+            ticked: 0,
+            mailbox,
+        }
+    }
+
+    /// Ticks since the last command ended; this one ends now.
+    #[inline]
+    pub(crate) fn lap(&mut self, ticks: fn() -> u64) -> u64 {
+        let now = ticks();
+        now.wrapping_sub(std::mem::replace(&mut self.ticked, now))
+    }
 }
 
 /// The node, as the engine sees it.

@@ -152,7 +152,18 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
     i.line("mem_replication_backlog", i.shared.feed.end().0.saturating_sub(i.shared.feed.first().0));
     i.line("mem_clients_normal", 0);
     i.line("mem_aof_buffer", i.shared.feed.kept_bytes());
-    i.line("mem_allocator", "system");
+    let allocator = i.shared.env.allocator();
+    i.line("mem_allocator", allocator.map_or("system", |(name, _)| name));
+    let slab = storage::slab::usage();
+    if let Some((_, m)) = allocator {
+        // Spans of the slab are the kernel's pages and not the allocator's.
+        let free = slab.span_bytes.saturating_sub(slab.object_bytes);
+        i.line("allocator_allocated", m.allocated + slab.object_bytes);
+        i.line("allocator_active", m.active + slab.span_bytes);
+        i.line("allocator_resident", m.resident + slab.span_bytes);
+        i.line("allocator_frag_bytes", m.active - m.allocated + free);
+        i.line("allocator_rss_bytes", m.resident.saturating_sub(m.active));
+    }
     i.line("active_defrag_running", 0);
     i.line("lazyfree_pending_objects", 0);
 }
@@ -234,8 +245,8 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("total_connections_received", load(&s.clients.accepted));
     i.line("total_commands_processed", calls);
     i.line("instantaneous_ops_per_sec", load(&s.counters.ops_per_s));
-    i.line("total_net_input_bytes", load(&s.counters.net_in));
-    i.line("total_net_output_bytes", load(&s.counters.net_out));
+    i.line("total_net_input_bytes", load(&s.counters.net_in) + total.net_in);
+    i.line("total_net_output_bytes", load(&s.counters.net_out) + total.net_out);
     i.line("instantaneous_input_kbps", "0.00");
     i.line("instantaneous_output_kbps", "0.00");
     i.line("rejected_connections", load(&s.clients.rejected));

@@ -14,8 +14,7 @@ use crate::worker::Setting;
 use engine::blocking::Mailbox;
 use engine::multi::Multi;
 use engine::spec::Handler;
-use engine::stats::Stats;
-use engine::{Args, Error, Host, HostOutcome, Local, Outcome, Rng, Session, Spec, Status, Unit, execute};
+use engine::{Args, Error, Host, HostOutcome, Local, Outcome, Session, Spec, Status, execute};
 use proto::Slot;
 use proto::resp::{Limits, Partial, Reply, Request, Span, parse_request};
 use smallvec::SmallVec;
@@ -86,12 +85,7 @@ type Command<'a> = SmallVec<[&'a [u8]; 8]>;
 
 impl<E: Env> Applier<E> {
     pub fn new(shared: Arc<Shared<E>>) -> Applier<E> {
-        let local = Local {
-            rng: Rng::new(shared.env.rand()),
-            stats: Stats::new(shared.engine.table.len()),
-            unit: Unit::default(),
-            mailbox: Arc::new(Nobody),
-        };
+        let local = Local::new(shared.env.rand(), shared.engine.table.len(), Arc::new(Nobody));
         Applier {
             local,
             gate: shared.engine.keyspace.gate().register(),
@@ -283,6 +277,7 @@ impl<E: Env> Applier<E> {
         };
         let mut host = StreamHost { shared: &shared };
         self.out.clear();
+        self.local.ticked = (shared.env.ticks())();
         loop {
             let inside = self.gate.enter_wait();
             let mut turn = setting.turn(&shared, &mut self.local, &mut host, None);

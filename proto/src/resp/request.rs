@@ -79,6 +79,11 @@ pub fn parse_request(
     args: &mut Vec<Span>,
     partial: &mut Option<Box<Partial>>,
 ) -> Result<Request, ProtocolError> {
+    if partial.is_none()
+        && let Some(end) = short_command(buf, at, args)
+    {
+        return Ok(Request::Command { end });
+    }
     let first = args.len();
     let (mut left, mut pos) = match partial.take() {
         Some(p) => {
@@ -118,6 +123,41 @@ pub fn parse_request(
     Ok(Request::Command { end: pos })
 }
 
+/// The usual command: at most 99 arguments of at most 99 bytes, all of it there. `None`, and `args` as it was, for
+/// anything else, which is not said to be wrong.
+#[inline]
+fn short_command(buf: &[u8], at: usize, args: &mut Vec<Span>) -> Option<usize> {
+    let (count, mut pos) = short_length(buf, at, b'*')?;
+    let first = args.len();
+    args.reserve(count);
+    for _ in 0..count {
+        let whole = short_length(buf, pos, b'$').filter(|(len, start)| start + len + 2 <= buf.len());
+        let Some((len, start)) = whole else {
+            args.truncate(first);
+            return None;
+        };
+        args.push(Span { start: start as u32, len: len as u32 });
+        pos = start + len + 2;
+    }
+    (count > 0).then_some(pos)
+}
+
+/// A length of one or two digits behind `kind`, and the place after its line.
+#[inline]
+fn short_length(buf: &[u8], at: usize, kind: u8) -> Option<(usize, usize)> {
+    let &[k, a, b, c, d] = buf.get(at..at + 5)?.first_chunk()?;
+    let (tens, ones) = (a.wrapping_sub(b'0'), b.wrapping_sub(b'0'));
+    if k != kind || tens > 9 {
+        None
+    } else if b == b'\r' && c == b'\n' {
+        Some((tens as usize, at + 4))
+    } else if tens > 0 && ones <= 9 && c == b'\r' && d == b'\n' {
+        Some((tens as usize * 10 + ones as usize, at + 5))
+    } else {
+        None
+    }
+}
+
 fn multibulk_length(buf: &[u8], at: usize, limits: &Limits) -> Result<Option<(i64, usize)>, ProtocolError> {
     let Some((line, end)) = line(buf, at + 1) else {
         return if buf.len() - at > limits::INLINE_BYTES_MAX {
@@ -140,13 +180,9 @@ fn bulk(buf: &[u8], at: usize, limits: &Limits) -> Result<Option<(Span, usize)>,
     if kind != b'$' {
         return error(format!("Protocol error: expected '$', got '{}'", printable(kind)));
     }
-    // One and two digits are nearly all lengths: read them without a search for the line's end.
-    let (len, start) = match buf.get(at + 1..at + 5) {
-        Some(&[d, b'\r', b'\n', _]) if d.is_ascii_digit() => ((d - b'0') as usize, at + 4),
-        Some(&[d @ b'1'..=b'9', e, b'\r', b'\n']) if e.is_ascii_digit() => {
-            ((d - b'0') as usize * 10 + (e - b'0') as usize, at + 5)
-        }
-        _ => match bulk_length(buf, at, limits)? {
+    let (len, start) = match short_length(buf, at, b'$') {
+        Some(found) => found,
+        None => match bulk_length(buf, at, limits)? {
             None => return Ok(None),
             Some(found) => found,
         },

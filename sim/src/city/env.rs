@@ -111,6 +111,13 @@ impl Env for SimEnv {
     fn ticks(&self) -> fn() -> u64 {
         || 0
     }
+    /// The allocator is the process's and knows of other runs in it: a run that looked would not repeat.
+    fn is_memory_sparse(&self) -> bool {
+        false
+    }
+    fn allocator(&self) -> Option<(&'static str, node::alloc::Memory)> {
+        None
+    }
     fn exit(&self, code: i32) {
         self.inner.exited.store(code as i64 + 1, Ordering::Relaxed);
     }

@@ -6,7 +6,7 @@
 
 use super::seeded;
 use super::table::Slot;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use crate::slab;
 use std::ptr::{self, NonNull};
 
 /// An owned key, with a value if `PAIR`.
@@ -29,12 +29,7 @@ impl<const PAIR: bool> Element<PAIR> {
     pub fn new(hash: u64, key: &[u8], value: &[u8]) -> Element<PAIR> {
         assert!(PAIR || value.is_empty());
         let bytes = Self::bytes_for(key.len(), value.len());
-        let layout = Layout::from_size_align(bytes, 1).expect("lengths are below 4 GiB");
-        // SAFETY: `bytes` is at least 1, the key length byte.
-        let raw = unsafe { alloc(layout) };
-        if raw.is_null() {
-            handle_alloc_error(layout);
-        }
+        let raw = slab::allocate(bytes).as_ptr();
         assert!(raw.addr() & !ADDRESS == 0, "addresses have 48 bits");
         // SAFETY: the allocation is `bytes` long and nobody else has it yet; the writes below fill it exactly.
         unsafe {
@@ -54,10 +49,10 @@ impl<const PAIR: bool> Element<PAIR> {
         len_bytes(key) + key + if PAIR { len_bytes(value) + value } else { 0 }
     }
 
-    /// Bytes this element occupies, rounded up to the allocator's eight.
+    /// Bytes this element occupies.
     pub fn heap_bytes(&self) -> usize {
         let (key, value) = self.get();
-        Self::bytes_for(key.len(), value.len()).next_multiple_of(8)
+        slab::class_size(Self::bytes_for(key.len(), value.len()))
     }
 
     fn raw(&self) -> *mut u8 {
@@ -109,9 +104,8 @@ impl<const PAIR: bool> Element<PAIR> {
 impl<const PAIR: bool> Drop for Element<PAIR> {
     fn drop(&mut self) {
         let (_, key, value) = self.layout();
-        let layout = Layout::from_size_align(Self::bytes_for(key, value), 1).expect("as in `new`");
-        // SAFETY: `new` allocated with this very layout, as the lengths never change.
-        unsafe { dealloc(self.raw(), layout) };
+        // SAFETY: `new` allocated with this very size, as the lengths never change.
+        unsafe { slab::release(NonNull::new_unchecked(self.raw()), Self::bytes_for(key, value)) };
     }
 }
 

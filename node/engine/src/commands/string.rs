@@ -5,7 +5,7 @@ use crate::number::{parse_f64, parse_i64};
 use crate::settings::notify;
 use crate::spec::{Arg, Command, Deprecated, Group, Handler, KeySpec, flag, key};
 use crate::{Error, commands::expiry};
-use storage::Expiry;
+use storage::{Expiry, ValueRef};
 
 const BASE: Command = Command { group: Group::String, ..Command::BASE };
 
@@ -570,12 +570,21 @@ pub const DECRBY: Command = Command {
 };
 fn add(cx: &mut Cx, by: i64) -> Result<(), Error> {
     let key = cx.args[1];
-    let old = match cx.keys.read_str(key)? {
-        Some(text) => parse_i64(text).ok_or(Error::NotInteger)?,
-        None => 0,
+    let mut digits = itoa::Buffer::new();
+    let sum = |old: i64| old.checked_add(by).ok_or(Error::IncrementOverflow);
+    let added = cx.keys.write(key).map(|mut entry| {
+        let ValueRef::Str(text) = entry.read().value() else { return Err(Error::WrongType) };
+        let new = sum(parse_i64(text).ok_or(Error::NotInteger)?)?;
+        entry.set_str(digits.format(new).as_bytes(), Expiry::Keep);
+        Ok(new)
+    });
+    let new = match added {
+        Some(new) => new?,
+        None => {
+            cx.keys.store_str(key, digits.format(by).as_bytes(), Expiry::None);
+            by
+        }
     };
-    let new = old.checked_add(by).ok_or(Error::IncrementOverflow)?;
-    cx.keys.store_str(key, new.to_string().as_bytes(), Expiry::Keep);
     cx.keys.changed(key, notify::STRING, "incrby");
     cx.out.int(new);
     Ok(())
