@@ -2,7 +2,8 @@
 //! times do. Follows the idea of Redis's DEBUG DIGEST, not its bytes.
 
 use proto::Slot;
-use storage::{Keyspace, ValueRef};
+use storage::stream::Stream;
+use storage::{Keyspace, StreamId, ValueRef};
 
 pub type Digest = [u8; 20];
 
@@ -69,8 +70,29 @@ fn of_value(value: ValueRef<'_>) -> Digest {
                 );
             }
         }
+        ValueRef::Stream(stream) => return of_stream(stream),
     }
     sum
+}
+
+/// Of entries and of the groups' state, without what only reading changes: times and numbers of deliveries.
+fn of_stream(stream: &Stream) -> Digest {
+    let mut parts = vec![b"stream".to_vec(), stream.log.last_id.text().to_vec()];
+    for entry in stream.log.range(StreamId::MIN, StreamId::MAX) {
+        parts.push(entry.id.text().to_vec());
+        parts.push((entry.fields.len() as u64).to_le_bytes().to_vec());
+        parts.extend(entry.fields.flat_map(|(name, value)| [name.to_vec(), value.to_vec()]));
+    }
+    for (name, group) in stream.groups() {
+        parts.push(name.to_vec());
+        parts.push(group.last_id.text().to_vec());
+        for (id, pending) in group.pending_from(StreamId::MIN) {
+            parts.push(id.text().to_vec());
+            parts.push(group.by_id(pending.owner).name().to_vec());
+        }
+        parts.push(b"end of group".to_vec());
+    }
+    hash(&parts)
 }
 
 fn hash(parts: &[Vec<u8>]) -> Digest {

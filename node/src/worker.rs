@@ -76,6 +76,7 @@ pub struct Setting<'a> {
     pub view: Option<&'a ClusterView>,
     pub now: Now,
     pub status: Status,
+    pub watched: u32,
     /// The term in which the batch began.
     pub term: u64,
     /// As it was before the view was looked at.
@@ -98,6 +99,7 @@ impl<'a> Setting<'a> {
             settings: &self.settings.engine,
             cluster: self.view,
             status: self.status,
+            watched: self.watched,
             now: self.now,
             ticks: shared.env.ticks(),
             first_key: None,
@@ -482,8 +484,9 @@ impl<E: Env> Worker<E> {
         // Before the status: a lease that is seen after a term ended belongs to a later one.
         let term = self.shared.state.term.load(Ordering::Acquire);
         let status = self.shared.status(now.mono);
+        let watched = engine::admission::watched(&status, &settings.engine);
         let setting =
-            Setting { settings: &settings, view: (*view).as_deref(), now, status, term, slots_left };
+            Setting { settings: &settings, view: (*view).as_deref(), now, status, watched, term, slots_left };
         f(&setting)
     }
 

@@ -105,21 +105,21 @@ fn hash_tag(key: &[u8]) -> &[u8] {
 #[inline]
 fn has_open_brace(bytes: &[u8]) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    let mut chunks = bytes.chunks_exact(8);
+    let (chunks, rest) = bytes.as_chunks::<8>();
     let mut found = 0;
-    for chunk in &mut chunks {
-        let x = u64::from_ne_bytes(chunk.try_into().expect("eight bytes")) ^ (ONES * b'{' as u64);
+    for chunk in chunks {
+        let x = u64::from_ne_bytes(*chunk) ^ (ONES * b'{' as u64);
         found |= x.wrapping_sub(ONES) & !x;
     }
-    found & (ONES << 7) != 0 || chunks.remainder().contains(&b'{')
+    found & (ONES << 7) != 0 || rest.contains(&b'{')
 }
 
 /// CRC16 with polynomial 0x1021, initial value 0. Eight bytes a step: measured 3.4 ns against 14.4 for 16 bytes.
 #[inline]
 pub fn crc16(bytes: &[u8]) -> u16 {
     let mut crc = 0u16;
-    let mut chunks = bytes.chunks_exact(8);
-    for c in &mut chunks {
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for c in chunks {
         crc = CRC[7][(c[0] ^ (crc >> 8) as u8) as usize]
             ^ CRC[6][(c[1] ^ crc as u8) as usize]
             ^ CRC[5][c[2] as usize]
@@ -129,7 +129,7 @@ pub fn crc16(bytes: &[u8]) -> u16 {
             ^ CRC[1][c[6] as usize]
             ^ CRC[0][c[7] as usize];
     }
-    for &b in chunks.remainder() {
+    for &b in rest {
         crc = (crc << 8) ^ CRC[0][((crc >> 8) as u8 ^ b) as usize];
     }
     crc

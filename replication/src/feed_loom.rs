@@ -1,5 +1,7 @@
 //! The feed under loom: no wake-up is lost, units stay whole, and the end is never ahead of what can be read.
 
+#![cfg(test)]
+
 use super::*;
 use loom::thread::spawn;
 

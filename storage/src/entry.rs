@@ -17,7 +17,7 @@
 
 use crate::slab::{self, class_size};
 use crate::value::{Kind, Value, ValueMut, ValueRef, str_encoding};
-use crate::{Hash, List, Set, ZSet};
+use crate::{Hash, List, Set, Stream, ZSet};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
@@ -189,6 +189,7 @@ impl RawEntry {
             2 => Kind::Set,
             3 => Kind::Hash,
             4 => Kind::ZSet,
+            5 => Kind::Stream,
             other => unreachable!("kind {other}"),
         }
     }
@@ -295,6 +296,7 @@ impl RawEntry {
                 Kind::Set => ValueRef::Set(&*p.cast()),
                 Kind::Hash => ValueRef::Hash(&*p.cast()),
                 Kind::ZSet => ValueRef::ZSet(&*p.cast()),
+                Kind::Stream => ValueRef::Stream(&*p.cast()),
             }
         }
     }
@@ -308,6 +310,7 @@ impl RawEntry {
                 Kind::Set => ValueMut::Set(&mut *self.boxed().cast()),
                 Kind::Hash => ValueMut::Hash(&mut *self.boxed().cast()),
                 Kind::ZSet => ValueMut::ZSet(&mut *self.boxed().cast()),
+                Kind::Stream => ValueMut::Stream(&mut *self.boxed().cast()),
             }
         }
     }
@@ -565,6 +568,7 @@ impl RawEntry {
                 Kind::Set => Value::Set(Box::from_raw(p.cast::<Set>())),
                 Kind::Hash => Value::Hash(Box::from_raw(p.cast::<Hash>())),
                 Kind::ZSet => Value::ZSet(Box::from_raw(p.cast::<ZSet>())),
+                Kind::Stream => Value::Stream(Box::from_raw(p.cast::<Stream>())),
             }
         }
     }
@@ -600,6 +604,7 @@ fn into_pointer(value: Value) -> (Kind, *mut u8) {
         Value::Set(v) => (Kind::Set, Box::into_raw(v).cast()),
         Value::Hash(v) => (Kind::Hash, Box::into_raw(v).cast()),
         Value::ZSet(v) => (Kind::ZSet, Box::into_raw(v).cast()),
+        Value::Stream(v) => (Kind::Stream, Box::into_raw(v).cast()),
     }
 }
 
@@ -654,6 +659,7 @@ impl<'a> Entry<'a> {
             ValueRef::Set(v) => v.encoding(),
             ValueRef::Hash(v) => v.encoding(),
             ValueRef::ZSet(v) => v.encoding(),
+            ValueRef::Stream(v) => v.encoding(),
         }
     }
 }

@@ -15,6 +15,10 @@ pub struct Thresholds {
     pub zset_max_listpack_entries: usize,
     /// `zset-max-listpack-value`: longest member of a packed sorted set, in bytes. Default 64.
     pub zset_max_listpack_value: usize,
+    /// `stream-node-max-bytes`: bytes of a block of stream entries, 0 for no limit of its own. Default 4096.
+    pub stream_node_max_bytes: usize,
+    /// `stream-node-max-entries`: entries of a block, 0 for no limit of its own. Default 100.
+    pub stream_node_max_entries: usize,
     /// Key of the element hash: drawn at start by whoever owns randomness, so that clients cannot aim collisions.
     pub hash_seed: u64,
 }
@@ -29,6 +33,8 @@ impl Default for Thresholds {
             set_max_intset_entries: 512,
             zset_max_listpack_entries: 128,
             zset_max_listpack_value: 64,
+            stream_node_max_bytes: 4096,
+            stream_node_max_entries: 100,
             hash_seed: 0,
         }
     }

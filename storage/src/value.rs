@@ -2,7 +2,7 @@
 
 use crate::set::parse_int;
 use crate::slab::class_size;
-use crate::{Hash, List, Set, ZSet};
+use crate::{Hash, List, Set, Stream, ZSet};
 
 /// The type of a value. The numbers are those of the entry's header, in memory only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,6 +13,7 @@ pub enum Kind {
     Set = 2,
     Hash = 3,
     ZSet = 4,
+    Stream = 5,
 }
 
 impl Kind {
@@ -24,6 +25,7 @@ impl Kind {
             Kind::Set => "set",
             Kind::Hash => "hash",
             Kind::ZSet => "zset",
+            Kind::Stream => "stream",
         }
     }
 }
@@ -35,6 +37,7 @@ pub enum Value {
     Set(Box<Set>),
     Hash(Box<Hash>),
     ZSet(Box<ZSet>),
+    Stream(Box<Stream>),
 }
 
 /// A value as a reader sees it.
@@ -45,6 +48,7 @@ pub enum ValueRef<'a> {
     Set(&'a Set),
     Hash(&'a Hash),
     ZSet(&'a ZSet),
+    Stream(&'a Stream),
 }
 
 /// A value as a writer sees it. The bytes of a string may be changed but not its length: for that see
@@ -55,6 +59,7 @@ pub enum ValueMut<'a> {
     Set(&'a mut Set),
     Hash(&'a mut Hash),
     ZSet(&'a mut ZSet),
+    Stream(&'a mut Stream),
 }
 
 impl Value {
@@ -74,10 +79,11 @@ impl Value {
             Value::Set(v) => ValueRef::Set(v),
             Value::Hash(v) => ValueRef::Hash(v),
             Value::ZSet(v) => ValueRef::ZSet(v),
+            Value::Stream(v) => ValueRef::Stream(v),
         }
     }
 
-    /// Whether it is a collection without elements, which no key may hold.
+    /// Whether it is a collection without elements, which no key may hold. A stream without entries may be held.
     pub fn is_empty_collection(&self) -> bool {
         match self {
             Value::Str(_) => false,
@@ -85,6 +91,7 @@ impl Value {
             Value::Set(v) => v.is_empty(),
             Value::Hash(v) => v.is_empty(),
             Value::ZSet(v) => v.is_empty(),
+            Value::Stream(_) => false,
         }
     }
 }
@@ -97,6 +104,7 @@ impl ValueRef<'_> {
             ValueRef::Set(_) => Kind::Set,
             ValueRef::Hash(_) => Kind::Hash,
             ValueRef::ZSet(_) => Kind::ZSet,
+            ValueRef::Stream(_) => Kind::Stream,
         }
     }
 
@@ -108,6 +116,7 @@ impl ValueRef<'_> {
             ValueRef::Set(v) => class_size(size_of::<Set>()) + v.heap_bytes(),
             ValueRef::Hash(v) => class_size(size_of::<Hash>()) + v.heap_bytes(),
             ValueRef::ZSet(v) => class_size(size_of::<ZSet>()) + v.heap_bytes(),
+            ValueRef::Stream(v) => class_size(size_of::<Stream>()) + v.heap_bytes(),
         }
     }
 }

@@ -3,10 +3,28 @@
 use crate::keys::Keys;
 use crate::spec::flag;
 use crate::table::Spec;
-use crate::{Args, Error, Session, Turn, evict};
+use crate::turn::Status;
+use crate::{Args, Error, Session, Settings, Turn, evict};
 use proto::view::{ClusterView, Role};
 use proto::{NodeId, Slot};
 use std::sync::atomic::Ordering;
+
+/// Flags of commands that some gate may refuse now, whoever sends them; one look per batch instead of a list of gates
+/// per command.
+pub fn watched(status: &Status, settings: &Settings) -> u32 {
+    let is_stale = status.is_replica && !status.is_link_up && !settings.replica_serve_stale_data;
+    if status.is_loading || is_stale {
+        return flag::ANY;
+    }
+    let is_write_watched = status.is_replica
+        || status.is_log_failing
+        || status.is_save_failing
+        || status.is_paused
+        || status.is_short_of_copies
+        || settings.min_replicas_to_write > 0;
+    let writes = if is_write_watched { flag::WRITE | flag::MAY_REPLICATE } else { 0 };
+    writes | if settings.maxmemory > 0 { flag::DENYOOM } else { 0 }
+}
 
 /// Gates that need neither keys nor locks.
 pub fn admit(turn: &mut Turn, session: &Session, spec: &Spec) -> Result<(), Error> {

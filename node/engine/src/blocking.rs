@@ -30,6 +30,10 @@ pub struct WaitRequest {
     pub keys: Vec<Vec<u8>>,
     /// 0: for ever.
     pub timeout_ms: u64,
+    /// What runs when a key changed, if not the arguments as they came: a place in a stream that meant "now".
+    pub args: Option<Vec<Vec<u8>>>,
+    /// Whether an error of the command, run again, is the client's answer. Else the client goes on waiting.
+    pub ends_on_error: bool,
 }
 
 /// The two forms of "nothing" that blocking commands answer with where a client cannot wait.
@@ -64,6 +68,7 @@ pub struct Waiter {
     keys: Vec<Vec<u8>>,
     /// 0: for ever.
     pub timeout_ms: u64,
+    ends_on_error: bool,
     phase: AtomicU8,
     mailbox: Arc<dyn Mailbox>,
 }
@@ -194,11 +199,12 @@ pub fn enqueue(
     let waiter = Arc::new(Waiter {
         session,
         spec,
-        args: args.iter().map(|a| a.to_vec()).collect(),
+        args: request.args.unwrap_or_else(|| args.iter().map(|a| a.to_vec()).collect()),
         db: keys.db,
         is_resp3,
         keys: request.keys,
         timeout_ms: request.timeout_ms,
+        ends_on_error: request.ends_on_error,
         phase: AtomicU8::new(WAITING),
         mailbox: mailbox.clone(),
     });
@@ -222,7 +228,7 @@ impl Served {
 }
 
 /// Serves the clients that wait for keys which changed, in the order in which they came, until nothing changes any
-/// more. Bounded: each round serves a waiter or ends.
+/// more: one gets what is popped, all get what is only read. Bounded: each round serves a waiter or ends.
 pub fn serve(keys: &mut Keys<'_>, rng: &mut Rng) -> Vec<Served> {
     let mut served = Vec::new();
     while let Some((db, key)) = keys.effects.ready.pop() {
@@ -269,17 +275,28 @@ fn attempt(keys: &mut Keys<'_>, rng: &mut Rng, waiter: &Arc<Waiter>) -> Attempt 
     reply.map_or(Attempt::Nothing, Attempt::Done)
 }
 
-/// Runs a waiter's command; `None` when it goes on waiting. A key of the wrong type does not end the wait, as in Redis.
+/// Runs a waiter's command; `None` when it goes on waiting. A key of the wrong type ends no wait but that for a group of
+/// a stream, as in Redis.
 fn run_for(keys: &mut Keys<'_>, rng: &mut Rng, waiter: &Waiter, args: Args) -> Option<Vec<u8>> {
     let Handler::Keys(run) = waiter.spec.command.run else { return None };
     let mut out = Reply::new(waiter.is_resp3);
     let (db, dirty) = (keys.db, keys.effects.dirty);
     keys.db = waiter.db;
     let mut cx = Cx::new(args, keys, &mut out, rng, true);
+    cx.is_resumed = true;
     let result: Result<(), Error> = run(&mut cx);
     let (is_waiting, replay) = (cx.wait.is_some(), cx.replay);
     keys.db = db;
-    if result.is_err() || is_waiting {
+    if let Err(error) = result {
+        if !waiter.ends_on_error {
+            return None;
+        }
+        keys.stats.count_error(error.code());
+        out.clear();
+        out.error(&error.to_string());
+        return Some(out.take());
+    }
+    if is_waiting {
         return None;
     }
     if keys.effects.dirty > dirty && replay == Replay::AsIs {

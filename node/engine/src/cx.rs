@@ -14,6 +14,8 @@ pub struct Cx<'a, 'g> {
     pub settings: &'g Settings,
     /// Whether the connection can wait: not inside MULTI or a script, nor for a stream.
     may_block: bool,
+    /// Whether the client waited, and the command runs again since a key it waits for changed.
+    pub(crate) is_resumed: bool,
     pub(crate) wait: Option<WaitRequest>,
     pub(crate) replay: Replay,
 }
@@ -36,7 +38,7 @@ impl<'a, 'g> Cx<'a, 'g> {
         may_block: bool,
     ) -> Cx<'a, 'g> {
         let settings = keys.settings;
-        Cx { args, keys, out, rng, settings, may_block, wait: None, replay: Replay::AsIs }
+        Cx { args, keys, out, rng, settings, may_block, is_resumed: false, wait: None, replay: Replay::AsIs }
     }
 
     /// Replays this command instead of the one that came; several calls: all of them, together.
@@ -53,9 +55,14 @@ impl<'a, 'g> Cx<'a, 'g> {
     /// The command found nothing: its client waits for `keys`, or gets `nothing` where it cannot wait (inside MULTI).
     /// `timeout_ms` 0: for ever. No reply must have been written.
     pub fn block(&mut self, keys: Vec<Vec<u8>>, timeout_ms: u64, nothing: Nothing) {
-        assert!(!keys.is_empty());
+        self.block_with(WaitRequest { keys, timeout_ms, args: None, ends_on_error: false }, nothing);
+    }
+
+    /// As [`Cx::block`], with all that a wait may ask for.
+    pub fn block_with(&mut self, request: WaitRequest, nothing: Nothing) {
+        assert!(!request.keys.is_empty());
         if self.may_block {
-            self.wait = Some(WaitRequest { keys, timeout_ms });
+            self.wait = Some(request);
         } else {
             nothing.write(self.out);
         }

@@ -3,7 +3,7 @@
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
 use crate::cx::{Cx, Replay};
-use crate::keys::{self, Keys, Locks};
+use crate::keys::{self, Keys, Locks, Places};
 use crate::multi::{self, FlowCommand};
 use crate::session::{ReplyMode, Session};
 use crate::spec::{Handler, flag};
@@ -103,6 +103,13 @@ fn run_resolved(
     raw: Option<&[u8]>,
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
+    // Nearly all commands of all connections: no gate has anything to say about them.
+    if session.is_plain()
+        && (spec.command.flags | flag::ANY) & (turn.watched | flag::EXCLUSIVE) == 0
+        && let Handler::Keys(_) = spec.command.run
+    {
+        return run_keys(turn, session, spec, args, raw, out);
+    }
     admission::admit(turn, session, spec)?;
     let is_queued = session.in_multi() && !spec.has(flag::NOT_QUEUED);
     if is_queued {
@@ -166,23 +173,42 @@ fn run_keys(
     raw: Option<&[u8]>,
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
+    if spec.is_single_key {
+        let place = keys::single_place(turn, args[1]);
+        return run_placed(turn, session, spec, args, raw, out, Places::from_buf([place]), &[place.slot]);
+    }
     let (places, slots) = keys::places(turn, spec, args, session.db);
-    let route = admission::route(turn, session, &slots, spec.command.flags)?;
-    let locks = match Locks::take_for(turn, &slots) {
+    run_placed(turn, session, spec, args, raw, out, places, &slots)
+}
+
+#[inline]
+fn run_placed(
+    turn: &mut Turn,
+    session: &mut Session,
+    spec: &'static Spec,
+    args: Args,
+    raw: Option<&[u8]>,
+    out: &mut Reply,
+    places: Places,
+    slots: &[Slot],
+) -> Result<Outcome, Error> {
+    let route = admission::route(turn, session, slots, spec.command.flags)?;
+    let locks = match Locks::take_for(turn, slots) {
         Ok(locks) => locks,
         Err(slot) => return Ok(Outcome::Busy(slot)),
     };
     admission::check_import(session)?;
     let mut keys = keys(turn, session, locks);
     keys.set_places(places);
-    if let Some(slot) = paused(&mut keys, session, &slots) {
+    if let Some(slot) = paused(&mut keys, session, slots) {
         keys.give_back(turn);
         return Ok(Outcome::Busy(slot));
     }
     if let [slot, ..] = *slots
+        && route != Route::Here
         && let Err(error) = admission::check_presence(turn, route, &mut keys, spec, args, slot)
     {
-        conclude(turn, session, keys, &slots);
+        conclude(turn, session, &mut keys, slots);
         return Err(error);
     }
     let wait = run_one(turn, spec, args, raw, out, &mut keys, !session.is_primary_link);
@@ -190,7 +216,7 @@ fn run_keys(
         let mailbox = &turn.local.mailbox;
         blocking::enqueue(&mut keys, session.id, session.is_resp3, spec, args, request, mailbox)
     });
-    conclude(turn, session, keys, &slots);
+    conclude(turn, session, &mut keys, slots);
     Ok(blocked.map_or(Outcome::Done, Outcome::Blocked))
 }
 
@@ -203,6 +229,7 @@ fn paused(keys: &mut Keys<'_>, session: &Session, slots: &[Slot]) -> Option<Slot
 }
 
 /// The keyspace as this session's commands see it.
+#[inline]
 fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>) -> Keys<'g> {
     let mut keys = Keys::new(turn, locks, session.db);
     keys.may_expire &= !session.is_primary_link;
@@ -251,15 +278,16 @@ fn run_one(
 
 /// What follows from a command or a transaction: waiters are served, the unit goes into the feed, the locks are
 /// released, replies of the served and notifications go out.
-fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, mut keys: Keys<'g>, slots: &[Slot]) {
+#[inline]
+fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
     keys.stats.dirty += keys.effects.dirty;
     if !keys.effects.ready.is_empty() {
         // What was served is replayed after what served it, in one unit: nothing comes between them.
-        let served = blocking::serve(&mut keys, &mut turn.local.rng);
-        let end = append(turn, session, &keys, slots);
+        let served = blocking::serve(keys, &mut turn.local.rng);
+        let end = append(turn, session, keys, slots);
         served.into_iter().for_each(|s| s.deliver(end));
     } else if !keys.unit.is_empty() {
-        append(turn, session, &keys, slots);
+        append(turn, session, keys, slots);
     }
     keys.give_back(turn);
 }
@@ -297,7 +325,7 @@ fn watch(
     };
     let mut keys = keys(turn, session, locks);
     multi::watch(session, &mut keys, args);
-    conclude(turn, session, keys, &slots);
+    conclude(turn, session, &mut keys, &slots);
     out.ok();
     Ok(Outcome::Done)
 }
@@ -352,7 +380,7 @@ fn exec(
     } else {
         run_queue(turn, session, &mut keys, transaction, route, out);
     }
-    conclude(turn, session, keys, &slots);
+    conclude(turn, session, &mut keys, &slots);
     multi::unwatch(session, turn.engine);
     Ok(Outcome::Done)
 }

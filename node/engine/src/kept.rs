@@ -13,7 +13,6 @@ impl<T> Kept<T> {
     /// Takes the value out, to be put back by assignment.
     #[inline]
     pub fn lend(&mut self) -> Kept<T> {
-        debug_assert!(self.0.is_some(), "lent twice");
         Kept(self.0.take())
     }
 }

@@ -13,8 +13,8 @@ use proto::Slot;
 use smallvec::SmallVec;
 use std::any::Any;
 use storage::{
-    Db, DbMut, Entry, EntryMut, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Value, ValueMut,
-    ValueRef, ZSet,
+    Db, DbMut, Entry, EntryMut, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Stream, Value,
+    ValueMut, ValueRef, ZSet,
 };
 
 /// Locked slots. Ascending, all taken before the first effect; with the gate closed they are taken as they are met,
@@ -134,12 +134,29 @@ pub struct Effects {
     pub garbage: Vec<Box<dyn Any + Send>>,
 }
 
+impl Effects {
+    #[inline]
+    fn has_more(&self) -> bool {
+        !self.garbage.is_empty() || !self.events.is_empty() || !self.ready.is_empty()
+    }
+
+    #[cold]
+    fn carry_out(&mut self, notified: u32, host: &mut dyn Host) {
+        self.ready.clear();
+        let garbage = std::mem::take(&mut self.garbage);
+        if !garbage.is_empty() {
+            host.dispose(garbage);
+        }
+        self.events.drain(..).for_each(|e| e.publish(notified, host));
+    }
+}
+
 /// Slot and hash of one of the command's keys, so that they are computed once.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     /// Where the key's bytes stand: which argument it is.
     key: (usize, usize),
-    slot: Slot,
+    pub slot: Slot,
     hash: u64,
 }
 
@@ -156,22 +173,22 @@ impl Place {
 /// Places of the keys of a command, in order.
 pub(crate) type Places = SmallVec<[Place; 1]>;
 
+/// Slots of the keys, ascending and each once.
+pub(crate) type Slots = SmallVec<[Slot; 4]>;
+
+/// The place of the only key of a command.
+#[inline]
+pub(crate) fn single_place(turn: &Turn, key: &[u8]) -> Place {
+    let (slot, hash) = turn.first_key.unwrap_or_else(|| (Slot::of_key(key), turn.engine.keyspace.hash(key)));
+    Place::new(key, slot, hash)
+}
+
 /// The places of a command's keys, whose memory is asked for meanwhile, and their slots, ascending and each once.
 /// `first`: slot and hash of argument 1, if it is a key and they are known. `None`: the arguments do not fit the key specs.
-pub(crate) fn places(
-    turn: &Turn,
-    spec: &crate::Spec,
-    args: crate::Args,
-    db: u16,
-) -> (Places, SmallVec<[Slot; 4]>) {
+pub(crate) fn places(turn: &Turn, spec: &crate::Spec, args: crate::Args, db: u16) -> (Places, Slots) {
     /// Keys whose memory is asked for ahead: what a first-level cache holds.
     const AHEAD_MAX: usize = 128;
     let keyspace = &turn.engine.keyspace;
-    if spec.is_single_key {
-        let key = args[1];
-        let (slot, hash) = turn.first_key.unwrap_or_else(|| (Slot::of_key(key), keyspace.hash(key)));
-        return (SmallVec::from_buf([Place::new(key, slot, hash)]), SmallVec::from_slice(&[slot]));
-    }
     // Redis: arguments that do not fit the key specs name no keys. The function says what is wrong with them before it
     // touches any.
     let Some(numbers) = spec.key_positions(args) else { return Default::default() };
@@ -188,7 +205,7 @@ pub(crate) fn places(
         ahead.iter().for_each(|p| keyspace.prefetch_segment(p.slot, db, p.hash));
         ahead.iter().for_each(|p| keyspace.prefetch_entry(p.slot, db, p.hash));
     }
-    let mut slots: SmallVec<[Slot; 4]> = places.iter().map(|p| p.slot).collect();
+    let mut slots: Slots = places.iter().map(|p| p.slot).collect();
     slots.sort_unstable();
     slots.dedup();
     (places, slots)
@@ -219,13 +236,14 @@ pub struct Keys<'g> {
 pub trait Collection: Sized {
     fn of(value: ValueRef<'_>) -> Option<&Self>;
     fn of_mut(value: ValueMut<'_>) -> Option<&mut Self>;
+    /// Whether its key goes: it holds nothing that is worth keeping.
     fn is_empty(&self) -> bool;
     fn new() -> Self;
     fn into_value(self) -> Value;
 }
 
 macro_rules! collection {
-    ($t:ident) => {
+    ($t:ident, $is_empty:expr) => {
         impl Collection for $t {
             fn of(value: ValueRef<'_>) -> Option<&Self> {
                 if let ValueRef::$t(v) = value { Some(v) } else { None }
@@ -234,7 +252,8 @@ macro_rules! collection {
                 if let ValueMut::$t(v) = value { Some(v) } else { None }
             }
             fn is_empty(&self) -> bool {
-                self.len() == 0
+                let is_empty: fn(&Self) -> bool = $is_empty;
+                is_empty(self)
             }
             fn new() -> Self {
                 $t::new()
@@ -245,13 +264,16 @@ macro_rules! collection {
         }
     };
 }
-collection!(List);
-collection!(Set);
-collection!(Hash);
-collection!(ZSet);
+collection!(List, |v| v.len() == 0);
+collection!(Set, |v| v.len() == 0);
+collection!(Hash, |v| v.len() == 0);
+collection!(ZSet, |v| v.len() == 0);
+// A stream without entries still has its last id and its groups.
+collection!(Stream, |_| false);
 
 impl<'g> Keys<'g> {
-    /// Borrows the worker's unit and statistics; [`Keys::give_back`] returns them.
+    /// Borrows the worker's unit, statistics and list of effects; [`Keys::give_back`] returns them.
+    #[inline]
     pub fn new(turn: &mut Turn<'g>, locks: Locks<'g>, db: u16) -> Keys<'g> {
         let mut unit = turn.local.unit.lend();
         unit.clear();
@@ -273,22 +295,16 @@ impl<'g> Keys<'g> {
     }
 
     /// Unlocks and hands back what was borrowed; what was removed and what is to be told goes to the host.
-    pub fn give_back(mut self, turn: &mut Turn<'g>) {
-        let garbage = std::mem::take(&mut self.effects.garbage);
-        let events = std::mem::take(&mut self.effects.events);
+    #[inline]
+    pub fn give_back(&mut self, turn: &mut Turn<'g>) {
+        self.locks.held.clear();
+        turn.local.unit = self.unit.lend();
+        turn.local.stats = self.stats.lend();
         self.effects.dirty = 0;
-        self.effects.ready.clear();
-        turn.local.unit = self.unit;
-        turn.local.stats = self.stats;
-        turn.local.effects = self.effects;
-        drop(self.locks);
-        if !garbage.is_empty() {
-            turn.host.dispose(garbage);
+        if self.effects.has_more() {
+            self.effects.carry_out(self.settings.notify_keyspace_events, turn.host);
         }
-        if !events.is_empty() {
-            let set = self.settings.notify_keyspace_events;
-            events.iter().for_each(|e| e.publish(set, turn.host));
-        }
+        turn.local.effects = self.effects.lend();
     }
 
     /// Takes the places of the command that runs next.
@@ -299,15 +315,19 @@ impl<'g> Keys<'g> {
     /// Slot and hash of a key. Commands use their keys mostly in order, and each several times.
     #[inline]
     fn place(&mut self, key: &[u8]) -> (Slot, u64) {
-        for at in [self.at_place, self.at_place + 1] {
-            if let Some(place) = self.places.get(at)
-                && place.is_of(key)
-            {
-                self.at_place = at;
-                return (place.slot, place.hash);
-            }
+        match self.places.get(self.at_place) {
+            Some(place) if place.is_of(key) => (place.slot, place.hash),
+            _ => self.next_place(key),
         }
-        (Slot::of_key(key), self.keyspace.hash(key))
+    }
+    fn next_place(&mut self, key: &[u8]) -> (Slot, u64) {
+        match self.places.get(self.at_place + 1) {
+            Some(place) if place.is_of(key) => {
+                self.at_place += 1;
+                (place.slot, place.hash)
+            }
+            _ => (Slot::of_key(key), self.keyspace.hash(key)),
+        }
     }
 
     #[inline]
@@ -325,9 +345,9 @@ impl<'g> Keys<'g> {
 
     /// Whether the key may be one that has expired; false for every key of a slot in which none has.
     #[inline]
-    fn may_be_due(&mut self, key: &[u8]) -> bool {
-        let now_ms = self.now_ms;
-        !self.sees_expired && self.db(key).0.next_expiry() <= now_ms
+    fn may_be_due(&mut self, slot: Slot) -> bool {
+        let db = self.locks.guard(slot).db(self.db);
+        db.expires_len() != 0 && !self.sees_expired && db.next_expiry() <= self.now_ms
     }
 
     /// Whether the key is there and has not expired. An expired one is removed where this node may.
@@ -367,8 +387,8 @@ impl<'g> Keys<'g> {
     /// The entry of a key for reading, which counts as a hit or a miss.
     #[inline]
     pub fn read(&mut self, key: &[u8]) -> Option<Entry<'_>> {
-        let is_gone = self.may_be_due(key) && !self.exists(key);
         let (slot, hash) = self.place(key);
+        let is_gone = self.may_be_due(slot) && !self.exists(key);
         let Keys { locks, stats, effects, settings, db, now_ms, is_no_touch, .. } = self;
         let entry = if is_gone { None } else { locks.guard(slot).db(*db).get(key, hash) };
         match &entry {
@@ -394,10 +414,10 @@ impl<'g> Keys<'g> {
 
     /// The entry of a key for writing; its access clock is set. Does not count as a hit or a miss, as in Redis.
     pub fn write(&mut self, key: &[u8]) -> Option<EntryMut<'_>> {
-        if self.may_be_due(key) && !self.exists(key) {
+        let (slot, hash) = self.place(key);
+        if self.may_be_due(slot) && !self.exists(key) {
             return None;
         }
-        let (slot, hash) = self.place(key);
         let Keys { locks, settings, db, now_ms, is_no_touch, .. } = self;
         let entry = locks.guard(slot).db_mut(*db).into_entry(key, hash)?;
         if !*is_no_touch {
@@ -409,11 +429,11 @@ impl<'g> Keys<'g> {
 
     /// As [`Keys::read`] without statistics and access clock: TTL, TYPE, OBJECT, EXISTS.
     pub fn peek(&mut self, key: &[u8]) -> Option<Entry<'_>> {
-        if self.may_be_due(key) && !self.exists(key) {
+        let (slot, hash) = self.place(key);
+        if self.may_be_due(slot) && !self.exists(key) {
             return None;
         }
-        let (db, hash) = self.db(key);
-        db.get(key, hash)
+        self.locks.guard(slot).db(self.db).get(key, hash)
     }
 
     /// The string at a key. `Err` when it holds another type.
@@ -568,6 +588,10 @@ impl<'g> Keys<'g> {
             }
             if let Some(side) = guard.state_mut().side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
                 side.mark_all_watchers(db);
+                // Readers of groups learn that their stream is gone.
+                let all: SmallVec<[u16; 16]> =
+                    db.map_or(0..self.keyspace.databases(), |db| db..db + 1).collect();
+                self.effects.ready.extend(side.waited_keys(&all));
             }
         }
     }

@@ -79,6 +79,17 @@ impl Session {
         Session { is_primary_link: true, ..Session::new(0) }
     }
 
+    /// Nothing about this connection makes its commands different from anybody's.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.is_authenticated
+            && self.multi.is_none()
+            && !self.is_asking
+            && !self.is_primary_link
+            && self.reply_mode == ReplyMode::On
+            && (self.subscriptions == [0; 3] || self.is_resp3)
+    }
+
     pub fn is_subscribed(&self) -> bool {
         self.subscriptions.iter().any(|n| *n > 0)
     }

@@ -124,6 +124,9 @@ pub mod flag {
     /// Touches data or slots without naming keys: refused where this node may not serve.
     pub const WHOLE_DB: u32 = 1 << 22;
 
+    /// Counts as set on every command.
+    pub const ANY: u32 = 1 << 31;
+
     /// Names in the order in which COMMAND INFO shows them.
     pub const NAMES: &[(u32, &str)] = &[
         (WRITE, "write"),
@@ -206,6 +209,7 @@ pub enum Group {
     Set,
     SortedSet,
     Hash,
+    Stream,
     PubSub,
     Transactions,
     Connection,
@@ -222,6 +226,7 @@ impl Group {
             Group::Set => "set",
             Group::SortedSet => "sorted-set",
             Group::Hash => "hash",
+            Group::Stream => "stream",
             Group::PubSub => "pubsub",
             Group::Transactions => "transactions",
             Group::Connection => "connection",
@@ -237,6 +242,7 @@ impl Group {
             Group::Set => acl::SET,
             Group::SortedSet => acl::SORTEDSET,
             Group::Hash => acl::HASH,
+            Group::Stream => acl::STREAM,
             Group::PubSub => acl::PUBSUB,
             Group::Transactions => acl::TRANSACTION,
             Group::Connection => acl::CONNECTION,
@@ -260,6 +266,9 @@ pub enum Begin {
     Index(i16),
     /// After this word, searched from `start` on (from the end when negative).
     Keyword { word: &'static str, start: i16 },
+    /// As `Keyword`, but found as the command finds it: past these options, each with so many operands. An operand that
+    /// is spelled like the word does not count.
+    AfterOptions { word: &'static str, start: i16, options: &'static [(&'static str, usize)] },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -331,6 +340,10 @@ impl KeySpec {
                 Some(place) => place as i64 + 1,
                 None => return Some(()),
             },
+            Begin::AfterOptions { word, options, .. } => match after_options(args, word, options) {
+                Some(begin) => begin as i64,
+                None => return Some(()),
+            },
         };
         let (first, last, step) = match self.find {
             Find::Range { last, step, limit } => {
@@ -365,6 +378,19 @@ fn find_keyword(args: &[&[u8]], word: &str, start: i16) -> Option<usize> {
     } else {
         (1..args.len().saturating_sub((-start) as usize - 1)).rev().find(is)
     }
+}
+
+/// The place behind `word`; `None` when another argument than the options comes first.
+fn after_options(args: &[&[u8]], word: &str, options: &[(&str, usize)]) -> Option<usize> {
+    let mut at = 1;
+    while at < args.len() {
+        if args[at].eq_ignore_ascii_case(word.as_bytes()) {
+            return Some(at + 1);
+        }
+        let option = options.iter().find(|(name, _)| args[at].eq_ignore_ascii_case(name.as_bytes()))?;
+        at += 1 + option.1;
+    }
+    None
 }
 
 /// One argument as COMMAND DOCS describes it.

@@ -158,7 +158,11 @@ impl Table {
         loop {
             let (its_word, spec) = self.hashed[at];
             let spec = spec?;
-            if its_word == word && spec.command.name.as_bytes().eq_ignore_ascii_case(name) {
+            // The word holds all of a name of up to eight bytes.
+            let is_it = its_word == word
+                && spec.command.name.len() == name.len()
+                && (name.len() <= 8 || spec.command.name.as_bytes().eq_ignore_ascii_case(name));
+            if is_it {
                 return Some(spec);
             }
             at = (at + 1) & mask;

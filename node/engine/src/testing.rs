@@ -173,6 +173,7 @@ impl Runner {
             now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
             ticks: || 0,
             first_key: None,
+            watched: crate::admission::watched(&self.status, &self.settings),
             exclusive,
             local: &mut self.local,
             host: &mut self.host,

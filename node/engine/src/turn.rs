@@ -21,6 +21,8 @@ pub struct Turn<'a> {
     /// `None` when cluster mode is off.
     pub cluster: Option<&'a ClusterView>,
     pub status: Status,
+    /// What [`crate::admission::watched`] says of status and settings.
+    pub watched: u32,
     pub now: Now,
     /// A counter for measuring commands, such as the cycle counter; constant in simulation.
     pub ticks: fn() -> u64,

@@ -125,6 +125,7 @@ impl Bench {
             now: Now { mono: Mono(0), wall: WallMs(1_700_000_000_000) },
             ticks: || 0,
             first_key: None,
+            watched: engine::admission::watched(&Status::default(), &self.settings),
             exclusive: None,
             local: &mut self.local,
             host: &mut NoHost,

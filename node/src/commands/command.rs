@@ -154,7 +154,7 @@ fn key_spec(spec: &KeySpec, out: &mut Reply) {
             text(out, "index");
             out.int(index as i64);
         }
-        Begin::Keyword { word, start } => {
+        Begin::Keyword { word, start } | Begin::AfterOptions { word, start, .. } => {
             text(out, "keyword");
             text(out, "spec");
             out.map(2);

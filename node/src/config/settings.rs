@@ -112,6 +112,8 @@ impl NodeSettings {
                 set_max_intset_entries: num("set-max-intset-entries") as usize,
                 zset_max_listpack_entries: num("zset-max-listpack-entries") as usize,
                 zset_max_listpack_value: num("zset-max-listpack-value") as usize,
+                stream_node_max_bytes: num("stream-node-max-bytes") as usize,
+                stream_node_max_entries: num("stream-node-max-entries") as usize,
                 ..Thresholds::default()
             },
             maxmemory: num("maxmemory"),

@@ -272,6 +272,7 @@ impl<E: Env> Applier<E> {
             view: None,
             now,
             status: Status::default(),
+            watched: 0,
             term: 0,
             slots_left: 0,
         };

@@ -68,6 +68,17 @@ impl Reply {
     }
     #[inline]
     fn header(&mut self, kind: u8, value: i64) {
+        // One and two digits are nearly all lengths, and many integers.
+        match value {
+            0..10 => self.buf.extend_from_slice(&[kind, b'0' + value as u8, b'\r', b'\n']),
+            10..100 => {
+                let (tens, ones) = (value as u8 / 10, value as u8 % 10);
+                self.buf.extend_from_slice(&[kind, b'0' + tens, b'0' + ones, b'\r', b'\n'])
+            }
+            _ => self.long_header(kind, value),
+        }
+    }
+    fn long_header(&mut self, kind: u8, value: i64) {
         self.buf.push(kind);
         self.buf.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
         self.buf.extend_from_slice(b"\r\n");

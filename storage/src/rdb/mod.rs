@@ -2,13 +2,14 @@
 //! Redis 8 (12) and Valkey 9 (80), old encodings included.
 //!
 //! Bytes of a file are never trusted: no claim of a length reserves memory, nothing panics, and what is wrong is an
-//! [`RdbError`] with its place. Streams and module values are refused as unsupported.
+//! [`RdbError`] with its place. Module values are refused as unsupported.
 
 mod dump;
 mod listpack;
 mod lzf;
 mod object;
 mod read;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod write;

@@ -1,6 +1,7 @@
 //! Reading values from a slice that may not hold them whole yet.
 
 use super::listpack::{Item, Reader};
+use super::stream::read_stream;
 use super::ziplist::{intset, ziplist, zipmap};
 use super::{enc, kind, lzf};
 use crate::entry::LENGTH_MAX;
@@ -232,7 +233,7 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
             Value::Hash(Box::new(hash))
         }
         kind::STREAM | kind::STREAM_2 | kind::STREAM_3 => {
-            return Err(Stop::Unsupported("a stream: this version cannot load streams".into()));
+            Value::Stream(Box::new(read_stream(input, number, t)?))
         }
         kind::MODULE | kind::MODULE_2 => {
             let name = module_name(input.len()?);

@@ -1,8 +1,9 @@
 //! Round trips of all kinds and sizes, files made by Redis, and damaged files.
 
 use super::*;
+use crate::stream::{Group, Pending};
 use crate::value::{Value, ValueRef};
-use crate::{Hash, List, Set, Thresholds, ZSet};
+use crate::{Hash, List, Set, Stream, StreamId, Thresholds, ZSet};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -14,6 +15,86 @@ enum Plain {
     Set(Vec<Vec<u8>>),
     Hash(BTreeMap<Vec<u8>, Vec<u8>>),
     ZSet(Vec<(Vec<u8>, f64)>),
+    Stream(PlainStream),
+}
+
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A stream in a form to compare: all that every type of stream in RDB keeps.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct PlainStream {
+    entries: Vec<(StreamId, Fields)>,
+    last: StreamId,
+    groups: Vec<PlainGroup>,
+}
+
+#[derive(Clone, PartialEq, Debug, Default)]
+struct PlainGroup {
+    name: Vec<u8>,
+    last: StreamId,
+    /// Id, owner, time of delivery, deliveries.
+    pending: Vec<(StreamId, Vec<u8>, i64, u64)>,
+    /// Name, time seen.
+    consumers: Vec<(Vec<u8>, i64)>,
+}
+
+fn plain_stream(stream: &Stream) -> PlainStream {
+    let fields =
+        |e: crate::stream::Entry<'_>| (e.id, e.fields.map(|(n, v)| (n.to_vec(), v.to_vec())).collect());
+    let group = |(name, group): (&[u8], &Group)| PlainGroup {
+        name: name.to_vec(),
+        last: group.last_id,
+        pending: group
+            .pending_from(StreamId::MIN)
+            .map(|(id, p)| (id, group.by_id(p.owner).name().to_vec(), p.delivered_ms, p.deliveries))
+            .collect(),
+        consumers: group.consumers().map(|c| (c.name().to_vec(), c.seen_ms)).collect(),
+    };
+    PlainStream {
+        entries: stream.log.range(StreamId::MIN, StreamId::MAX).map(fields).collect(),
+        last: stream.log.last_id,
+        groups: stream.groups().map(group).collect(),
+    }
+}
+
+fn build_stream(plain: &PlainStream) -> Stream {
+    let mut stream = Stream::new();
+    for (id, fields) in &plain.entries {
+        let pairs: Vec<&[u8]> = fields.iter().flat_map(|(n, v)| [&n[..], &v[..]]).collect();
+        stream.log.append(*id, &pairs, &Thresholds::default());
+    }
+    stream.log.last_id = plain.last;
+    for g in &plain.groups {
+        let mut group = Group::new(g.last, None);
+        for (name, seen_ms) in &g.consumers {
+            group.add_consumer(name, *seen_ms).unwrap();
+        }
+        for (id, owner, delivered_ms, deliveries) in &g.pending {
+            let owner = group.find(owner).unwrap();
+            group.assign(*id, Pending { owner, delivered_ms: *delivered_ms, deliveries: *deliveries });
+        }
+        assert!(stream.add_group(&g.name, group));
+    }
+    stream
+}
+
+fn sample_stream(count: u64, is_mixed: bool) -> PlainStream {
+    let id = |n: u64| StreamId::new(1_700_000_000_000 + n / 3, n % 3 * 1000);
+    let fields = |n: u64| match is_mixed && n.is_multiple_of(5) {
+        true => vec![(b"own".to_vec(), vec![b'o'; 70]), (b"7".to_vec(), b"".to_vec())],
+        false => vec![(b"temp".to_vec(), n.to_string().into()), (b"hum".to_vec(), b"-12".to_vec())],
+    };
+    let pending = (1..count / 2).map(|n| {
+        let owner = if n % 2 == 0 { b"alice" } else { b"bobby" };
+        (id(n), owner.to_vec(), 1_700_000_100_000 + n as i64, n)
+    });
+    let consumers = ["alice", "bobby", "idle"].map(|n| (n.as_bytes().to_vec(), 77)).to_vec();
+    let group = PlainGroup { name: b"g".into(), last: id(count / 2), pending: pending.collect(), consumers };
+    PlainStream {
+        entries: (0..count).map(|n| (id(n), fields(n))).collect(),
+        last: id(count + 10),
+        groups: vec![group, PlainGroup { name: b"other".into(), ..PlainGroup::default() }],
+    }
 }
 
 fn plain(value: ValueRef<'_>) -> Plain {
@@ -27,6 +108,7 @@ fn plain(value: ValueRef<'_>) -> Plain {
         }
         ValueRef::Hash(hash) => Plain::Hash(hash.iter().map(|(f, v)| (f.to_vec(), v.to_vec())).collect()),
         ValueRef::ZSet(zset) => Plain::ZSet(zset.iter().map(|(m, s)| (m.to_vec(), s)).collect()),
+        ValueRef::Stream(stream) => Plain::Stream(plain_stream(stream)),
     }
 }
 
@@ -54,6 +136,7 @@ fn build(plain: &Plain) -> Value {
             members.iter().for_each(|(m, s)| assert!(zset.insert(m, *s, t).is_none()));
             Value::ZSet(Box::new(zset))
         }
+        Plain::Stream(plain) => Value::Stream(Box::new(build_stream(plain))),
     }
 }
 
@@ -93,6 +176,9 @@ fn samples() -> Vec<Plain> {
         ]),
         Plain::ZSet(scored(50)),
         Plain::ZSet(scored(1000)),
+        Plain::Stream(PlainStream::default()),
+        Plain::Stream(sample_stream(5, false)),
+        Plain::Stream(sample_stream(500, true)),
     ]
 }
 
@@ -291,6 +377,7 @@ proptest! {
             Plain::Set(s) => s.len() < 100,
             Plain::Hash(h) => h.len() < 100,
             Plain::ZSet(z) => z.len() < 100,
+            Plain::Stream(_) => true,
         }).collect();
         let mut bytes = file(&records, Format { checksum: false, compress, ..Format::default() });
         for (at, value) in flips {
@@ -300,5 +387,94 @@ proptest! {
         if let Ok((keys, _)) = load_all(&bytes, step) {
             prop_assert!(keys.len() <= 2 * records.len() + 100);
         }
+    }
+}
+
+/// Streams that Redis 7.0.15 (type 19) and Redis 8.0 (type 21) wrote, as `fixtures/make_streams.sh` filled them.
+#[test]
+fn streams_of_redis() {
+    for bytes in [
+        &include_bytes!("../../fixtures/redis-7.0-streams.rdb")[..],
+        include_bytes!("../../fixtures/redis-8.0-streams.rdb"),
+    ] {
+        let mut streams = BTreeMap::new();
+        load::<RdbError>(&mut &bytes[..], LoadOptions::default(), &mut |event| {
+            if let Event::Key(record) = event
+                && let Value::Stream(stream) = record.value
+            {
+                streams.insert(record.key, stream);
+            }
+            Ok(())
+        })
+        .unwrap();
+        let (id, s) = (StreamId::new, &streams[&b"s"[..]]);
+        assert_eq!((s.log.len(), s.log.entries_added, s.log.first_id()), (55, 60, id(1, 3)));
+        assert_eq!((s.log.last_id, s.log.max_deleted_id), (id(20, 60), id(20, 60)));
+        let plain = plain_stream(s);
+        let own: Fields =
+            [("own", "text7"), ("5", ""), ("last", "x")].map(|(n, v)| (n.into(), v.into())).into();
+        assert_eq!(plain.entries[4], (id(2, 7), own));
+        assert_eq!(plain.entries[5].1[0], (b"temp".to_vec(), b"8000".to_vec()));
+        let readers = &plain.groups[1];
+        assert_eq!(
+            (&readers.name[..], readers.last, readers.pending.len()),
+            (&b"readers"[..], id(5, 17), 13)
+        );
+        assert_eq!((readers.pending[0].0, &readers.pending[0].1[..]), (id(1, 5), &b"alice"[..]));
+        let names: Vec<&[u8]> = readers.consumers.iter().map(|c| &c.0[..]).collect();
+        assert_eq!(names, [&b"alice"[..], b"bob", b"idle"]);
+        assert_eq!(s.group(b"late").unwrap().entries_read, Some(55));
+        let empty = &streams[&b"empty"[..]].log;
+        assert_eq!((empty.len(), empty.last_id, empty.max_deleted_id), (0, id(9, 9), id(8, 8)));
+        assert_eq!(empty.entries_added, 7);
+    }
+}
+
+/// A stream whose parts contradict each other is refused, whatever the checksum says.
+#[test]
+fn broken_streams() {
+    let pack = |items: &[i64]| {
+        let mut writer = listpack::Writer::new();
+        items.iter().for_each(|i| writer.push_int(*i));
+        writer.finish()
+    };
+    let restore_with = |blocks: &[Vec<u8>], rest: &[u8]| {
+        let mut payload = vec![kind::STREAM_2, blocks.len() as u8];
+        for (n, block) in blocks.iter().enumerate() {
+            payload.push(16);
+            payload.extend_from_slice(&StreamId::new(1, 10 * n as u64).to_be_bytes());
+            payload.push(block.len() as u8);
+            payload.extend_from_slice(block);
+        }
+        payload.extend_from_slice(rest);
+        payload.extend_from_slice(&[10, 0]);
+        payload.extend_from_slice(&crate::crc64(0, &payload).to_le_bytes());
+        restore(&payload, &Thresholds::default())
+    };
+    // One entry 1-1 with field 7 and value 8; then length, last id, first id, deleted id, added, no groups.
+    let good = pack(&[1, 0, 1, 7, 0, 2, 0, 1, 8, 4]);
+    let rest = [1, 1, 1, 1, 1, 0, 0, 1, 0];
+    assert!(restore_with(std::slice::from_ref(&good), &rest).is_ok());
+    for (blocks, rest) in [
+        (vec![good.clone()], &[2, 1, 1, 1, 1, 0, 0, 1, 0][..]),
+        (vec![good.clone()], &[1, 1, 0, 1, 1, 0, 0, 1, 0]),
+        (vec![good.clone()], &[1, 1, 1, 1, 1, 0, 0, 1, 9]),
+        (vec![pack(&[1, 0, 1, 7, 0, 2, 0, 1, 8, 5])], &rest),
+        (vec![pack(&[2, 0, 1, 7, 0, 2, 0, 1, 8, 4])], &rest),
+        (vec![pack(&[1, 0, -1, 0, 2, 0, 1, 8, 4])], &rest),
+        (vec![pack(&[1, 0, 1 << 40, 0, 2, 0, 1, 8, 4])], &rest),
+        (vec![pack(&[i64::MAX, i64::MAX, 0, 0])], &rest),
+        (vec![pack(&[1, 0, 1, 7, 0, 0, 0, 1, i64::MAX, 8, 4])], &rest),
+        (vec![pack(&[1, 0, 1, 7, 0, 2, 0, 0, 8, 4]), pack(&[1, 0, 1, 7, 0, 2, 0, -10, 8, 4])], &rest),
+        // A group whose one pending entry has no owner.
+        (
+            vec![good.clone()],
+            &[
+                1, 1, 1, 1, 1, 0, 0, 1, 1, 1, b'g', 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0,
+            ],
+        ),
+    ] {
+        assert!(restore_with(&blocks, rest).is_err(), "{blocks:?} {rest:?}");
     }
 }

@@ -3,6 +3,7 @@
 //! Small collections are written in the packed encodings of their version (none before 10, where the plain forms are
 //! as good: every Redis packs small ones again while loading).
 
+use super::stream::{put_stream, stream_kind};
 use super::{enc, kind, listpack, lzf, op};
 use crate::crc64::crc64;
 use crate::set::parse_int;
@@ -75,6 +76,7 @@ pub(super) fn type_of(value: ValueRef<'_>, format: &Format) -> u8 {
         ValueRef::Hash(_) => kind::HASH,
         ValueRef::ZSet(zset) if packed && zset.encoding() == "listpack" => kind::ZSET_LISTPACK,
         ValueRef::ZSet(_) => kind::ZSET_2,
+        ValueRef::Stream(_) => stream_kind(format),
     }
 }
 
@@ -91,6 +93,7 @@ pub(super) fn put_value(out: &mut Vec<u8>, value: ValueRef<'_>, format: &Format)
         ValueRef::Set(set) => put_set(out, set, format),
         ValueRef::Hash(hash) => put_hash(out, hash, kind, format),
         ValueRef::ZSet(zset) => put_zset(out, zset, kind, format),
+        ValueRef::Stream(stream) => put_stream(out, stream, format),
     }
 }
 

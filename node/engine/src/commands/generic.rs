@@ -184,6 +184,7 @@ fn copy_of(value: ValueRef<'_>) -> Value {
         ValueRef::Set(v) => Value::Set(Box::new(v.clone())),
         ValueRef::Hash(v) => Value::Hash(Box::new(v.clone())),
         ValueRef::ZSet(v) => Value::ZSet(Box::new(v.clone())),
+        ValueRef::Stream(v) => Value::Stream(Box::new(v.clone())),
     }
 }
 

@@ -11,6 +11,14 @@ pub mod list_blocking;
 pub mod scan;
 pub mod set;
 pub mod set_algebra;
+pub mod stream;
+pub mod stream_add;
+pub mod stream_claim;
+pub mod stream_delete;
+pub mod stream_group;
+pub mod stream_info;
+pub mod stream_range;
+pub mod stream_read;
 pub mod string;
 pub mod zset;
 pub mod zset_algebra;
@@ -37,6 +45,13 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         zset_range::COMMANDS,
         zset_pop::COMMANDS,
         zset_algebra::COMMANDS,
+        stream_add::COMMANDS,
+        stream_range::COMMANDS,
+        stream_delete::COMMANDS,
+        stream_read::COMMANDS,
+        stream_group::COMMANDS,
+        stream_claim::COMMANDS,
+        stream_info::COMMANDS,
     ]
     .into_iter()
     .flatten()
