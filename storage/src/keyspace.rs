@@ -92,13 +92,13 @@ impl Keyspace {
     #[inline]
     pub fn try_lock(&self, slot: Slot) -> Option<SlotGuard<'_>> {
         let line = &self.lines[slot.index()];
-        line.try_lock().then(|| SlotGuard::new(self, line, slot))
+        line.lock().try_lock().then(|| SlotGuard::new(self, line, slot))
     }
     /// Locks a slot, spinning for 1-2 µs at most. `None`: still held, the caller should do something else.
     #[inline]
     pub fn lock(&self, slot: Slot) -> Option<SlotGuard<'_>> {
         let line = &self.lines[slot.index()];
-        (line.try_lock() || line.spin_lock()).then(|| SlotGuard::new(self, line, slot))
+        (line.lock().try_lock() || line.lock().spin_lock()).then(|| SlotGuard::new(self, line, slot))
     }
     /// Locks a slot, yielding the thread while it is held. For background work, never for workers.
     pub fn lock_wait(&self, slot: Slot) -> SlotGuard<'_> {
