@@ -88,6 +88,8 @@ pub struct Connection<E: Env> {
     pub partial: RefCell<Option<Box<Partial>>>,
     /// `input` holds complete commands.
     pub has_deferred: Cell<bool>,
+    /// Its task waits for the socket, although commands of its stand in the batch.
+    is_listening: Cell<bool>,
     output: RefCell<VecDeque<Output>>,
     output_bytes: Cell<usize>,
     /// Since when the output is above the soft limit, in ms of the monotonic clock; 0: it is not.
@@ -113,6 +115,7 @@ impl<E: Env> Connection<E> {
             input: RefCell::default(),
             partial: RefCell::default(),
             has_deferred: Cell::new(false),
+            is_listening: Cell::new(false),
             output: RefCell::default(),
             output_bytes: Cell::new(0),
             soft_since_ms: Cell::new(0),
@@ -186,7 +189,10 @@ impl<E: Env> Connection<E> {
                 Phase::Closed => return Poll::Ready(()),
                 Phase::Closing if self.output.borrow().is_empty() => return Poll::Ready(()),
                 // Its turn comes when the batch was run, or the slot is free.
-                Phase::Closing | Phase::InBatch | Phase::Parked => return Poll::Pending,
+                Phase::Closing | Phase::InBatch | Phase::Parked => {
+                    self.is_listening.set(false);
+                    return Poll::Pending;
+                }
                 // The socket's readiness for writing wakes it.
                 Phase::Ready if self.output_bytes.get() > OUTPUT_PAUSE_BYTES => return Poll::Pending,
                 Phase::Ready if self.has_deferred.get() => {
@@ -202,7 +208,11 @@ impl<E: Env> Connection<E> {
                 }
                 Phase::Ready => match self.read(cx, worker, &mut budget) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(true) => {}
+                    Poll::Ready(true) => {
+                        if self.listens_on(cx, worker, &mut budget) {
+                            return Poll::Pending;
+                        }
+                    }
                     Poll::Ready(false) => self.set_phase(Phase::Closed),
                 },
                 Phase::Waiting if self.sync.borrow().is_some() => {
@@ -223,6 +233,30 @@ impl<E: Env> Connection<E> {
                 }
             }
         }
+    }
+
+    /// Reads on until the socket has no more, so that it wakes this task by itself when it has: the batch then need not
+    /// do so. The end of the input is left for later: what was read before it runs first.
+    fn listens_on(self: &Rc<Self>, cx: &mut Context<'_>, worker: &Rc<Worker<E>>, budget: &mut usize) -> bool {
+        while *budget > 0 && matches!(*self.phase.borrow(), Phase::InBatch) && !self.has_deferred.get() {
+            match self.read(cx, worker, budget) {
+                Poll::Pending => {
+                    self.is_listening.set(true);
+                    return true;
+                }
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => break,
+            }
+        }
+        false
+    }
+
+    /// There is nothing for its task to do before the socket wakes it. Asked once after each batch.
+    pub fn is_at_ease(&self) -> bool {
+        self.is_listening.replace(false)
+            && matches!(*self.phase.borrow(), Phase::Ready)
+            && !self.has_deferred.get()
+            && self.output_bytes.get() == 0
     }
 
     fn is_time_up(&self, cx: &mut Context<'_>) -> bool {
@@ -328,7 +362,7 @@ impl<E: Env> Connection<E> {
 
     /// Writes as much as the socket takes.
     fn write(&self, bytes: &[u8]) -> std::io::Result<usize> {
-        let waker = self.waker.borrow().clone();
+        let waker = self.waker.borrow();
         let waker = waker.as_ref().unwrap_or(Waker::noop());
         let mut cx = Context::from_waker(waker);
         let mut sent = 0;

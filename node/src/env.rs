@@ -164,9 +164,9 @@ impl Env for Real {
             .spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
-                    .build()
+                    .build_local(tokio::runtime::LocalOptions::default())
                     .expect("the kernel refuses an event queue");
-                tokio::task::LocalSet::new().block_on(&runtime, async move { main().await });
+                runtime.block_on(async move { main().await });
             })
             .expect("the kernel refuses a thread");
     }

@@ -90,6 +90,15 @@ impl<E: Env> Host for NodeHost<'_, E> {
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
         self.worker.shared.publish(Space::Channel, channel, message);
     }
+    fn log(&mut self, level: u8, line: &[u8]) {
+        let line = String::from_utf8_lossy(line);
+        match level {
+            0 => tracing::trace!("{line}"),
+            1 => tracing::debug!("{line}"),
+            2 => tracing::info!("{line}"),
+            _ => tracing::warn!("{line}"),
+        }
+    }
 }
 
 /// The host of background work: it runs no commands.

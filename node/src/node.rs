@@ -133,7 +133,12 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
     let stats = (0..=workers).map(|_| Mutex::new(Stats::new(table.len()))).collect();
     let functions = table.specs().iter().map(|s| commands::function::<E>(&s.full_name)).collect();
     let shared = Shared {
-        engine: Engine { keyspace, table, feed: Arc::new(EngineFeed(feed.clone())) },
+        engine: Engine {
+            keyspace,
+            table,
+            feed: Arc::new(EngineFeed(feed.clone())),
+            scripts: Default::default(),
+        },
         functions,
         feed,
         config: Mutex::new(config),

@@ -1,7 +1,7 @@
 //! A worker: one thread that serves many connections and executes their commands itself.
 //!
 //! Connections parse into the worker's batch. Once all connections that were ready have done so, the batch runs: the
-//! memory that its commands will touch is prefetched in three stages (slot, segment, entry), then they are executed in
+//! memory that its commands will touch is prefetched in stages (slot, segment, pointer, entry), then they are executed in
 //! order, then each connection's replies are written with one system call.
 //!
 //! Invariant: nothing is awaited while a slot is locked or the gate is entered.
@@ -16,10 +16,9 @@ use crate::shared::Released;
 use crate::shared::Shared;
 use engine::blocking::SlotSide;
 use engine::stats::Stats;
-use engine::{Host, Local, Outcome, Session, Spec, Status, Turn, evict, execute};
+use engine::{Args, Host, Local, Outcome, Session, Spec, Status, Turn, evict, execute};
 use proto::resp::{ProtocolError, Reply, Request, Span, parse_request};
 use proto::{ClusterView, Now, Slot};
-use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -536,6 +535,11 @@ impl<E: Env> Worker<E> {
         }
         for item in items {
             if let Some((slot, hash)) = item.first_key {
+                keyspace.prefetch_pointer(slot, 0, hash);
+            }
+        }
+        for item in items {
+            if let Some((slot, hash)) = item.first_key {
                 keyspace.prefetch_entry(slot, 0, hash);
             }
         }
@@ -609,7 +613,15 @@ impl<E: Env> Worker<E> {
     ) -> Outcome {
         let buf: &[u8] = item.own.as_ref().map_or(&batch.input, |o| o);
         let spans = &batch.spans[item.spans.start as usize..item.spans.end as usize];
-        let args: SmallVec<[&[u8]; 8]> = spans.iter().map(|s| s.of(buf)).collect();
+        let (mut few, many): ([&[u8]; 8], Vec<&[u8]>);
+        let args: Args = if spans.len() <= 8 {
+            few = [&[]; 8];
+            few.iter_mut().zip(spans).for_each(|(arg, span)| *arg = span.of(buf));
+            &few[..spans.len()]
+        } else {
+            many = spans.iter().map(|s| s.of(buf)).collect();
+            &many
+        };
         if item.is_error {
             core.out.error(&format!("ERR {}", String::from_utf8_lossy(args[0])));
             return Outcome::Close;
@@ -618,7 +630,7 @@ impl<E: Env> Worker<E> {
         let engine = &self.shared.engine;
         let resolved = match item.spec {
             Some(spec) => Ok(spec),
-            None => engine.table.resolve(&args),
+            None => engine.table.resolve(args),
         };
         if resolved.is_err() && is_cross_protocol(args[0]) {
             tracing::warn!(client = connection.id, peer = %connection.client.peer, "closed: it speaks HTTP");
@@ -637,7 +649,7 @@ impl<E: Env> Worker<E> {
         inside.has_left = false;
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
         turn.first_key = item.first_key;
-        let outcome = execute(&mut turn, &mut session, resolved.clone(), &args, Some(raw), out);
+        let outcome = execute(&mut turn, &mut session, &resolved, args, Some(raw), out);
         if !matches!(outcome, Outcome::NeedsGate) {
             return outcome;
         }
@@ -649,7 +661,7 @@ impl<E: Env> Worker<E> {
             }
             host.is_exclusive = true;
             let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
-            execute(&mut turn, &mut session, resolved, &args, Some(raw), out)
+            execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
         })
     }
 
@@ -714,8 +726,10 @@ impl<E: Env> Worker<E> {
         if matches!(*connection.phase.borrow(), Phase::InBatch) {
             connection.set_phase(Phase::Ready);
         }
-        // Its task reads on, or goes on with what was put off, or ends.
-        connection.wake();
+        // Its task reads on, or goes on with what was put off, or ends; unless it waits for the socket already.
+        if !connection.is_at_ease() {
+            connection.wake();
+        }
     }
 
     fn check_output(&self, connection: &Rc<Connection<E>>, settings: &NodeSettings, now: Now) {

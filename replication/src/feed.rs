@@ -7,12 +7,13 @@
 //! Invariant: what stands before `end` never changes, and a unit is readable either whole or not at all.
 //! Invariant: units of one slot stand in the order in which they were carried out, since they are appended under its lock.
 
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 use bytes::Bytes;
 use proto::resp::encode_command;
 use proto::{Offset, Slot};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 /// Size of a block, in bytes; a longer unit gets a block of its own. Choice: one system call's worth of sending.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -446,7 +447,11 @@ impl Drop for Reader {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+#[path = "feed_loom.rs"]
+mod loom_tests;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

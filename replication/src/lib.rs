@@ -8,3 +8,4 @@ pub mod acks;
 pub mod feed;
 pub mod history;
 pub mod insync;
+mod sync;

@@ -610,11 +610,12 @@ impl RawEntry {
         }
     }
 
-    /// Asks the CPU for the entry's first two lines.
+    /// Asks the CPU for the entry's first lines: as many as a key and a value of 64 bytes may straddle.
     #[inline]
     pub(crate) fn prefetch(self) {
         crate::segment::prefetch(self.0.as_ptr());
         crate::segment::prefetch(self.0.as_ptr().wrapping_add(64));
+        crate::segment::prefetch(self.0.as_ptr().wrapping_add(120));
     }
 }
 

@@ -5,8 +5,9 @@
 //! `closed`, the closer sets `closed` before it looks at the readers, and a SeqCst fence stands between the two
 //! steps on both sides, so at least one of them sees the other (Dekker).
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, fence, spin_loop, yield_now};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 /// See the module's head.
 #[derive(Default)]
@@ -52,7 +53,7 @@ impl Gate {
             let mut spins = 0;
             while line.inside.load(Ordering::Acquire) != 0 {
                 spins += 1;
-                if spins < 100 { std::hint::spin_loop() } else { std::thread::yield_now() }
+                if spins < 100 { spin_loop() } else { yield_now() }
             }
             at = if lock(&self.shared.readers).get(at).is_some_and(|l| Arc::ptr_eq(l, &line)) {
                 at + 1
@@ -115,7 +116,7 @@ impl GateReader {
                 return;
             }
             self.step_outside();
-            std::thread::yield_now();
+            yield_now();
         }
     }
     #[inline]
@@ -165,7 +166,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU64;
@@ -205,5 +206,65 @@ mod tests {
             }
         });
         assert_eq!(a.into_inner(), 2 * turns);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::cell::UnsafeCell;
+
+    /// What the closer changes and readers look at; loom fails on any access that the gate does not order.
+    struct World(UnsafeCell<u32>);
+
+    // SAFETY: touched inside the gate, or with the gate closed; loom fails the test where that is not so.
+    unsafe impl Sync for World {}
+    // SAFETY: as above.
+    unsafe impl Send for World {}
+
+    fn look(reader: &mut GateReader, world: &World) -> Option<u32> {
+        let _inside = reader.enter()?;
+        // SAFETY: inside the gate nobody changes the world.
+        Some(world.0.with(|p| unsafe { *p }))
+    }
+
+    /// Readers that pass `looks` times each, and a closer that changes the world `closes` times. `preemptions` bounds
+    /// the schedules: what goes wrong between three threads nearly always does with two forced switches.
+    fn model(readers: usize, looks: usize, closes: usize, preemptions: Option<usize>) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = preemptions;
+        builder.check(move || {
+            let gate = Gate::default();
+            let world = Arc::new(World(UnsafeCell::new(0)));
+            let threads: Vec<_> = (0..readers)
+                .map(|_| {
+                    let (mut reader, world) = (gate.register(), world.clone());
+                    loom::thread::spawn(move || {
+                        for _ in 0..looks {
+                            look(&mut reader, &world);
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..closes {
+                let _closed = gate.close();
+                // SAFETY: the gate is closed: no reader is inside.
+                world.0.with_mut(|p| unsafe { *p += 1 });
+            }
+            threads.into_iter().for_each(|t| t.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn loom_nobody_is_inside_a_closed_gate() {
+        model(1, 2, 1, None);
+    }
+    #[test]
+    fn loom_a_gate_closes_again() {
+        model(1, 1, 2, None);
+    }
+    #[test]
+    fn loom_a_gate_waits_for_every_reader() {
+        model(2, 1, 1, Some(2));
     }
 }

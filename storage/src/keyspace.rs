@@ -92,13 +92,13 @@ impl Keyspace {
     #[inline]
     pub fn try_lock(&self, slot: Slot) -> Option<SlotGuard<'_>> {
         let line = &self.lines[slot.index()];
-        line.try_lock().then(|| SlotGuard::new(self, line, slot))
+        line.lock().try_lock().then(|| SlotGuard::new(self, line, slot))
     }
     /// Locks a slot, spinning for 1-2 µs at most. `None`: still held, the caller should do something else.
     #[inline]
     pub fn lock(&self, slot: Slot) -> Option<SlotGuard<'_>> {
         let line = &self.lines[slot.index()];
-        (line.try_lock() || line.spin_lock()).then(|| SlotGuard::new(self, line, slot))
+        (line.lock().try_lock() || line.lock().spin_lock()).then(|| SlotGuard::new(self, line, slot))
     }
     /// Locks a slot, yielding the thread while it is held. For background work, never for workers.
     pub fn lock_wait(&self, slot: Slot) -> SlotGuard<'_> {
@@ -124,7 +124,16 @@ impl Keyspace {
             seg.prefetch();
         }
     }
-    /// Third stage: asks for the entry that `hash` probably belongs to. Does nothing while the slot is locked.
+    /// Third stage: asks for the place in the segment that points to the entry. Does nothing while the slot is locked.
+    #[inline]
+    pub fn prefetch_pointer(&self, slot: Slot, db: u16, hash: u64) {
+        if let Some(_guard) = self.try_lock(slot)
+            && let Some(seg) = self.root_ref(slot, self.place(db)).locate(hash)
+        {
+            seg.prefetch_pointer(hash);
+        }
+    }
+    /// Fourth stage: asks for the entry that `hash` probably belongs to. Does nothing while the slot is locked.
     #[inline]
     pub fn prefetch_entry(&self, slot: Slot, db: u16, hash: u64) {
         if let Some(_guard) = self.try_lock(slot)

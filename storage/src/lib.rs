@@ -15,6 +15,7 @@ pub mod intset;
 mod keyhash;
 mod keyspace;
 pub mod list;
+mod lock;
 #[cfg(test)]
 mod model_test;
 mod packed;
@@ -25,6 +26,7 @@ pub mod slab;
 mod slot;
 mod snapshot;
 pub mod stream;
+mod sync;
 mod table;
 mod thin;
 pub mod thresholds;

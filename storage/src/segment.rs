@@ -280,6 +280,21 @@ impl Seg {
         (class > 0 && self.len() <= CAPS[class - 1] * 5 / 6).then(|| CAPS[class - 1])
     }
 
+    /// Asks the CPU for the line with the pointer that [`Seg::probe`] will read.
+    #[inline]
+    pub(crate) fn prefetch_pointer(self, hash: u64) {
+        let n = self.len();
+        let mut base = 0;
+        while base < n {
+            let matches = self.match_16(base, tag(hash));
+            if matches != 0 {
+                // Behind the last entry a match means nothing; the address is near the segment all the same.
+                return prefetch(self.pointer_at(base + matches.trailing_zeros() as usize));
+            }
+            base += 16;
+        }
+    }
+
     /// Asks the CPU for the head and tag lines.
     #[inline]
     pub(crate) fn prefetch(self) {

@@ -3,11 +3,11 @@
 use crate::db::{Db, DbMut};
 use crate::directory::Root;
 use crate::keyspace::Keyspace;
+use crate::lock::SlotLock;
 use proto::Slot;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 /// How this node stands to a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,45 +40,30 @@ pub struct SlotState {
 #[repr(C, align(64))]
 pub(crate) struct SlotLine {
     state: UnsafeCell<SlotState>,
-    lock: AtomicU8,
+    lock: SlotLock,
     root: UnsafeCell<Root>,
 }
 
-const _: () = assert!(size_of::<SlotLine>() == 64);
+// Loom's atomics are larger.
+const _: () = assert!(cfg!(loom) || size_of::<SlotLine>() == 64);
 
 // SAFETY: the cells are only touched while `lock` is held (SlotGuard), and what they hold is Send.
 unsafe impl Sync for SlotLine {}
 // SAFETY: as above; the raw pointers inside are owned.
 unsafe impl Send for SlotLine {}
 
-/// Looks at a held lock before giving up: about 1-2 µs, longer than any single command holds it.
-const SPINS: u32 = 64;
-
 impl SlotLine {
     pub(crate) fn new() -> SlotLine {
         SlotLine {
             state: UnsafeCell::new(SlotState::default()),
-            lock: AtomicU8::new(0),
+            lock: SlotLock::new(),
             root: UnsafeCell::new(Root::EMPTY),
         }
     }
 
     #[inline]
-    pub(crate) fn try_lock(&self) -> bool {
-        self.lock.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
-    }
-    pub(crate) fn spin_lock(&self) -> bool {
-        for _ in 0..SPINS {
-            if self.lock.load(Ordering::Relaxed) == 0 && self.try_lock() {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        false
-    }
-    #[inline]
-    pub(crate) fn unlock(&self) {
-        self.lock.store(0, Ordering::Release);
+    pub(crate) fn lock(&self) -> &SlotLock {
+        &self.lock
     }
     pub(crate) fn root(&self) -> &UnsafeCell<Root> {
         &self.root
@@ -127,6 +112,6 @@ impl<'a> SlotGuard<'a> {
 impl Drop for SlotGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.line.unlock();
+        self.line.lock.unlock();
     }
 }

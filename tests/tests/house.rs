@@ -93,7 +93,9 @@ fn sources(dir: &Path, each: &mut dyn FnMut(&Path, &str)) {
 
 /// Lines before the tests of a file: what ships.
 fn shipped(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap_or_default()
+    let tests =
+        ["#[cfg(test)]", "#![cfg(test)]", "#[cfg(all(test"].iter().filter_map(|mark| text.find(mark)).min();
+    &text[..tests.unwrap_or(text.len())]
 }
 
 #[test]

@@ -28,6 +28,11 @@ pub fn watched(status: &Status, settings: &Settings) -> u32 {
 
 /// Gates that need neither keys nor locks.
 pub fn admit(turn: &mut Turn, session: &Session, spec: &Spec) -> Result<(), Error> {
+    admit_as(turn, session, spec, spec.command.flags)
+}
+
+/// As [`admit`], with other flags than the declared ones: a script may say what it will do.
+pub fn admit_as(turn: &mut Turn, session: &Session, spec: &Spec, flags: u32) -> Result<(), Error> {
     if !session.is_authenticated && !spec.has(flag::NO_AUTH) {
         return Err(Error::text("NOAUTH Authentication required."));
     }
@@ -37,10 +42,10 @@ pub fn admit(turn: &mut Turn, session: &Session, spec: &Spec) -> Result<(), Erro
     if session.in_multi() && spec.has(flag::NO_MULTI) {
         return Err(Error::text("ERR Command not allowed inside a transaction"));
     }
-    if (spec.command.flags | queued_flags(session, spec)) & flag::DENYOOM != 0 {
+    if (flags | queued_flags(session, spec)) & flag::DENYOOM != 0 {
         evict::make_room(turn)?;
     }
-    let is_write = (spec.command.flags | queued_flags(session, spec)) & flag::WRITE != 0;
+    let is_write = (flags | queued_flags(session, spec)) & flag::WRITE != 0;
     if is_write {
         may_write(turn, spec)?;
     }
@@ -52,7 +57,7 @@ pub fn admit(turn: &mut Turn, session: &Session, spec: &Spec) -> Result<(), Erro
     }
     let status = &turn.status;
     let is_stale = status.is_replica && !status.is_link_up && !turn.settings.replica_serve_stale_data;
-    if is_stale && !spec.has(flag::STALE) {
+    if is_stale && flags & flag::STALE == 0 {
         return Err(Error::text(
             "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
         ));
@@ -71,7 +76,7 @@ fn queued_flags(session: &Session, spec: &Spec) -> u32 {
     }
 }
 
-fn may_write(turn: &Turn, spec: &Spec) -> Result<(), Error> {
+pub(crate) fn may_write(turn: &Turn, spec: &Spec) -> Result<(), Error> {
     let status = &turn.status;
     if status.is_replica {
         // In a cluster a key leads to its owner; what has no key would change this replica alone.

@@ -2,7 +2,7 @@
 
 use crate::blocking::{Nothing, WaitRequest};
 use crate::keys::Keys;
-use crate::{Args, Error, Rng, Settings, number};
+use crate::{Args, Error, Rng, Settings, Turn, number};
 use proto::resp::Reply;
 
 /// One run of a command.
@@ -93,5 +93,21 @@ impl<'a, 'g> Cx<'a, 'g> {
             return Err(Error::TimeoutNegative);
         }
         Ok(ms as u64)
+    }
+}
+
+/// One run of a command without keys.
+pub struct EngineCx<'a, 't> {
+    pub turn: &'a mut Turn<'t>,
+    pub args: Args<'a>,
+    pub out: &'a mut Reply,
+    /// Something changed that is part of the data set: the command is replayed elsewhere.
+    pub has_changed: bool,
+}
+
+impl EngineCx<'_, '_> {
+    /// Whether argument `index` is this word, in any case.
+    pub fn is_word(&self, index: usize, word: &str) -> bool {
+        self.args.get(index).is_some_and(|a| a.eq_ignore_ascii_case(word.as_bytes()))
     }
 }

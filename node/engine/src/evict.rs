@@ -4,7 +4,8 @@
 //!
 //! Invariant: no lock is held when this begins, and one slot is locked at a time.
 
-use crate::keys::{Keys, Locks};
+use crate::keys::Keys;
+use crate::locks::Locks;
 use crate::settings::{EvictionPolicy, notify};
 use crate::{Error, Turn};
 use proto::Slot;

@@ -2,9 +2,11 @@
 
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
-use crate::cx::{Cx, Replay};
-use crate::keys::{self, Keys, Locks, Places};
+use crate::cx::{Cx, EngineCx, Replay};
+use crate::keys::Keys;
+use crate::locks::{Locks, Place, Places};
 use crate::multi::{self, FlowCommand};
+use crate::script;
 use crate::session::{ReplyMode, Session};
 use crate::spec::{Handler, flag};
 use crate::table::Spec;
@@ -36,14 +38,14 @@ pub enum Outcome {
 pub fn execute(
     turn: &mut Turn,
     session: &mut Session,
-    resolved: Result<&'static Spec, Error>,
+    resolved: &Result<&'static Spec, Error>,
     args: Args,
     raw: Option<&[u8]>,
     out: &mut Reply,
 ) -> Outcome {
     let start = out.len();
     out.set_resp3(session.is_resp3);
-    let result = match &resolved {
+    let result = match resolved {
         Ok(spec) => run_resolved(turn, session, spec, args, raw, out),
         Err(error) => Err(error.clone()),
     };
@@ -58,7 +60,7 @@ pub fn execute(
     };
     let is_final = !matches!(outcome, Outcome::Busy(_) | Outcome::NeedsGate);
     if is_final {
-        finish(session, out, start, resolved.is_ok_and(|spec| spec.has(flag::ASKING)));
+        finish(session, out, start, resolved.as_ref().is_ok_and(|spec| spec.has(flag::ASKING)));
     }
     outcome
 }
@@ -130,6 +132,17 @@ fn run_resolved(
     match spec.command.run {
         Handler::Keys(_) => run_keys(turn, session, spec, args, raw, out),
         Handler::Host => run_host(turn, session, spec, args, out),
+        Handler::Script(command) => script::run::execute(turn, session, spec, command, args, out),
+        Handler::Engine(_) => {
+            if run_engine(turn, spec, args, out) {
+                let locks = Locks::take_for(turn, &[]).expect("no lock is asked for");
+                let mut keys = keys(turn, session, locks);
+                keys.effects.dirty += 1;
+                push(&mut keys, args, raw);
+                conclude(turn, session, &mut keys, &[]);
+            }
+            Ok(Outcome::Done)
+        }
         Handler::Flow(FlowCommand::Exec) => exec(turn, session, spec, out),
         Handler::Flow(FlowCommand::Watch) => watch(turn, session, spec, args, out),
         Handler::Flow(command) => multi::unlocked(command, session, turn.engine, out).map(|()| Outcome::Done),
@@ -137,7 +150,7 @@ fn run_resolved(
     }
 }
 
-fn run_host(
+pub(crate) fn run_host(
     turn: &mut Turn,
     session: &mut Session,
     spec: &'static Spec,
@@ -165,6 +178,36 @@ fn run_host(
     }
 }
 
+/// Runs a command without keys; writes its reply or its error. Returns whether it is to be replayed.
+pub(crate) fn run_engine(turn: &mut Turn, spec: &Spec, args: Args, out: &mut Reply) -> bool {
+    let Handler::Engine(run) = spec.command.run else { unreachable!("the caller has looked") };
+    let start = out.len();
+    let mut cx = EngineCx { turn, args, out, has_changed: false };
+    let result = run(&mut cx);
+    let has_changed = cx.has_changed;
+    let ticks = turn.local.lap(turn.ticks);
+    let stats = &mut turn.local.stats.commands[spec.id];
+    stats.calls += 1;
+    stats.ticks += ticks;
+    if let Err(error) = result {
+        stats.failed += 1;
+        turn.local.stats.count_error(error.code());
+        out.truncate(start);
+        out.error(&error.to_string());
+        return false;
+    }
+    has_changed
+}
+
+/// A slot that another holds: the client waits, or is told that a script is in the way.
+pub(crate) fn held(turn: &Turn, slot: Slot) -> Result<Outcome, Error> {
+    let slow_ms = turn.settings.busy_reply_threshold_ms;
+    match turn.engine.scripts.control.busy(turn.now.mono, slow_ms) {
+        Some(error) => Err(error),
+        None => Ok(Outcome::Busy(slot)),
+    }
+}
+
 fn run_keys(
     turn: &mut Turn,
     session: &mut Session,
@@ -174,10 +217,10 @@ fn run_keys(
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
     if spec.is_single_key {
-        let place = keys::single_place(turn, args[1]);
-        return run_placed(turn, session, spec, args, raw, out, Places::from_buf([place]), &[place.slot]);
+        let place = Place::of_only(turn, args[1]);
+        return run_placed(turn, session, spec, args, raw, out, place.into(), &[place.slot]);
     }
-    let (places, slots) = keys::places(turn, spec, args, session.db);
+    let (places, slots) = Places::of(turn, spec, args, session.db);
     run_placed(turn, session, spec, args, raw, out, places, &slots)
 }
 
@@ -192,10 +235,14 @@ fn run_placed(
     places: Places,
     slots: &[Slot],
 ) -> Result<Outcome, Error> {
-    let route = admission::route(turn, session, slots, spec.command.flags)?;
+    let route = match turn.cluster {
+        Some(_) => admission::route(turn, session, slots, spec.command.flags)?,
+        None => Route::Here,
+    };
     let locks = match Locks::take_for(turn, slots) {
         Ok(locks) => locks,
-        Err(slot) => return Ok(Outcome::Busy(slot)),
+        Err(slot) if session.is_primary_link => return Ok(Outcome::Busy(slot)),
+        Err(slot) => return held(turn, slot),
     };
     admission::check_import(session)?;
     let mut keys = keys(turn, session, locks);
@@ -221,7 +268,7 @@ fn run_placed(
 }
 
 /// A slot that pauses for a hand-over: its commands wait.
-fn paused(keys: &mut Keys<'_>, session: &Session, slots: &[Slot]) -> Option<Slot> {
+pub(crate) fn paused(keys: &mut Keys<'_>, session: &Session, slots: &[Slot]) -> Option<Slot> {
     if session.is_primary_link {
         return None;
     }
@@ -230,7 +277,7 @@ fn paused(keys: &mut Keys<'_>, session: &Session, slots: &[Slot]) -> Option<Slot
 
 /// The keyspace as this session's commands see it.
 #[inline]
-fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>) -> Keys<'g> {
+pub(crate) fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>) -> Keys<'g> {
     let mut keys = Keys::new(turn, locks, session.db);
     keys.may_expire &= !session.is_primary_link;
     keys.sees_expired = session.is_primary_link;
@@ -239,7 +286,7 @@ fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>) -> Keys<'g
 }
 
 /// Runs one command whose slots are locked; writes its reply or its error. Returns what it wants to wait for.
-fn run_one(
+pub(crate) fn run_one(
     turn: &mut Turn,
     spec: &'static Spec,
     args: Args,
@@ -268,18 +315,23 @@ fn run_one(
     }
     let is_as_is = replay == Replay::AsIs && spec.has(flag::WRITE | flag::MAY_REPLICATE);
     if keys.effects.dirty > dirty && is_as_is && turn.engine.feed.is_attached() {
-        match raw {
-            Some(bytes) => keys.unit.push_raw(keys.db, bytes),
-            None => keys.unit.push(keys.db, args),
-        }
+        push(keys, args, raw);
     }
     wait
+}
+
+/// Replays a command as it came.
+fn push(keys: &mut Keys<'_>, args: Args, raw: Option<&[u8]>) {
+    match raw {
+        Some(bytes) => keys.unit.push_raw(keys.db, bytes),
+        None => keys.unit.push(keys.db, args),
+    }
 }
 
 /// What follows from a command or a transaction: waiters are served, the unit goes into the feed, the locks are
 /// released, replies of the served and notifications go out.
 #[inline]
-fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
+pub(crate) fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
     keys.stats.dirty += keys.effects.dirty;
     if !keys.effects.ready.is_empty() {
         // What was served is replayed after what served it, in one unit: nothing comes between them.
@@ -343,7 +395,7 @@ fn exec(
         return Err(Error::text("EXECABORT Transaction discarded because of previous errors."));
     }
     let flags = transaction.flags();
-    if flags & (flag::EXCLUSIVE | flag::WHOLE_DB) != 0 && turn.exclusive.is_none() {
+    if flags & (flag::EXCLUSIVE | flag::WHOLE_DB | flag::SCRIPT) != 0 && turn.exclusive.is_none() {
         return Ok(Outcome::NeedsGate);
     }
     if turn.status.is_paused && flags & flag::WRITE != 0 {
@@ -416,6 +468,18 @@ fn run_queue<'g>(
                     "{} in a transaction answers at once",
                     spec.full_name
                 );
+            }
+            Handler::Script(command) => {
+                script::run::execute_queued(turn, session, spec, command, &args, keys, out);
+            }
+            Handler::Engine(_) => {
+                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
+                let has_changed = run_engine(turn, spec, &args, out);
+                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
+                if has_changed {
+                    keys.effects.dirty += 1;
+                    push(keys, &args, None);
+                }
             }
             // Inside a transaction there is nothing left to forget.
             Handler::Flow(_) => out.ok(),

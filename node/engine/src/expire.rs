@@ -3,7 +3,8 @@
 //! A slot knows a lower bound of its next expiry, so that one with nothing due costs one look.
 
 use crate::Turn;
-use crate::keys::{Keys, Locks};
+use crate::keys::Keys;
+use crate::locks::Locks;
 use proto::Slot;
 
 /// Segments of one slot looked at under one lock: bounds the pause of a slot with very many keys.

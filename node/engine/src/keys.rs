@@ -5,6 +5,7 @@ use crate::Kept;
 use crate::blocking::SlotSide;
 use crate::error::Error;
 use crate::evict;
+use crate::locks::{Locks, Places};
 use crate::propagate::Unit;
 use crate::settings::{Settings, notify};
 use crate::stats::Stats;
@@ -13,95 +14,8 @@ use proto::Slot;
 use smallvec::SmallVec;
 use std::any::Any;
 use storage::{
-    Db, DbMut, Entry, EntryMut, Expiry, GateClosed, Hash, Keyspace, List, Set, SlotGuard, Stream, Value,
-    ValueMut, ValueRef, ZSet,
+    Db, DbMut, Entry, EntryMut, Expiry, Hash, Keyspace, List, Set, Stream, Value, ValueMut, ValueRef, ZSet,
 };
-
-/// Locked slots. Ascending, all taken before the first effect; with the gate closed they are taken as they are met,
-/// since nobody else runs.
-pub struct Locks<'g> {
-    keyspace: &'g Keyspace,
-    held: SmallVec<[SlotGuard<'g>; 2]>,
-    exclusive: Option<&'g GateClosed<'g>>,
-}
-
-impl<'g> Locks<'g> {
-    /// Locks `slots`, which ascend. `Err`: this slot is held by another for longer than one spins; nothing is locked.
-    pub fn take(keyspace: &'g Keyspace, slots: &[Slot]) -> Result<Locks<'g>, Slot> {
-        let mut held = SmallVec::new();
-        for slot in slots {
-            held.push(keyspace.lock(*slot).ok_or(*slot)?);
-        }
-        Ok(Locks { keyspace, held, exclusive: None })
-    }
-
-    /// With the gate closed: every slot may be used.
-    pub fn exclusive(keyspace: &'g Keyspace, closed: &'g GateClosed<'g>) -> Locks<'g> {
-        Locks { keyspace, held: SmallVec::new(), exclusive: Some(closed) }
-    }
-
-    /// Locks the slots, or none where the gate is closed.
-    pub fn take_for(turn: &Turn<'g>, slots: &[Slot]) -> Result<Locks<'g>, Slot> {
-        match turn.exclusive {
-            Some(closed) => Ok(Locks::exclusive(&turn.engine.keyspace, closed)),
-            None => Locks::take(&turn.engine.keyspace, slots),
-        }
-    }
-
-    /// Also locks `slots` if none of them has to be waited for. Order does not matter for a lock that is not waited for.
-    pub fn try_extend(&mut self, slots: &[Slot]) -> bool {
-        for slot in slots {
-            if let Err(place) = self.place(*slot) {
-                match self.keyspace.try_lock(*slot) {
-                    Some(guard) => self.held.insert(place, guard),
-                    None => return false,
-                }
-            }
-        }
-        true
-    }
-
-    /// Slots that are held at present.
-    pub fn slots(&self) -> SmallVec<[Slot; 4]> {
-        self.held.iter().map(|g| g.slot()).collect()
-    }
-
-    #[inline]
-    fn place(&self, slot: Slot) -> Result<usize, usize> {
-        match self.held.as_slice() {
-            [only] if only.slot() == slot => Ok(0),
-            held => held.binary_search_by_key(&slot, |g| g.slot()),
-        }
-    }
-
-    /// The guard of a slot. Panics when the slot is not among the locked: the key specs of the command are wrong.
-    #[inline]
-    pub fn guard(&mut self, slot: Slot) -> &mut SlotGuard<'g> {
-        let place = self.place(slot).unwrap_or_else(|_| self.lock_more(slot));
-        &mut self.held[place]
-    }
-
-    #[cold]
-    fn lock_more(&mut self, slot: Slot) -> usize {
-        assert!(self.exclusive.is_some(), "slot {slot} is not locked: a key outside the declared key specs");
-        // A long exclusive command must not hold all slots that it passed.
-        self.held.clear();
-        self.held.push(self.keyspace.lock_wait(slot));
-        0
-    }
-}
-
-impl<'g> Locks<'g> {
-    /// Runs `f` on any slot, for commands that go through the keyspace. They hold no other lock: with others they
-    /// run with the gate closed.
-    pub fn visit<R>(&mut self, slot: Slot, f: impl FnOnce(&mut SlotGuard<'g>) -> R) -> R {
-        if self.exclusive.is_some() || self.place(slot).is_ok() {
-            return f(self.guard(slot));
-        }
-        assert!(self.held.is_empty(), "waiting for a slot while another is held");
-        f(&mut self.keyspace.lock_wait(slot))
-    }
-}
 
 /// A change that notifications tell of.
 struct Event {
@@ -151,72 +65,10 @@ impl Effects {
     }
 }
 
-/// Slot and hash of one of the command's keys, so that they are computed once.
-#[derive(Clone, Copy)]
-pub(crate) struct Place {
-    /// Where the key's bytes stand: which argument it is.
-    key: (usize, usize),
-    pub slot: Slot,
-    hash: u64,
-}
-
-impl Place {
-    pub(crate) fn new(key: &[u8], slot: Slot, hash: u64) -> Place {
-        Place { key: (key.as_ptr().addr(), key.len()), slot, hash }
-    }
-    #[inline]
-    fn is_of(&self, key: &[u8]) -> bool {
-        self.key == (key.as_ptr().addr(), key.len())
-    }
-}
-
-/// Places of the keys of a command, in order.
-pub(crate) type Places = SmallVec<[Place; 1]>;
-
-/// Slots of the keys, ascending and each once.
-pub(crate) type Slots = SmallVec<[Slot; 4]>;
-
-/// The place of the only key of a command.
-#[inline]
-pub(crate) fn single_place(turn: &Turn, key: &[u8]) -> Place {
-    let (slot, hash) = turn.first_key.unwrap_or_else(|| (Slot::of_key(key), turn.engine.keyspace.hash(key)));
-    Place::new(key, slot, hash)
-}
-
-/// The places of a command's keys, whose memory is asked for meanwhile, and their slots, ascending and each once.
-/// `first`: slot and hash of argument 1, if it is a key and they are known. `None`: the arguments do not fit the key specs.
-pub(crate) fn places(turn: &Turn, spec: &crate::Spec, args: crate::Args, db: u16) -> (Places, Slots) {
-    /// Keys whose memory is asked for ahead: what a first-level cache holds.
-    const AHEAD_MAX: usize = 128;
-    let keyspace = &turn.engine.keyspace;
-    // Redis: arguments that do not fit the key specs name no keys. The function says what is wrong with them before it
-    // touches any.
-    let Some(numbers) = spec.key_positions(args) else { return Default::default() };
-    let places: Places = numbers
-        .iter()
-        .map(|i| {
-            let place = Place::new(args[*i], Slot::of_key(args[*i]), keyspace.hash(args[*i]));
-            keyspace.prefetch_slot(place.slot);
-            place
-        })
-        .collect();
-    if places.len() > 1 && turn.exclusive.is_none() {
-        let ahead = &places[..places.len().min(AHEAD_MAX)];
-        ahead.iter().for_each(|p| keyspace.prefetch_segment(p.slot, db, p.hash));
-        ahead.iter().for_each(|p| keyspace.prefetch_entry(p.slot, db, p.hash));
-    }
-    let mut slots: Slots = places.iter().map(|p| p.slot).collect();
-    slots.sort_unstable();
-    slots.dedup();
-    (places, slots)
-}
-
 /// The keyspace as one command sees it.
 pub struct Keys<'g> {
     pub locks: Locks<'g>,
     places: Places,
-    /// The place that was looked up last.
-    at_place: usize,
     pub keyspace: &'g Keyspace,
     pub settings: &'g Settings,
     pub db: u16,
@@ -279,8 +131,7 @@ impl<'g> Keys<'g> {
         unit.clear();
         Keys {
             locks,
-            places: Places::new(),
-            at_place: 0,
+            places: Places::default(),
             keyspace: &turn.engine.keyspace,
             settings: turn.settings,
             db,
@@ -297,7 +148,7 @@ impl<'g> Keys<'g> {
     /// Unlocks and hands back what was borrowed; what was removed and what is to be told goes to the host.
     #[inline]
     pub fn give_back(&mut self, turn: &mut Turn<'g>) {
-        self.locks.held.clear();
+        self.locks.release();
         turn.local.unit = self.unit.lend();
         turn.local.stats = self.stats.lend();
         self.effects.dirty = 0;
@@ -308,26 +159,15 @@ impl<'g> Keys<'g> {
     }
 
     /// Takes the places of the command that runs next.
+    #[inline]
     pub(crate) fn set_places(&mut self, places: Places) {
-        (self.places, self.at_place) = (places, 0);
+        self.places = places;
     }
 
-    /// Slot and hash of a key. Commands use their keys mostly in order, and each several times.
+    /// Slot and hash of a key.
     #[inline]
     fn place(&mut self, key: &[u8]) -> (Slot, u64) {
-        match self.places.get(self.at_place) {
-            Some(place) if place.is_of(key) => (place.slot, place.hash),
-            _ => self.next_place(key),
-        }
-    }
-    fn next_place(&mut self, key: &[u8]) -> (Slot, u64) {
-        match self.places.get(self.at_place + 1) {
-            Some(place) if place.is_of(key) => {
-                self.at_place += 1;
-                (place.slot, place.hash)
-            }
-            _ => (Slot::of_key(key), self.keyspace.hash(key)),
-        }
+        self.places.find(key).unwrap_or_else(|| (Slot::of_key(key), self.keyspace.hash(key)))
     }
 
     #[inline]
@@ -598,8 +438,8 @@ impl<'g> Keys<'g> {
 
     /// Swaps two databases. Only with the gate closed. Clients that wait for keys of either may find them now.
     pub fn swap_dbs(&mut self, a: u16, b: u16) {
-        let closed = self.locks.exclusive.expect("runs with the gate closed");
-        self.locks.held.clear();
+        let closed = self.locks.closed().expect("runs with the gate closed");
+        self.locks.release();
         self.keyspace.swap_dbs(a, b, closed);
         for slot in Slot::all() {
             let state = self.locks.guard(slot).state_mut();

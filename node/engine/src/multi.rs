@@ -2,7 +2,8 @@
 //! unit; WATCH marks.
 
 use crate::blocking::SlotSide;
-use crate::keys::{Keys, Locks};
+use crate::keys::Keys;
+use crate::locks::Locks;
 use crate::session::Session;
 use crate::spec::{Arg, Command, Group, Handler, KeySpec, acl, flag, key};
 use crate::table::Spec;

@@ -24,6 +24,8 @@ pub struct Settings {
     /// Fewest replicas that must be in touch for a write to be taken; 0: any number.
     pub min_replicas_to_write: u32,
     pub active_expire_effort: u8,
+    /// Time after which a script that runs is told to clients that wait for it, in ms; 0: never.
+    pub busy_reply_threshold_ms: u64,
 }
 
 impl Default for Settings {
@@ -44,6 +46,7 @@ impl Default for Settings {
             cluster_allow_reads_when_down: false,
             min_replicas_to_write: 0,
             active_expire_effort: 1,
+            busy_reply_threshold_ms: 5000,
         }
     }
 }

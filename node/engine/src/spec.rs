@@ -62,6 +62,10 @@ impl Command {
 
     /// Categories of ACL that the command belongs to.
     pub fn acl_categories(&self) -> u32 {
+        // What a container's subcommands belong to is told by each of them.
+        if matches!(self.run, Handler::Container) {
+            return acl::SLOW;
+        }
         let mut set = self.acl | self.group.acl();
         for (flag, category) in [
             (flag::WRITE, acl::WRITE),
@@ -87,6 +91,10 @@ pub enum Handler {
     Keys(fn(&mut Cx<'_, '_>) -> Result<(), Error>),
     /// In the engine, part of the control flow of a connection (MULTI, EXEC, WATCH ...).
     Flow(crate::multi::FlowCommand),
+    /// In the engine, without keys: it changes what is beside the keyspace, such as the cached scripts.
+    Engine(fn(&mut crate::cx::EngineCx<'_, '_>) -> Result<(), Error>),
+    /// In the engine: a script or function, whose commands run under its locks.
+    Script(crate::script::run::ScriptCommand),
     /// In the node, which registers a function for it.
     Host,
     /// Only its subcommands run.
@@ -123,11 +131,13 @@ pub mod flag {
     pub const SUBSCRIBED: u32 = 1 << 21;
     /// Touches data or slots without naming keys: refused where this node may not serve.
     pub const WHOLE_DB: u32 = 1 << 22;
+    /// Runs a script, which may use any key: in a transaction the gate is closed for it.
+    pub const SCRIPT: u32 = 1 << 23;
 
     /// Counts as set on every command.
     pub const ANY: u32 = 1 << 31;
 
-    /// Names in the order in which COMMAND INFO shows them.
+    /// Names in the order in which COMMAND INFO shows them. Redis keeps `MAY_REPLICATE` to itself.
     pub const NAMES: &[(u32, &str)] = &[
         (WRITE, "write"),
         (READONLY, "readonly"),
@@ -143,7 +153,6 @@ pub mod flag {
         (ASKING, "asking"),
         (FAST, "fast"),
         (NO_AUTH, "no_auth"),
-        (MAY_REPLICATE, "may_replicate"),
         (NO_MANDATORY_KEYS, "no_mandatory_keys"),
         (NO_MULTI, "no_multi"),
         (MOVABLE_KEYS, "movablekeys"),
@@ -215,6 +224,7 @@ pub enum Group {
     Connection,
     Server,
     Cluster,
+    Scripting,
 }
 
 impl Group {
@@ -232,6 +242,7 @@ impl Group {
             Group::Connection => "connection",
             Group::Server => "server",
             Group::Cluster => "cluster",
+            Group::Scripting => "scripting",
         }
     }
     const fn acl(self) -> u32 {
@@ -246,6 +257,7 @@ impl Group {
             Group::PubSub => acl::PUBSUB,
             Group::Transactions => acl::TRANSACTION,
             Group::Connection => acl::CONNECTION,
+            Group::Scripting => acl::SCRIPTING,
             Group::Server | Group::Cluster => 0,
         }
     }

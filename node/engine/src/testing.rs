@@ -96,7 +96,12 @@ impl Default for Runner {
         let letters = Arc::new(Letters::default());
         let local = Local::new(42, table.len(), letters.clone());
         Runner {
-            engine: Engine { keyspace: Arc::new(Keyspace::new(16, [1, 2])), table, feed: feed.clone() },
+            engine: Engine {
+                keyspace: Arc::new(Keyspace::new(16, [1, 2])),
+                table,
+                feed: feed.clone(),
+                scripts: Default::default(),
+            },
             settings: Settings::default(),
             status: Status::default(),
             now_ms: 1_700_000_000_000,
@@ -147,15 +152,40 @@ impl Runner {
     fn run_bytes(&mut self, args: &[&[u8]]) -> Vec<u8> {
         let mut session = std::mem::replace(&mut self.session, Session::new(0));
         let mut out = Reply::new(session.is_resp3);
-        assert!(matches!(self.attempt(&mut session, args, &mut out, None), Outcome::Done));
+        let mut outcome = self.attempt(&mut session, args, &mut out, None);
+        if let Outcome::NeedsGate = outcome {
+            let keyspace = self.engine.keyspace.clone();
+            let closed = keyspace.gate().close();
+            outcome = self.attempt(&mut session, args, &mut out, Some(&closed));
+        }
+        assert!(matches!(outcome, Outcome::Done));
         self.session = session;
         out.take()
     }
-    /// The payload of DUMP.
-    pub fn dump(&mut self, key: &str) -> Vec<u8> {
-        let reply = self.run_bytes(&[b"DUMP", key.as_bytes()]);
+    /// What becomes of a command whose slots may be held, with the gate open.
+    pub fn first_attempt(&mut self, args: &[&[u8]]) -> Outcome {
+        let mut session = std::mem::replace(&mut self.session, Session::new(0));
+        let outcome = self.attempt(&mut session, args, &mut Reply::new(false), None);
+        self.session = session;
+        outcome
+    }
+    /// The bytes of a reply that is a string.
+    pub fn bytes_of(&mut self, args: &[&[u8]]) -> Vec<u8> {
+        let reply = self.run_bytes(args);
         let (value, _) = proto::resp::decode(&reply).unwrap().unwrap();
         value.as_bytes().unwrap().to_vec()
+    }
+    /// Error replies so far, by code.
+    pub fn error_codes(&self) -> Vec<(String, u64)> {
+        self.local.stats.error_codes.iter().map(|(code, n)| (code.clone(), *n)).collect()
+    }
+    /// Runs a script without keys.
+    pub fn eval(&mut self, script: &str) -> String {
+        self.run_args(&[b"EVAL", script.as_bytes(), b"0"])
+    }
+    /// The payload of DUMP.
+    pub fn dump(&mut self, key: &str) -> Vec<u8> {
+        self.bytes_of(&[b"DUMP", key.as_bytes()])
     }
 
     fn attempt(
@@ -178,7 +208,7 @@ impl Runner {
             local: &mut self.local,
             host: &mut self.host,
         };
-        execute(&mut turn, session, self.engine.table.resolve(args), args, None, out)
+        execute(&mut turn, session, &self.engine.table.resolve(args), args, None, out)
     }
 
     /// What was replayed since the last call.

@@ -4,6 +4,7 @@
 use crate::blocking::Mailbox;
 use crate::keys::Effects;
 use crate::propagate::Unit;
+use crate::script::LocalScripts;
 use crate::session::Session;
 use crate::stats::Stats;
 use crate::table::Spec;
@@ -65,6 +66,7 @@ pub struct Local {
     pub ticked: u64,
     /// Where replies for clients go that wait in this or another worker.
     pub mailbox: Arc<dyn Mailbox>,
+    pub scripts: LocalScripts,
 }
 
 impl Local {
@@ -77,6 +79,7 @@ impl Local {
             effects: Kept::new(Effects::default()),
             ticked: 0,
             mailbox,
+            scripts: LocalScripts::default(),
         }
     }
 
@@ -102,6 +105,8 @@ pub trait Host {
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>);
     /// A keyspace notification that somebody may have subscribed to.
     fn publish(&mut self, channel: &[u8], message: &[u8]);
+    /// A line that a script logs, of level 0 (debug) to 3 (warning).
+    fn log(&mut self, _level: u8, _line: &[u8]) {}
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

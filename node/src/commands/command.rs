@@ -308,8 +308,10 @@ fn keys<E: Env>(cx: &mut HostCx<E>, has_flags: bool) -> Outcome {
     }
     let mut found: Vec<(usize, u16)> = Vec::new();
     for k in spec.command.keys.iter().filter(|k| k.flags & key::NOT_KEY == 0) {
-        k.positions(args, &mut |i| found.push((i, k.flags)))
-            .ok_or(Error::text("ERR Invalid arguments specified for command"))?;
+        let is_fitting = k.positions(args, &mut |i| found.push((i, k.flags))).is_some();
+        if !is_fitting && !spec.has(flag::NO_MANDATORY_KEYS) {
+            return Err(Error::text("ERR Invalid arguments specified for command"));
+        }
     }
     cx.out.array(found.len());
     for (place, flags) in found {

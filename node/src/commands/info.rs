@@ -141,9 +141,7 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
     i.line("used_memory_dataset", used);
     i.line("used_memory_overhead", 0);
     i.line("used_memory_startup", 0);
-    i.line("used_memory_lua", 0);
-    i.line("used_memory_scripts", 0);
-    i.line("number_of_cached_scripts", 0);
+    scripts(i);
     i.line("maxmemory", limit);
     i.line("maxmemory_human", human(limit));
     i.line("maxmemory_policy", policy);
@@ -166,6 +164,27 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
     }
     i.line("active_defrag_running", 0);
     i.line("lazyfree_pending_objects", 0);
+}
+
+/// Interpreters, texts of scripts and libraries. Interpreters are counted after each run of a script.
+fn scripts<E: Env>(i: &mut Info<'_, E>) {
+    let scripts = &i.shared.engine.scripts;
+    let (eval_vm, function_vm) = (scripts.eval_vm_bytes(), scripts.function_vm_bytes());
+    let (eval, set) = (scripts.cache.bytes(), scripts.libraries.set());
+    let cached = scripts.cache.len();
+    i.line("used_memory_vm_eval", eval_vm);
+    i.line("used_memory_lua", eval_vm);
+    i.line("used_memory_lua_human", human(eval_vm));
+    i.line("used_memory_scripts_eval", eval);
+    i.line("number_of_cached_scripts", cached);
+    i.line("number_of_functions", set.functions_len());
+    i.line("number_of_libraries", set.libraries.len());
+    i.line("used_memory_vm_functions", function_vm);
+    i.line("used_memory_vm_total", eval_vm + function_vm);
+    i.line("used_memory_vm_total_human", human(eval_vm + function_vm));
+    i.line("used_memory_functions", set.bytes());
+    i.line("used_memory_scripts", eval + set.bytes());
+    i.line("used_memory_scripts_human", human((eval + set.bytes()) as u64));
 }
 
 fn resident_bytes() -> Option<u64> {

@@ -85,7 +85,16 @@ pub static DIRECTIVES: &[Directive] = &[
     ),
     d("bind-source-addr", Text, "", Any, "Address that outgoing connections come from."),
     d("bio_cpulist", Text, "", AtStart, "Accepted for compatibility."),
-    d("busy-reply-threshold", Int(0, I32), "5000", Any, "Time after which a script counts as slow, in ms."),
+    aliased(
+        "lua-time-limit",
+        d(
+            "busy-reply-threshold",
+            Int(0, I32),
+            "5000",
+            Any,
+            "Time after which a script counts as slow, in ms.",
+        ),
+    ),
     d(
         "client-output-buffer-limit",
         OutputLimits,
@@ -244,7 +253,6 @@ pub static DIRECTIVES: &[Directive] = &[
         Any,
         "Least severe lines that are logged.",
     ),
-    aliased("lua-time-limit", d("script-time-limit", Int(0, I32), "5000", Any, "As `busy-reply-threshold`.")),
     d("masterauth", Text, "", Any, "Password that the primary asks for."),
     d("masteruser", Text, "", Any, "User for the primary."),
     d("max-new-connections-per-cycle", Int(1, 1000), "10", Any, "Accepted for compatibility."),

@@ -129,6 +129,7 @@ impl NodeSettings {
             cluster_allow_reads_when_down: flag("cluster-allow-reads-when-down"),
             min_replicas_to_write: int("min-replicas-to-write") as u32,
             active_expire_effort: int("active-expire-effort") as u8,
+            busy_reply_threshold_ms: num("busy-reply-threshold"),
         };
         NodeSettings {
             engine,

@@ -282,14 +282,14 @@ impl<E: Env> Applier<E> {
         loop {
             let inside = self.gate.enter_wait();
             let mut turn = setting.turn(&shared, &mut self.local, &mut host, None);
-            match execute(&mut turn, &mut self.session, Ok(spec), args, None, &mut self.out) {
+            match execute(&mut turn, &mut self.session, &Ok(spec), args, None, &mut self.out) {
                 // Somebody holds the slot; he is not long about it.
                 Outcome::Busy(_) => {}
                 Outcome::NeedsGate => {
                     drop(inside);
                     let closed: GateClosed<'_> = shared.engine.keyspace.gate().close();
                     let mut turn = setting.turn(&shared, &mut self.local, &mut host, Some(&closed));
-                    execute(&mut turn, &mut self.session, Ok(spec), args, None, &mut self.out);
+                    execute(&mut turn, &mut self.session, &Ok(spec), args, None, &mut self.out);
                     each(&Applied { db_after: self.session.db, ..*applied });
                     break;
                 }

@@ -41,6 +41,8 @@ pub enum LoadError {
     Database(u32),
     /// The file has a key twice, or one that is there already.
     Duplicate(Vec<u8>),
+    /// A function library does not load.
+    Library(String),
 }
 
 impl fmt::Display for LoadError {
@@ -52,6 +54,7 @@ impl fmt::Display for LoadError {
             LoadError::Database(db) => {
                 write!(f, "the file has keys in database {db}: raise 'databases'")
             }
+            LoadError::Library(error) => write!(f, "a function library does not load: {error}"),
             LoadError::Duplicate(key) => {
                 write!(f, "the key '{}' is there twice", String::from_utf8_lossy(key).escape_debug())
             }
@@ -171,11 +174,20 @@ fn take<E: Env>(
         Event::EmptyKey(key) => {
             tracing::info!("rdbLoadObject skipping empty key: {}", String::from_utf8_lossy(&key));
         }
-        Event::Function(_) => tracing::warn!("Functions are not supported: a library was left out"),
+        Event::Function(text) => load_library(shared, rule, &text)?,
         Event::ModuleAux(name) => tracing::warn!("Data of the module '{name}' were left out"),
         Event::Header { .. } | Event::Sizes { .. } | Event::End => {}
     }
     Ok(())
+}
+
+/// Puts a function library into the node's set.
+fn load_library<E: Env>(shared: &Shared<E>, rule: LoadRule, text: &[u8]) -> Result<(), LoadError> {
+    let libraries = &shared.engine.scripts.libraries;
+    match libraries.load(text, rule.may_replace) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(LoadError::Library(error.to_string())),
+    }
 }
 
 fn take_aux(loaded: &mut Loaded, name: &[u8], value: &[u8]) {

@@ -11,6 +11,7 @@
 use crate::env::Env;
 use crate::shared::{Shared, throttle};
 use bytes::Bytes;
+use engine::script::library::LibrarySet;
 use engine::settings::EvictionPolicy;
 use proto::{Offset, SlotRange};
 use std::future::Future;
@@ -161,7 +162,8 @@ fn begin<E: Env>(
         stream_db: is_replica.then(|| shared.state.stream_db.load(Ordering::Relaxed) as u16),
         dirty: shared.dirty(),
     };
-    (Active { shared: shared.clone(), snapshot }, start)
+    let libraries = shared.engine.scripts.libraries.set();
+    (Active { shared: shared.clone(), snapshot, libraries }, start)
 }
 
 /// What an entry's clock means, as the file says it.
@@ -181,6 +183,8 @@ fn access_of(policy: EvictionPolicy, now_ms: i64) -> Arc<dyn Fn(u32) -> Access +
 struct Active<E: Env> {
     shared: Arc<Shared<E>>,
     snapshot: Arc<Snapshot>,
+    /// As they were at the instant.
+    libraries: Arc<LibrarySet>,
 }
 
 impl<E: Env> Active<E> {
@@ -251,6 +255,10 @@ impl File {
         aux.push((b"aof-base", text(request.is_log_base as u64)));
         let aux: Vec<(&[u8], &[u8])> = aux.iter().map(|(n, v)| (*n, v.as_slice())).collect();
         writer.header(&aux, &mut out);
+        // A part of the slots goes to a node that has libraries of its own.
+        for library in active.libraries.libraries.values().filter(|_| request.slots.is_none()) {
+            writer.function(&library.text, &mut out);
+        }
         File { writer: Some(writer), out, keys: 0, bytes: 0 }
     }
 

@@ -33,6 +33,7 @@ impl<E: Env> Drop for Loading<'_, E> {
     fn drop(&mut self) {
         if !self.is_done {
             self.shared.flush_all();
+            self.shared.engine.scripts.libraries.flush();
         }
         // The log, if there is to be one, begins anew with what is here now.
         self.shared.persist.start_log();
@@ -72,6 +73,8 @@ pub async fn receive<E: Env>(
     let mut loading = Loading { shared, is_done: false };
     tracing::info!("MASTER <-> REPLICA sync: Flushing old data");
     shared.flush_all();
+    // The snapshot has the primary's.
+    shared.engine.scripts.libraries.flush();
     tracing::info!("MASTER <-> REPLICA sync: Loading DB in memory");
     let (keys, db) = load(shared, wire, &length).await?;
     if !applier.select(db) {

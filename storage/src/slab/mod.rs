@@ -67,7 +67,21 @@ pub(crate) fn allocate(size: usize) -> NonNull<u8> {
         let p = unsafe { alloc(layout) };
         return NonNull::new(p).unwrap_or_else(|| handle_alloc_error(layout));
     }
+    #[cfg(debug_assertions)]
+    TAKEN.with(|taken| taken.set((taken.get().0 + 1, taken.get().1 + class_size(size) as u64)));
     own_arena().allocate(class_of(size))
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static TAKEN: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// Objects and bytes of spans that this thread has asked for so far; those of the general allocator are not among them.
+/// For tests that bound the work of an operation; nothing is counted in release builds.
+#[cfg(debug_assertions)]
+pub fn taken() -> (u64, u64) {
+    TAKEN.get()
 }
 
 /// Frees what [`allocate`] gave for `size`, or for another size of the same class.

@@ -4,11 +4,13 @@ pub mod algebra;
 pub mod collection;
 pub mod dump;
 pub mod expiry;
+pub mod function;
 pub mod generic;
 pub mod hash;
 pub mod list;
 pub mod list_blocking;
 pub mod scan;
+pub mod scripting;
 pub mod set;
 pub mod set_algebra;
 pub mod stream;
@@ -45,6 +47,8 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         zset_range::COMMANDS,
         zset_pop::COMMANDS,
         zset_algebra::COMMANDS,
+        scripting::COMMANDS,
+        function::COMMANDS,
         stream_add::COMMANDS,
         stream_range::COMMANDS,
         stream_delete::COMMANDS,
