@@ -17,6 +17,9 @@ unsafe impl Small for IntSet {
     fn leave_span(&mut self) {
         self.0.leave_span();
     }
+    fn start(&self) -> *const u8 {
+        self.0.start()
+    }
 }
 
 impl IntSet {

@@ -21,6 +21,9 @@ unsafe impl Small for Packed {
     fn leave_span(&mut self) {
         self.0.leave_span();
     }
+    fn start(&self) -> *const u8 {
+        self.0.start()
+    }
 }
 
 impl Packed {

@@ -108,6 +108,19 @@ impl Hash {
         }
     }
 
+    /// Asks the CPU for what a look-up of a field will read, one step further at each `stage`; whether there is another.
+    #[inline]
+    pub(crate) fn prefetch(&self, field: &[u8], stage: usize) -> bool {
+        let View::Big(table) = self.word.view() else { return stage == 0 && !self.word.prefetch_small() };
+        let hash = seeded::hash(table.seed(), field);
+        if stage == 0 {
+            table.prefetch(hash);
+        } else if let Some(element) = table.find(hash, |_| true) {
+            element.prefetch();
+        }
+        stage == 0
+    }
+
     /// Moves what small hashes hold out of spans that are being emptied.
     pub(crate) fn leave_span(&mut self) {
         self.word.leave_span();

@@ -24,6 +24,9 @@ unsafe impl Small for Node {
     fn leave_span(&mut self) {
         self.0.leave_span();
     }
+    fn start(&self) -> *const u8 {
+        self.0.start()
+    }
 }
 
 impl Node {

@@ -72,26 +72,47 @@ impl ZSet {
 
     /// Sets the score of a member and returns its old one; `None`: the member is new. Panics on NaN. -0 is stored as 0.
     pub fn insert(&mut self, member: &[u8], score: f64, thresholds: &Thresholds) -> Option<f64> {
-        let score = encode(score);
-        if let ViewMut::Small(packed) = self.word.view_mut() {
-            let found = find(packed, member);
-            if let Some(found) = &found {
-                if found.score == score {
-                    return Some(decode(score));
+        self.update(member, thresholds, |_| Some(score)).0
+    }
+
+    /// Gives a member the score that `choose` makes of its present one (`None`: the member is new), unless it chooses none.
+    /// Returns both. Panics on NaN. -0 is stored as 0.
+    pub fn update(
+        &mut self,
+        member: &[u8],
+        thresholds: &Thresholds,
+        choose: impl FnOnce(Option<f64>) -> Option<f64>,
+    ) -> (Option<f64>, Option<f64>) {
+        let choose = |old: Option<u64>| choose(old.map(decode)).map(encode);
+        let (old, new) = match self.word.view_mut() {
+            ViewMut::Big(tree) => tree.update(member, choose),
+            ViewMut::Small(packed) => {
+                let found = find(packed, member);
+                let old = found.as_ref().map(|found| found.score);
+                let new = choose(old);
+                if let Some(score) = new
+                    && old != new
+                {
+                    if let Some(found) = &found {
+                        packed.remove_pair(found.at);
+                    }
+                    let fits = packed.len() / 2 < thresholds.zset_max_listpack_entries
+                        && member.len() <= thresholds.zset_max_listpack_value
+                        && packed.bytes() + member.len() <= PACKED_BYTES_MAX;
+                    if found.is_some() || fits {
+                        put(packed, member, score);
+                    } else {
+                        self.convert(thresholds.hash_seed);
+                        let ViewMut::Big(tree) = self.word.view_mut() else {
+                            unreachable!("converted above")
+                        };
+                        tree.update(member, |_| new);
+                    }
                 }
-                packed.remove_pair(found.at);
+                (old, new)
             }
-            let fits = packed.len() / 2 < thresholds.zset_max_listpack_entries
-                && member.len() <= thresholds.zset_max_listpack_value
-                && packed.bytes() + member.len() <= PACKED_BYTES_MAX;
-            if found.is_some() || fits {
-                put(packed, member, score);
-                return found.map(|found| decode(found.score));
-            }
-            self.convert(thresholds.hash_seed);
-        }
-        let ViewMut::Big(tree) = self.word.view_mut() else { unreachable!("converted above") };
-        tree.insert(score, member).map(decode)
+        };
+        (old.map(decode), new.map(decode))
     }
 
     /// Removes a member and returns its score.
@@ -185,6 +206,15 @@ impl ZSet {
         }
     }
 
+    /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
+    #[inline]
+    pub(crate) fn prefetch(&self, member: &[u8], stage: usize) -> bool {
+        match self.word.view() {
+            View::Small(_) => stage == 0 && !self.word.prefetch_small(),
+            View::Big(tree) => tree.prefetch(member, stage),
+        }
+    }
+
     /// Moves what small sorted sets hold out of spans that are being emptied.
     pub(crate) fn leave_span(&mut self) {
         self.word.leave_span();
@@ -194,7 +224,7 @@ impl ZSet {
         let View::Small(packed) = self.word.view() else { return };
         let mut tree = Box::new(Tree::new(seed));
         for (member, score) in pairs(packed) {
-            tree.insert(score, member);
+            tree.update(member, |_| Some(score));
         }
         self.word = Word::big(tree);
     }

@@ -13,7 +13,7 @@ impl Tree {
         let (mut prev, mut last, mut bytes) = (NONE, None::<(u64, Vec<u8>)>, 0);
         for (n, &id) in chain.iter().enumerate() {
             let leaf = self.leaves.get(id);
-            assert_eq!((leaf.prev, leaf.next), (prev, chain.get(n + 1).copied().unwrap_or(NONE)));
+            assert_eq!((leaf.prev(), leaf.next()), (prev, chain.get(n + 1).copied().unwrap_or(NONE)));
             assert!(leaf.len() > 0 || self.height == 0);
             prev = id;
             bytes += leaf.heap_bytes();
