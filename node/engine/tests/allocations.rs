@@ -102,7 +102,12 @@ impl Bench {
     fn new() -> Bench {
         let table = Table::new(engine::commands::all());
         let local = Local::new(1, table.len(), Arc::new(NoMail));
-        let engine = Engine { keyspace: Arc::new(Keyspace::new(16, [1, 2])), table, feed: Arc::new(NoFeed) };
+        let engine = Engine {
+            keyspace: Arc::new(Keyspace::new(16, [1, 2])),
+            table,
+            feed: Arc::new(NoFeed),
+            scripts: Default::default(),
+        };
         let mut bench = Bench {
             engine,
             settings: Settings::default(),
@@ -127,12 +132,13 @@ impl Bench {
             first_key: None,
             watched: engine::admission::watched(&Status::default(), &self.settings),
             exclusive: None,
+            passage: None,
             local: &mut self.local,
             host: &mut NoHost,
         };
         let before = so_far();
         let resolved = self.engine.table.resolve(args);
-        let outcome = execute(&mut turn, &mut self.session, resolved, args, None, &mut self.out);
+        let outcome = execute(&mut turn, &mut self.session, &resolved, args, None, &mut self.out);
         let made = so_far() - before;
         assert!(matches!(outcome, Outcome::Done));
         (made, self.out.as_bytes())
