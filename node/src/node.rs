@@ -60,7 +60,11 @@ pub async fn run_until<E: Env>(
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,
     };
-    let (shared, persist_inbox, control_inbox) = build(env, config, settings, workers);
+    let (shared, mut persist_inbox, control_inbox) = build(env, config, settings, workers);
+    if shared.env.has_side_threads() {
+        let (_, nothing) = tokio::sync::mpsc::unbounded_channel();
+        crate::free::start(&shared, std::mem::replace(&mut persist_inbox.garbage, nothing));
+    }
     let persist = Persist::start(shared.clone(), persist_inbox).await?;
     shared.apply_config();
     for index in 0..workers {

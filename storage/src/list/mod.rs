@@ -315,9 +315,9 @@ impl List {
         } else if at > 0
             && self.blocks[at].nodes.len() + self.blocks[at - 1].nodes.len() <= node::BLOCK_NODES_MAX / 2
         {
-            let Some(gone) = self.blocks.remove(at) else { return };
+            let Some(mut gone) = self.blocks.remove(at) else { return };
             self.blocks[at - 1].len += gone.len;
-            self.blocks[at - 1].nodes.extend(gone.nodes);
+            self.blocks[at - 1].nodes.extend(std::mem::take(&mut gone.nodes));
         }
     }
 }

@@ -14,6 +14,13 @@ pub struct Block {
     pub len: usize,
 }
 
+impl Drop for Block {
+    fn drop(&mut self) {
+        // Of up to 8 KiB each.
+        crate::pace::freed(4 * self.nodes.len() as u32);
+    }
+}
+
 impl Block {
     /// Node and entry in the node of entry `index` of this block.
     pub fn seek(&self, index: usize) -> Option<(usize, usize)> {

@@ -28,6 +28,13 @@ impl Default for Leaf {
     }
 }
 
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        // A kilobyte of the general allocator's, which takes as long as some objects of the slab.
+        crate::pace::freed(4);
+    }
+}
+
 impl Leaf {
     /// Number of elements.
     pub fn len(&self) -> usize {
@@ -186,9 +193,9 @@ impl Leaf {
             leaf.n = (to - from) as u32;
             leaf
         };
-        let left = part(0, at, &self.buf[FIXED * n..cut]);
+        let mut left = part(0, at, &self.buf[FIXED * n..cut]);
         let right = part(at, n, &self.buf[cut..]);
-        (self.buf, self.n) = (left.buf, left.n);
+        (self.buf, self.n) = (std::mem::take(&mut left.buf), left.n);
         right
     }
 
@@ -203,7 +210,7 @@ impl Leaf {
         }
         both.buf.extend_from_slice(&self.buf[FIXED * n..]);
         both.buf.extend_from_slice(&other.buf[FIXED * m..]);
-        (self.buf, self.n) = (both.buf, self.n + other.n);
+        (self.buf, self.n) = (std::mem::take(&mut both.buf), self.n + other.n);
     }
 
     fn lens(&self) -> &[u8] {
