@@ -195,6 +195,7 @@ impl<E: Env> Worker<E> {
 
     /// Serves until the node stops.
     pub async fn run(self: Rc<Self>) {
+        self.shared.env.step_forward();
         let runner = tokio::task::spawn_local(self.clone().run_batches());
         let rounds = tokio::task::spawn_local(self.clone().run_rounds());
         while !self.is_stopped.get() {
