@@ -527,6 +527,11 @@ impl<E: Env> Worker<E> {
     }
 
     fn prefetch(&self, items: &[Item]) {
+        // Alone, a command waits for its memory one way or the other.
+        const WORTH_IT_MIN: usize = 3;
+        if items.len() < WORTH_IT_MIN {
+            return;
+        }
         let keyspace = &self.shared.engine.keyspace;
         for item in items {
             if let Some((slot, hash)) = item.first_key {
