@@ -69,6 +69,17 @@ impl<E: Env> Default for Batch<E> {
     }
 }
 
+impl<E: Env> Batch<E> {
+    /// Slot and hash of a command's first key, and the element in the collection there that it names.
+    fn element<'a>(&'a self, item: &'a Item) -> Option<(Slot, u64, &'a [u8])> {
+        let (slot, hash) = item.first_key?;
+        let place = item.spec.map(|s| s.command.element as u32).filter(|place| *place > 0)?;
+        let at = item.spans.start + place;
+        let buf: &[u8] = item.own.as_ref().map_or(&self.input, |own| own);
+        (at < item.spans.end).then(|| (slot, hash, self.spans[at as usize].of(buf)))
+    }
+}
+
 /// What holds for all commands of a turn.
 pub struct Setting<'a> {
     pub settings: &'a NodeSettings,
@@ -526,7 +537,7 @@ impl<E: Env> Worker<E> {
         batch.groups = groups;
     }
 
-    fn prefetch(&self, items: &[Item]) {
+    fn prefetch(&self, batch: &Batch<E>, items: &[Item]) {
         // Alone, a command waits for its memory one way or the other.
         const WORTH_IT_MIN: usize = 3;
         if items.len() < WORTH_IT_MIN {
@@ -548,6 +559,14 @@ impl<E: Env> Worker<E> {
                 keyspace.prefetch_entry(slot, 0, hash);
             }
         }
+        let mut elements: smallvec::SmallVec<[(Slot, u64, &[u8]); BATCH_MAX]> =
+            items.iter().filter_map(|item| batch.element(item)).collect();
+        let mut stage = 0;
+        while !elements.is_empty() {
+            elements
+                .retain(|(slot, hash, element)| keyspace.prefetch_element(*slot, 0, *hash, element, stage));
+            stage += 1;
+        }
     }
 
     fn run_group(
@@ -568,7 +587,7 @@ impl<E: Env> Worker<E> {
         for place in group.items.clone() {
             if place >= *prefetched {
                 *prefetched = (place + BATCH_MAX).min(batch.items.len());
-                self.prefetch(&batch.items[place..*prefetched]);
+                self.prefetch(batch, &batch.items[place..*prefetched]);
             }
             // A client that does not read is not served ahead: the rest waits until it has read.
             let is_ahead = ran > 0 && core.out.len() + connection.output_bytes() > OUTPUT_PAUSE_BYTES;

@@ -9,6 +9,7 @@ use crate::gate::{Gate, GateClosed};
 use crate::keyhash::KeyHasher;
 use crate::slot::{SlotGuard, SlotLine};
 use crate::snapshot::Snapshot;
+use crate::value::ValueRef;
 use proto::Slot;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -142,6 +143,24 @@ impl Keyspace {
         {
             seg.entry(i).prefetch();
         }
+    }
+
+    /// Stages behind those: asks for what a look-up of `element` in the collection at the key will read, one step further
+    /// at each `stage` from 0 on. Returns whether there is another step. Does nothing while the slot is locked.
+    #[inline]
+    pub fn prefetch_element(&self, slot: Slot, db: u16, hash: u64, element: &[u8], stage: usize) -> bool {
+        if let Some(_guard) = self.try_lock(slot)
+            && let Some(seg) = self.root_ref(slot, self.place(db)).locate(hash)
+            && let Some(i) = seg.probe(hash)
+        {
+            return match seg.entry(i).value() {
+                ValueRef::Set(set) => set.prefetch(element, stage),
+                ValueRef::Hash(hash) => hash.prefetch(element, stage),
+                ValueRef::ZSet(zset) => zset.prefetch(element, stage),
+                ValueRef::Str(_) | ValueRef::List(_) | ValueRef::Stream(_) => false,
+            };
+        }
+        false
     }
 
     /// Keys of a database, expired ones included.

@@ -18,7 +18,7 @@ pub mod list;
 mod lock;
 #[cfg(test)]
 mod model_test;
-pub mod packed;
+mod packed;
 pub mod rdb;
 mod segment;
 pub mod set;
@@ -28,6 +28,7 @@ mod snapshot;
 pub mod stream;
 mod sync;
 mod table;
+mod thin;
 pub mod thresholds;
 mod value;
 pub mod zset;
