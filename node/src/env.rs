@@ -41,6 +41,16 @@ pub trait Env: Clone + Send + Sync + 'static {
     fn rand(&self) -> u64;
     /// Runs `main` on a thread of its own; in simulation as a task of this one.
     fn spawn_thread(&self, name: &str, main: ThreadMain);
+    /// Whether long commands may run on threads of their own: not where all that a node does has one order.
+    fn has_side_threads(&self) -> bool {
+        false
+    }
+    /// Lets threads that serve clients go before this one, which works in the background.
+    fn step_back(&self) {}
+    /// Time that this thread has had the processor, in us.
+    fn busy_us(&self) -> u64 {
+        self.now().mono.0
+    }
     fn disk(&self) -> Arc<dyn Disk>;
     /// Runs what may block (the disk) where it holds up nobody.
     fn blocking<T: Send + 'static>(
@@ -193,6 +203,24 @@ impl Env for Real {
                 runtime.block_on(async move { main().await });
             })
             .expect("the kernel refuses a thread");
+    }
+
+    fn has_side_threads(&self) -> bool {
+        true
+    }
+
+    fn step_back(&self) {
+        // A tenth of the core is left to this thread where the others want all of it: it may hold what they wait for.
+        const NICE: i32 = 10;
+        // SAFETY: no pointers; 0 is the calling thread. Where the kernel refuses, the thread runs as the others do.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    }
+
+    fn busy_us(&self) -> u64 {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the pointer is to a live timespec, and every thread has this clock.
+        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+        time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
     }
 
     fn disk(&self) -> Arc<dyn Disk> {

@@ -69,6 +69,13 @@ struct Dir<T> {
     count: usize,
 }
 
+impl<T> Drop for Dir<T> {
+    fn drop(&mut self) {
+        // Items say so themselves if they own memory; a segment takes as long as one of them.
+        crate::pace::freed(self.children.len() as u32);
+    }
+}
+
 #[derive(Clone)]
 struct Child<T> {
     /// Bits of this directory's eight that all items below share.
