@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use storage::{GateClosed, GateInside, GateReader};
+use storage::{ElementAhead, GateClosed, GateInside, GateReader};
 use tokio::sync::Notify;
 
 /// Commands prefetched at a time. 16 does as well, more does not help.
@@ -71,13 +71,13 @@ impl<E: Env> Default for Batch<E> {
 }
 
 impl<E: Env> Batch<E> {
-    /// Slot and hash of a command's first key, and the element in the collection there that it names.
-    fn element<'a>(&'a self, item: &'a Item) -> Option<(Slot, u64, &'a [u8])> {
+    /// The element that a command names in the collection at its first key.
+    fn element<'a>(&'a self, item: &'a Item) -> Option<ElementAhead<'a>> {
         let (slot, hash) = item.first_key?;
         let place = item.spec.map(|s| s.command.element as u32).filter(|place| *place > 0)?;
         let at = item.spans.start + place;
         let buf: &[u8] = item.own.as_ref().map_or(&self.input, |own| own);
-        (at < item.spans.end).then(|| (slot, hash, self.spans[at as usize].of(buf)))
+        (at < item.spans.end).then(|| ElementAhead { slot, hash, element: self.spans[at as usize].of(buf) })
     }
 }
 
@@ -577,12 +577,12 @@ impl<E: Env> Worker<E> {
                 keyspace.prefetch_entry(slot, 0, hash);
             }
         }
-        let mut elements: smallvec::SmallVec<[(Slot, u64, &[u8]); BATCH_MAX]> =
+        let mut elements: smallvec::SmallVec<[ElementAhead<'_>; BATCH_MAX]> =
             items.iter().filter_map(|item| batch.element(item)).collect();
         let mut stage = 0;
         while !elements.is_empty() {
-            elements
-                .retain(|(slot, hash, element)| keyspace.prefetch_element(*slot, 0, *hash, element, stage));
+            let left = keyspace.prefetch_elements(0, &mut elements, stage);
+            elements.truncate(left);
             stage += 1;
         }
     }
