@@ -181,7 +181,8 @@ impl<E: Env> Connection<E> {
         if let Some(request) = sync
             && !self.is_closed()
         {
-            crate::replica::serve(&worker.shared, &self, request).await;
+            // Of its own: the task of an ordinary client need not be as large as a replica's.
+            Box::pin(crate::replica::serve(&worker.shared, &self, request)).await;
         }
         worker.forget(&self);
     }

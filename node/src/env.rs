@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use storage::Disk;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -77,12 +78,37 @@ pub struct Real {
     /// Removed when the process ends in order; empty: none.
     pid_file: Arc<str>,
     allocator: Option<&'static str>,
+    wall: Arc<WallClock>,
+}
+
+/// How far the wall clock is ahead of the monotonic one. Looked at every ten milliseconds: a clock is read for each batch of
+/// commands, and a second one would cost a lone command one part in a hundred.
+#[derive(Default)]
+struct WallClock {
+    ahead_us: AtomicI64,
+    /// When it was looked at, on the monotonic clock; 0: never.
+    looked_us: AtomicI64,
+}
+
+impl WallClock {
+    /// `wall_us`: reads the wall clock.
+    fn ahead_us(&self, mono_us: i64, wall_us: impl FnOnce() -> i64) -> i64 {
+        const VALID_US: i64 = 10_000;
+        let looked = self.looked_us.load(Ordering::Acquire);
+        if looked != 0 && (0..VALID_US).contains(&(mono_us - looked)) {
+            return self.ahead_us.load(Ordering::Relaxed);
+        }
+        let ahead = wall_us() - mono_us;
+        self.ahead_us.store(ahead, Ordering::Relaxed);
+        self.looked_us.store(mono_us.max(1), Ordering::Release);
+        ahead
+    }
 }
 
 impl Real {
     /// `disk`: the data directory.
     pub fn new(disk: Arc<dyn Disk>) -> Real {
-        Real { disk, pid_file: "".into(), allocator: None }
+        Real { disk, pid_file: "".into(), allocator: None, wall: Arc::default() }
     }
     /// As well with a file that holds the process's id and goes with it.
     pub fn with_pid_file(self, path: &str) -> Real {
@@ -153,13 +179,11 @@ impl Env for Real {
             let pair = (time.tv_sec as i64, time.tv_nsec as i64);
             pair
         };
+        let micros = |(s, ns): (i64, i64)| s * 1_000_000 + ns / 1000;
         // BOOTTIME goes on while the machine sleeps: a lease must not survive that.
-        let (mono_s, mono_ns) = clock(libc::CLOCK_BOOTTIME);
-        let (wall_s, wall_ns) = clock(libc::CLOCK_REALTIME);
-        Now {
-            mono: Mono(mono_s as u64 * 1_000_000 + mono_ns as u64 / 1000),
-            wall: WallMs(wall_s * 1000 + wall_ns / 1_000_000),
-        }
+        let mono = micros(clock(libc::CLOCK_BOOTTIME));
+        let ahead = self.wall.ahead_us(mono, || micros(clock(libc::CLOCK_REALTIME)));
+        Now { mono: Mono(mono as u64), wall: WallMs((mono + ahead) / 1000) }
     }
 
     fn rand(&self) -> u64 {

@@ -316,7 +316,8 @@ impl<E: Env> Side<E> {
         let raw = Some(errand.raw.as_slice());
         let resolved = Ok(errand.spec);
         let mut turn = setting.turn(shared, &mut self.local, &mut host, None);
-        turn.passage = Some(&passage);
+        // A script is one step: nobody closes the gate in its middle, nor does it run twice.
+        turn.passage = (!errand.spec.has(flag::SCRIPT)).then_some(&passage);
         let mut outcome = execute(&mut turn, &mut done.session, &resolved, args, raw, &mut out);
         if !is_valid.get() {
             return None;

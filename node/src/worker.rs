@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use storage::{GateClosed, GateInside, GateReader};
+use storage::{ElementAhead, GateClosed, GateInside, GateReader};
 use tokio::sync::Notify;
 
 /// Commands prefetched at a time. 16 does as well, more does not help.
@@ -67,6 +67,17 @@ struct Batch<E: Env> {
 impl<E: Env> Default for Batch<E> {
     fn default() -> Self {
         Batch { input: Vec::new(), spans: Vec::new(), items: Vec::new(), groups: Vec::new() }
+    }
+}
+
+impl<E: Env> Batch<E> {
+    /// The element that a command names in the collection at its first key.
+    fn element<'a>(&'a self, item: &'a Item) -> Option<ElementAhead<'a>> {
+        let (slot, hash) = item.first_key?;
+        let place = item.spec.map(|s| s.command.element as u32).filter(|place| *place > 0)?;
+        let at = item.spans.start + place;
+        let buf: &[u8] = item.own.as_ref().map_or(&self.input, |own| own);
+        (at < item.spans.end).then(|| ElementAhead { slot, hash, element: self.spans[at as usize].of(buf) })
     }
 }
 
@@ -545,7 +556,12 @@ impl<E: Env> Worker<E> {
         batch.groups = groups;
     }
 
-    fn prefetch(&self, items: &[Item]) {
+    fn prefetch(&self, batch: &Batch<E>, items: &[Item]) {
+        // Alone, a command waits for its memory one way or the other.
+        const WORTH_IT_MIN: usize = 3;
+        if items.len() < WORTH_IT_MIN {
+            return;
+        }
         let keyspace = &self.shared.engine.keyspace;
         for item in items {
             if let Some((slot, hash)) = item.first_key {
@@ -561,6 +577,14 @@ impl<E: Env> Worker<E> {
             if let Some((slot, hash)) = item.first_key {
                 keyspace.prefetch_entry(slot, 0, hash);
             }
+        }
+        let mut elements: smallvec::SmallVec<[ElementAhead<'_>; BATCH_MAX]> =
+            items.iter().filter_map(|item| batch.element(item)).collect();
+        let mut stage = 0;
+        while !elements.is_empty() {
+            let left = keyspace.prefetch_elements(0, &mut elements, stage);
+            elements.truncate(left);
+            stage += 1;
         }
     }
 
@@ -582,7 +606,7 @@ impl<E: Env> Worker<E> {
         for place in group.items.clone() {
             if place >= *prefetched {
                 *prefetched = (place + BATCH_MAX).min(batch.items.len());
-                self.prefetch(&batch.items[place..*prefetched]);
+                self.prefetch(batch, &batch.items[place..*prefetched]);
             }
             // A client that does not read is not served ahead: the rest waits until it has read.
             let is_ahead = ran > 0 && core.out.len() + connection.output_bytes() > OUTPUT_PAUSE_BYTES;

@@ -9,7 +9,7 @@
 //!       or, when EXPIRES and LONG, [expiry i64, ms since 1970]; i64::MIN means none
 //!       [klen u32] when LONG
 //!       key
-//!       embedded string | [vlen u32][pointer] when SPLIT | [pointer] to a boxed collection
+//!       embedded string | [vlen u32][pointer] when SPLIT | eight bytes of a collection, or a pointer to a boxed stream
 //! ```
 //! LONG is for keys of 255 bytes and more, and for expiries before 2020 or after 2054. A string leaves the entry (SPLIT)
 //! when that takes less memory, by allocator class, or when it is 64 KiB or longer. Everything is unaligned. The unsafe
@@ -36,11 +36,19 @@ const EXPIRY_BYTES_LONG: usize = 8;
 const EXPIRY_BASE: i64 = 1_577_836_800_000;
 const EXPIRY_NONE: u64 = (1 << 40) - 1;
 const SPLIT_BODY: usize = 12;
-const POINTER_BODY: usize = 8;
+/// Collections are of this size and need no alignment.
+const WORD_BODY: usize = 8;
+const _: () = {
+    assert!(size_of::<List>() == WORD_BODY && align_of::<List>() == 1);
+    assert!(size_of::<Set>() == WORD_BODY && align_of::<Set>() == 1);
+    assert!(size_of::<Hash>() == WORD_BODY && align_of::<Hash>() == 1);
+    assert!(size_of::<ZSet>() == WORD_BODY && align_of::<ZSet>() == 1);
+};
 /// A string of this length or longer is always split: `vlen` has 16 bits.
 const EMBED_LIMIT: usize = 1 << 16;
-/// Longest key and longest string, in bytes: `proto-max-bulk-len`'s ceiling. Callers check before.
-pub(crate) const LENGTH_MAX: usize = u32::MAX as usize;
+/// Longest key and longest string, in bytes: `proto-max-bulk-len`'s ceiling, which leaves room for what stands around an
+/// element. Callers check before.
+pub(crate) const LENGTH_MAX: usize = u32::MAX as usize - (1 << 20);
 const NO_EXPIRY: i64 = i64::MIN;
 
 /// A live entry. Whoever holds one holds its slot's lock (or owns the entry alone).
@@ -96,10 +104,10 @@ impl RawEntry {
                 &owned
             }
             Content::Owned(value) => {
-                let (kind, pointer) = into_pointer(value);
-                let e = RawEntry::write_head(head + POINTER_BODY, flags | kind as u8, key, expire, clock);
+                let kind = value.kind() as u8;
+                let e = RawEntry::write_head(head + WORD_BODY, flags | kind, key, expire, clock);
                 // SAFETY: the body of eight bytes was allocated behind the head.
-                unsafe { e.body().cast::<*mut u8>().write_unaligned(pointer) };
+                unsafe { e.write_word(value) };
                 return e;
             }
         };
@@ -259,16 +267,30 @@ impl RawEntry {
             }
         }
     }
-    fn boxed(self) -> *mut u8 {
-        // SAFETY: only called for collections, whose body is a pointer.
-        unsafe { self.body().cast::<*mut u8>().read_unaligned() }
+    /// SAFETY: the entry was laid out for a value of this kind, and its body holds none yet.
+    unsafe fn write_word(self, value: Value) {
+        // SAFETY: by contract the body has eight bytes; collections need no alignment.
+        unsafe {
+            match value {
+                Value::Str(_) => unreachable!("strings have bodies of their own"),
+                Value::List(v) => self.body().cast::<List>().write(v),
+                Value::Set(v) => self.body().cast::<Set>().write(v),
+                Value::Hash(v) => self.body().cast::<Hash>().write(v),
+                Value::ZSet(v) => self.body().cast::<ZSet>().write(v),
+                Value::Stream(v) => self.body().cast::<*mut Stream>().write_unaligned(Box::into_raw(v)),
+            }
+        }
+    }
+    fn stream(self) -> *mut Stream {
+        // SAFETY: only called for streams, whose body is a pointer.
+        unsafe { self.body().cast::<*mut Stream>().read_unaligned() }
     }
     fn size(self) -> usize {
         self.head()
             + match (self.kind(), self.is_split_str()) {
                 (Kind::Str, false) => self.str_len(),
                 (Kind::Str, true) => SPLIT_BODY,
-                _ => POINTER_BODY,
+                _ => WORD_BODY,
             }
     }
 
@@ -281,22 +303,15 @@ impl RawEntry {
 
     #[inline]
     pub(crate) fn value<'a>(self) -> ValueRef<'a> {
-        let p = match self.kind() {
-            // SAFETY: pointer and length describe the string's initialised bytes.
-            Kind::Str => unsafe {
-                return ValueRef::Str(std::slice::from_raw_parts(self.str_ptr(), self.str_len()));
-            },
-            _ => self.boxed(),
-        };
-        // SAFETY: the pointer came from Box::into_raw of the type that `kind` names.
+        // SAFETY: the body holds what `kind` names: a string's initialised bytes, a collection, a stream's box.
         unsafe {
             match self.kind() {
-                Kind::Str => unreachable!(),
-                Kind::List => ValueRef::List(&*p.cast()),
-                Kind::Set => ValueRef::Set(&*p.cast()),
-                Kind::Hash => ValueRef::Hash(&*p.cast()),
-                Kind::ZSet => ValueRef::ZSet(&*p.cast()),
-                Kind::Stream => ValueRef::Stream(&*p.cast()),
+                Kind::Str => ValueRef::Str(std::slice::from_raw_parts(self.str_ptr(), self.str_len())),
+                Kind::List => ValueRef::List(&*self.body().cast()),
+                Kind::Set => ValueRef::Set(&*self.body().cast()),
+                Kind::Hash => ValueRef::Hash(&*self.body().cast()),
+                Kind::ZSet => ValueRef::ZSet(&*self.body().cast()),
+                Kind::Stream => ValueRef::Stream(&*self.stream()),
             }
         }
     }
@@ -306,11 +321,11 @@ impl RawEntry {
         unsafe {
             match self.kind() {
                 Kind::Str => ValueMut::Str(std::slice::from_raw_parts_mut(self.str_ptr(), self.str_len())),
-                Kind::List => ValueMut::List(&mut *self.boxed().cast()),
-                Kind::Set => ValueMut::Set(&mut *self.boxed().cast()),
-                Kind::Hash => ValueMut::Hash(&mut *self.boxed().cast()),
-                Kind::ZSet => ValueMut::ZSet(&mut *self.boxed().cast()),
-                Kind::Stream => ValueMut::Stream(&mut *self.boxed().cast()),
+                Kind::List => ValueMut::List(&mut *self.body().cast()),
+                Kind::Set => ValueMut::Set(&mut *self.body().cast()),
+                Kind::Hash => ValueMut::Hash(&mut *self.body().cast()),
+                Kind::ZSet => ValueMut::ZSet(&mut *self.body().cast()),
+                Kind::Stream => ValueMut::Stream(&mut *self.stream()),
             }
         }
     }
@@ -494,8 +509,8 @@ impl RawEntry {
         let (from_key, flags) = (self.key_start(), old & !(EXPIRES | LONG) | EXPIRES | (old | shape) & LONG);
         let to_key = key_start(flags);
         let to_size = size - from_key + to_key;
-        // SAFETY: all from the key on moves up, in place if the class has room, else to a new allocation; a boxed or split
-        // value goes along as its pointer.
+        // SAFETY: all from the key on moves up, in place if the class has room, else to a new allocation; a collection or split
+        // string goes along as its pointer.
         unsafe {
             let from = self.0;
             let to = if class_size(to_size) == class_size(size) { from } else { slab::allocate(to_size) };
@@ -532,7 +547,7 @@ impl RawEntry {
                     slab::release(NonNull::new_unchecked(self.str_ptr()), self.str_len());
                 }
                 Kind::Str => {}
-                _ => drop(self.value_of_box()),
+                _ => drop(self.take_word()),
             }
             slab::release(self.0, self.size());
         }
@@ -548,32 +563,31 @@ impl RawEntry {
                 unsafe { self.free() };
                 value
             }
-            // SAFETY: by contract; the box is not freed with the entry here.
+            // SAFETY: by contract; the collection is not freed with the entry here.
             _ => unsafe {
-                let value = self.value_of_box();
+                let value = self.take_word();
                 slab::release(self.0, self.size());
                 value
             },
         }
     }
 
-    /// SAFETY: the entry's pointer is not used again.
-    unsafe fn value_of_box(self) -> Value {
-        let p = self.boxed();
-        // SAFETY: the pointer came from Box::into_raw of the type that `kind` names.
+    /// SAFETY: the entry's body is not used again.
+    unsafe fn take_word(self) -> Value {
+        // SAFETY: the body holds what `kind` names; it is read once.
         unsafe {
             match self.kind() {
-                Kind::Str => unreachable!("strings are not boxed"),
-                Kind::List => Value::List(Box::from_raw(p.cast::<List>())),
-                Kind::Set => Value::Set(Box::from_raw(p.cast::<Set>())),
-                Kind::Hash => Value::Hash(Box::from_raw(p.cast::<Hash>())),
-                Kind::ZSet => Value::ZSet(Box::from_raw(p.cast::<ZSet>())),
-                Kind::Stream => Value::Stream(Box::from_raw(p.cast::<Stream>())),
+                Kind::Str => unreachable!("strings have bodies of their own"),
+                Kind::List => Value::List(self.body().cast::<List>().read()),
+                Kind::Set => Value::Set(self.body().cast::<Set>().read()),
+                Kind::Hash => Value::Hash(self.body().cast::<Hash>().read()),
+                Kind::ZSet => Value::ZSet(self.body().cast::<ZSet>().read()),
+                Kind::Stream => Value::Stream(Box::from_raw(self.stream())),
             }
         }
     }
 
-    /// Moves the entry, and a string that stands apart, out of spans that are being emptied. Returns its place.
+    /// Moves the entry, and a string or a small collection that it points to, out of spans that are being emptied. Returns its place.
     /// SAFETY: as [`RawEntry::set_str`].
     pub(crate) unsafe fn leave_spans(self) -> RawEntry {
         // SAFETY: entry and buffer were allocated with these sizes and have one pointer each, which is replaced.
@@ -583,6 +597,13 @@ impl RawEntry {
                 if slab::is_leaving(buffer, len) {
                     self.set_split(slab::relocate(buffer, len).as_ptr(), len);
                 }
+            }
+            match self.value_mut() {
+                ValueMut::List(v) => v.leave_span(),
+                ValueMut::Set(v) => v.leave_span(),
+                ValueMut::Hash(v) => v.leave_span(),
+                ValueMut::ZSet(v) => v.leave_span(),
+                ValueMut::Str(_) | ValueMut::Stream(_) => {}
             }
             let size = self.size();
             if slab::is_leaving(self.0, size) { RawEntry(slab::relocate(self.0, size)) } else { self }
@@ -595,17 +616,6 @@ impl RawEntry {
         crate::segment::prefetch(self.0.as_ptr());
         crate::segment::prefetch(self.0.as_ptr().wrapping_add(64));
         crate::segment::prefetch(self.0.as_ptr().wrapping_add(120));
-    }
-}
-
-fn into_pointer(value: Value) -> (Kind, *mut u8) {
-    match value {
-        Value::Str(_) => unreachable!("strings are not boxed"),
-        Value::List(v) => (Kind::List, Box::into_raw(v).cast()),
-        Value::Set(v) => (Kind::Set, Box::into_raw(v).cast()),
-        Value::Hash(v) => (Kind::Hash, Box::into_raw(v).cast()),
-        Value::ZSet(v) => (Kind::ZSet, Box::into_raw(v).cast()),
-        Value::Stream(v) => (Kind::Stream, Box::into_raw(v).cast()),
     }
 }
 

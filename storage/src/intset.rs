@@ -1,34 +1,25 @@
-//! Sorted integers in one array of 16, 32 or 64-bit elements: sets whose members are all integers.
+//! Sorted integers of 16, 32 or 64 bits in one allocation behind a thin pointer: sets whose members are all integers.
 //!
-//! The width is that of the widest value ever held, as in Redis; it never narrows.
+//! `[width u32]`, then the integers, little-endian and ascending. The width is that of the widest value ever held, as in
+//! Redis; it never narrows.
+
+use crate::thin::{Bytes, Small};
+
+const HEADER: usize = 4;
 
 /// A sorted set of integers.
-#[derive(Clone)]
-pub struct IntSet {
-    cells: Cells,
-}
+#[derive(Clone, Default)]
+#[repr(transparent)]
+pub struct IntSet(Bytes);
 
-#[derive(Clone)]
-enum Cells {
-    W16(Vec<i16>),
-    W32(Vec<i32>),
-    W64(Vec<i64>),
-}
-
-impl Default for IntSet {
-    fn default() -> IntSet {
-        IntSet { cells: Cells::W16(Vec::new()) }
+// SAFETY: transparent.
+unsafe impl Small for IntSet {
+    fn leave_span(&mut self) {
+        self.0.leave_span();
     }
-}
-
-macro_rules! each {
-    ($self:expr, $v:ident => $e:expr) => {
-        match $self {
-            Cells::W16($v) => $e,
-            Cells::W32($v) => $e,
-            Cells::W64($v) => $e,
-        }
-    };
+    fn start(&self) -> *const u8 {
+        self.0.start()
+    }
 }
 
 impl IntSet {
@@ -39,32 +30,38 @@ impl IntSet {
 
     /// Number of members.
     pub fn len(&self) -> usize {
-        each!(&self.cells, v => v.len())
+        // Widths are powers of two.
+        self.cells().len() >> self.width().trailing_zeros()
     }
 
     /// Whether there is no member.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.cells().is_empty()
     }
 
     /// Bytes per member: 2, 4 or 8.
     pub fn width(&self) -> usize {
-        match self.cells {
-            Cells::W16(_) => 2,
-            Cells::W32(_) => 4,
-            Cells::W64(_) => 8,
-        }
+        self.0.get().first().map_or(2, |width| *width as usize)
     }
 
     /// Bytes allocated.
     pub fn heap_bytes(&self) -> usize {
-        each!(&self.cells, v => v.capacity()) * self.width()
+        self.0.heap_bytes()
+    }
+
+    fn cells(&self) -> &[u8] {
+        self.0.get().get(HEADER..).unwrap_or(&[])
     }
 
     /// The member with number `index` in ascending order.
-    #[allow(clippy::useless_conversion)] // one of the three widths is i64
     pub fn get(&self, index: usize) -> Option<i64> {
-        each!(&self.cells, v => v.get(index).map(|&x| i64::from(x)))
+        let (width, cells) = (self.width(), self.cells());
+        let cell = cells.get(index.checked_mul(width)?..)?;
+        Some(match width {
+            2 => i64::from(i16::from_le_bytes(*cell.first_chunk()?)),
+            4 => i64::from(i32::from_le_bytes(*cell.first_chunk()?)),
+            _ => i64::from_le_bytes(*cell.first_chunk()?),
+        })
     }
 
     /// Whether a value is a member.
@@ -75,24 +72,25 @@ impl IntSet {
     /// Adds a value; `false` if it was there.
     pub fn insert(&mut self, value: i64) -> bool {
         let Err(at) = self.search(value) else { return false };
-        self.widen(value);
-        match &mut self.cells {
-            Cells::W16(v) => insert_exact(v, at, value as i16),
-            Cells::W32(v) => insert_exact(v, at, value as i32),
-            Cells::W64(v) => insert_exact(v, at, value),
+        let need = width_of(value);
+        if self.is_empty() {
+            self.0 = Bytes::zeroed(HEADER);
+            self.0.get_mut()[0] = need as u8;
+        } else if need > self.width() {
+            self.widen(need);
         }
+        let width = self.width();
+        let from = HEADER + at * width;
+        self.0.splice(from, 0, width);
+        self.0.get_mut()[from..from + width].copy_from_slice(&value.to_le_bytes()[..width]);
         true
     }
 
     /// Removes a value; `false` if it was not there.
     pub fn remove(&mut self, value: i64) -> bool {
         let Ok(at) = self.search(value) else { return false };
-        each!(&mut self.cells, v => {
-            v.remove(at);
-            if v.len() < v.capacity() / 2 {
-                v.shrink_to(v.len() + v.len() / 8);
-            }
-        });
+        let width = self.width();
+        self.0.splice(HEADER + at * width, width, 0);
         true
     }
 
@@ -101,26 +99,36 @@ impl IntSet {
         (0..self.len()).map(|i| self.get(i).expect("below the length"))
     }
 
-    #[allow(clippy::useless_conversion)] // as above
     fn search(&self, value: i64) -> Result<usize, usize> {
-        each!(&self.cells, v => v.binary_search_by(|&x| i64::from(x).cmp(&value)))
+        let (mut from, mut to) = (0, self.len());
+        while from < to {
+            let middle = from + (to - from) / 2;
+            match self.get(middle).expect("below the length").cmp(&value) {
+                std::cmp::Ordering::Less => from = middle + 1,
+                std::cmp::Ordering::Greater => to = middle,
+                std::cmp::Ordering::Equal => return Ok(middle),
+            }
+        }
+        Err(from)
     }
 
-    fn widen(&mut self, value: i64) {
-        if self.width() < 8 && i32::try_from(value).is_err() {
-            self.cells = Cells::W64(self.iter().collect());
-        } else if self.width() < 4 && i16::try_from(value).is_err() {
-            self.cells = Cells::W32(self.iter().map(|x| x as i32).collect());
+    fn widen(&mut self, width: usize) {
+        let mut wide = Bytes::zeroed(HEADER + self.len() * width);
+        wide.get_mut()[0] = width as u8;
+        for (cell, value) in wide.get_mut()[HEADER..].chunks_exact_mut(width).zip(self.iter()) {
+            cell.copy_from_slice(&value.to_le_bytes()[..width]);
         }
+        self.0 = wide;
     }
 }
 
-/// Inserts, growing by an eighth instead of doubling.
-fn insert_exact<T>(v: &mut Vec<T>, at: usize, value: T) {
-    if v.len() == v.capacity() {
-        v.reserve_exact(1 + v.len() / 8);
+/// Bytes that a value needs.
+fn width_of(value: i64) -> usize {
+    match () {
+        () if i16::try_from(value).is_ok() => 2,
+        () if i32::try_from(value).is_ok() => 4,
+        () => 8,
     }
-    v.insert(at, value);
 }
 
 #[cfg(test)]

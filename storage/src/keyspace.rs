@@ -9,10 +9,19 @@ use crate::gate::{Gate, GateClosed};
 use crate::keyhash::KeyHasher;
 use crate::slot::{SlotGuard, SlotLine};
 use crate::snapshot::Snapshot;
+use crate::value::ValueRef;
 use proto::Slot;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+
+/// An element that a command will look up: the slot and the hash of its key, and its bytes.
+#[derive(Clone, Copy)]
+pub struct ElementAhead<'a> {
+    pub slot: Slot,
+    pub hash: u64,
+    pub element: &'a [u8],
+}
 
 /// See the module's head.
 pub struct Keyspace {
@@ -146,6 +155,37 @@ impl Keyspace {
         {
             seg.entry(i).prefetch();
         }
+    }
+
+    /// Stages behind those: asks for what look-ups of elements in collections will read, one step further at each `stage`
+    /// from 0 on. Those for which there is another step come first afterwards; returns how many. Leaves out what is in locked slots. Elements of one
+    /// key that follow one another share the lock and the look-up of the key, so that their reads overlap.
+    pub fn prefetch_elements(&self, db: u16, elements: &mut [ElementAhead<'_>], stage: usize) -> usize {
+        let (mut from, mut kept) = (0, 0);
+        while from < elements.len() {
+            let ElementAhead { slot, hash, .. } = elements[from];
+            let same = |e: &&ElementAhead| (e.slot, e.hash) == (slot, hash);
+            let to = from + elements[from..].iter().take_while(same).count();
+            if let Some(_guard) = self.try_lock(slot)
+                && let Some(seg) = self.root_ref(slot, self.place(db)).locate(hash)
+                && let Some(i) = seg.probe(hash)
+            {
+                let value = seg.entry(i).value();
+                for at in from..to {
+                    let element = elements[at];
+                    let has_more = match value {
+                        ValueRef::Set(set) => set.prefetch(element.element, stage),
+                        ValueRef::Hash(hash) => hash.prefetch(element.element, stage),
+                        ValueRef::ZSet(zset) => zset.prefetch(element.element, stage),
+                        ValueRef::Str(_) | ValueRef::List(_) | ValueRef::Stream(_) => false,
+                    };
+                    elements[kept] = element;
+                    kept += has_more as usize;
+                }
+            }
+            from = to;
+        }
+        kept
     }
 
     /// Keys of a database, expired ones included.

@@ -247,7 +247,7 @@ fn locks_exclude_and_a_held_one_is_not_waited_for() {
 }
 
 fn list(n: usize) -> Value {
-    let mut l = Box::new(List::default());
+    let mut l = List::default();
     (0..n).for_each(|_| grow(&mut l));
     Value::List(l)
 }

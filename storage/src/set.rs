@@ -4,26 +4,19 @@ use crate::hash::element::Element;
 use crate::hash::seeded;
 use crate::hash::table::{self, Table};
 use crate::intset::IntSet;
+use crate::slab::class_size;
+use crate::thin::{View, ViewMut, Word};
 use crate::thresholds::Thresholds;
 use std::ops::Deref;
 
 /// Distinct byte strings. Order is ascending while integers, that of the keyed hash afterwards.
-#[derive(Clone)]
+#[derive(Clone, Default)]
+#[repr(transparent)]
 pub struct Set {
-    body: Body,
+    word: Word<IntSet, Members>,
 }
 
-#[derive(Clone)]
-enum Body {
-    Ints(IntSet),
-    Table(Box<Table<Element<false>>>),
-}
-
-impl Default for Set {
-    fn default() -> Set {
-        Set { body: Body::Ints(IntSet::new()) }
-    }
-}
+type Members = Table<Element<false>>;
 
 /// A member: bytes of the set, or the text of an integer.
 #[derive(Clone, Copy)]
@@ -114,25 +107,25 @@ impl Set {
 
     /// The name OBJECT ENCODING gives: `intset` or `hashtable`.
     pub fn encoding(&self) -> &'static str {
-        match self.body {
-            Body::Ints(_) => "intset",
-            Body::Table(_) => "hashtable",
+        match self.word.view() {
+            View::Small(_) => "intset",
+            View::Big(_) => "hashtable",
         }
     }
 
     /// The integers, if that is the form.
     pub fn as_intset(&self) -> Option<&IntSet> {
-        match &self.body {
-            Body::Ints(ints) => Some(ints),
-            Body::Table(_) => None,
+        match self.word.view() {
+            View::Small(ints) => Some(ints),
+            View::Big(_) => None,
         }
     }
 
     /// Number of members.
     pub fn len(&self) -> usize {
-        match &self.body {
-            Body::Ints(ints) => ints.len(),
-            Body::Table(table) => table.len(),
+        match self.word.view() {
+            View::Small(ints) => ints.len(),
+            View::Big(table) => table.len(),
         }
     }
 
@@ -141,19 +134,19 @@ impl Set {
         self.len() == 0
     }
 
-    /// Bytes allocated beyond the struct itself.
+    /// Bytes allocated beyond the eight of the value itself.
     pub fn heap_bytes(&self) -> usize {
-        match &self.body {
-            Body::Ints(ints) => ints.heap_bytes(),
-            Body::Table(table) => size_of_val(&**table) + table.heap_bytes(),
+        match self.word.view() {
+            View::Small(ints) => ints.heap_bytes(),
+            View::Big(table) => class_size(size_of::<Members>()) + table.heap_bytes(),
         }
     }
 
     /// Whether `member` is in the set.
     pub fn contains(&self, member: &[u8]) -> bool {
-        match &self.body {
-            Body::Ints(ints) => parse_int(member).is_some_and(|value| ints.contains(value)),
-            Body::Table(table) => {
+        match self.word.view() {
+            View::Small(ints) => parse_int(member).is_some_and(|value| ints.contains(value)),
+            View::Big(table) => {
                 table.find(seeded::hash(table.seed(), member), |e| e.key() == member).is_some()
             }
         }
@@ -161,18 +154,18 @@ impl Set {
 
     /// Adds a member; `false` if it was there.
     pub fn insert(&mut self, member: &[u8], thresholds: &Thresholds) -> bool {
-        if let Body::Ints(ints) = &mut self.body {
+        if let ViewMut::Small(ints) = self.word.view_mut() {
             if let Some(value) = parse_int(member) {
                 let is_new = ints.insert(value);
                 // The hard cap keeps insertion into the array bounded, as in Redis.
-                if is_new && ints.len() > thresholds.set_max_intset_entries.min(1 << 30) {
+                if is_new && ints.len() > thresholds.set_max_intset_entries.min(1 << 28) {
                     self.convert(thresholds.hash_seed);
                 }
                 return is_new;
             }
             self.convert(thresholds.hash_seed);
         }
-        let Body::Table(table) = &mut self.body else { unreachable!("converted above") };
+        let ViewMut::Big(table) = self.word.view_mut() else { unreachable!("converted above") };
         let hash = seeded::hash(table.seed(), member);
         if table.find(hash, |e| e.key() == member).is_some() {
             return false;
@@ -183,28 +176,46 @@ impl Set {
 
     /// Removes a member; `false` if it was not there.
     pub fn remove(&mut self, member: &[u8]) -> bool {
-        match &mut self.body {
-            Body::Ints(ints) => parse_int(member).is_some_and(|value| ints.remove(value)),
-            Body::Table(table) => {
+        match self.word.view_mut() {
+            ViewMut::Small(ints) => parse_int(member).is_some_and(|value| ints.remove(value)),
+            ViewMut::Big(table) => {
                 let hash = seeded::hash(table.seed(), member);
                 table.remove(hash, |e| e.key() == member).is_some()
             }
         }
     }
 
+    /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
+    #[inline]
+    pub(crate) fn prefetch(&self, member: &[u8], stage: usize) -> bool {
+        let View::Big(table) = self.word.view() else { return stage == 0 && !self.word.prefetch_small() };
+        let hash = seeded::hash(table.seed(), member);
+        if stage == 0 {
+            table.prefetch(hash);
+        } else if let Some(element) = table.find(hash, |_| true) {
+            element.prefetch();
+        }
+        stage == 0
+    }
+
+    /// Moves what small sets hold out of spans that are being emptied.
+    pub(crate) fn leave_span(&mut self) {
+        self.word.leave_span();
+    }
+
     /// All members.
     pub fn iter(&self) -> Iter<'_> {
-        match &self.body {
-            Body::Ints(ints) => Iter::Ints(ints, 0),
-            Body::Table(table) => Iter::Table(table.iter()),
+        match self.word.view() {
+            View::Small(ints) => Iter::Ints(ints, 0),
+            View::Big(table) => Iter::Table(table.iter()),
         }
     }
 
     /// The member with number `index`: each number below `len()` names another member until the set changes.
     pub fn at(&self, index: usize) -> Option<Member<'_>> {
-        match &self.body {
-            Body::Ints(ints) => ints.get(index).map(int_member),
-            Body::Table(table) => table.at(index).map(|e| Member::Bytes(e.key())),
+        match self.word.view() {
+            View::Small(ints) => ints.get(index).map(int_member),
+            View::Big(table) => table.at(index).map(|e| Member::Bytes(e.key())),
         }
     }
 
@@ -215,24 +226,24 @@ impl Set {
 
     /// SSCAN: yields about `count` members from `cursor` on and returns the next cursor, 0 at the end. Integers are yielded all at once.
     pub fn scan<'a>(&'a self, cursor: u64, count: usize, f: &mut dyn FnMut(Member<'a>)) -> u64 {
-        match &self.body {
-            Body::Ints(_) => {
+        match self.word.view() {
+            View::Small(_) => {
                 self.iter().for_each(f);
                 0
             }
-            Body::Table(table) => table.scan(cursor, count, |e| f(Member::Bytes(e.key()))),
+            View::Big(table) => table.scan(cursor, count, |e| f(Member::Bytes(e.key()))),
         }
     }
 
     fn convert(&mut self, seed: u64) {
-        let Body::Ints(ints) = &self.body else { return };
+        let View::Small(ints) = self.word.view() else { return };
         let mut table = Box::new(Table::new(seed));
         for value in ints.iter() {
             let text = IntText::new(value);
             let hash = seeded::hash(seed, &text);
             table.insert(hash, Element::new(hash, &text, b""));
         }
-        self.body = Body::Table(table);
+        self.word = Word::big(table);
     }
 }
 

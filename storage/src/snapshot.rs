@@ -479,7 +479,7 @@ mod tests {
                 let (len, expire) = old.unwrap_or_else(|| {
                     let mut list = List::new();
                     list.push_back(b"x", &Thresholds::default());
-                    db_mut.insert(&k, ks.hash(&k), Value::List(Box::new(list)), None);
+                    db_mut.insert(&k, ks.hash(&k), Value::List(list), None);
                     (1, None)
                 });
                 model.insert((db, k), (format!("list of {len}"), expire));

@@ -33,10 +33,10 @@ impl Kind {
 /// A value that belongs to nobody's table.
 pub enum Value {
     Str(Box<[u8]>),
-    List(Box<List>),
-    Set(Box<Set>),
-    Hash(Box<Hash>),
-    ZSet(Box<ZSet>),
+    List(List),
+    Set(Set),
+    Hash(Hash),
+    ZSet(ZSet),
     Stream(Box<Stream>),
 }
 
@@ -108,14 +108,14 @@ impl ValueRef<'_> {
         }
     }
 
-    /// Bytes outside the key's entry: the collection and all it holds; zero for strings.
+    /// Bytes outside the key's entry: what the collection holds; zero for strings.
     pub fn outside_bytes(&self) -> usize {
         match self {
             ValueRef::Str(_) => 0,
-            ValueRef::List(v) => class_size(size_of::<List>()) + v.heap_bytes(),
-            ValueRef::Set(v) => class_size(size_of::<Set>()) + v.heap_bytes(),
-            ValueRef::Hash(v) => class_size(size_of::<Hash>()) + v.heap_bytes(),
-            ValueRef::ZSet(v) => class_size(size_of::<ZSet>()) + v.heap_bytes(),
+            ValueRef::List(v) => v.heap_bytes(),
+            ValueRef::Set(v) => v.heap_bytes(),
+            ValueRef::Hash(v) => v.heap_bytes(),
+            ValueRef::ZSet(v) => v.heap_bytes(),
             ValueRef::Stream(v) => class_size(size_of::<Stream>()) + v.heap_bytes(),
         }
     }

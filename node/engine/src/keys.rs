@@ -96,7 +96,7 @@ pub trait Collection: Sized {
 }
 
 macro_rules! collection {
-    ($t:ident, $is_empty:expr) => {
+    ($t:ident, $is_empty:expr, $wrap:expr) => {
         impl Collection for $t {
             fn of(value: ValueRef<'_>) -> Option<&Self> {
                 if let ValueRef::$t(v) = value { Some(v) } else { None }
@@ -112,17 +112,17 @@ macro_rules! collection {
                 $t::new()
             }
             fn into_value(self) -> Value {
-                Value::$t(Box::new(self))
+                Value::$t($wrap(self))
             }
         }
     };
 }
-collection!(List, |v| v.len() == 0);
-collection!(Set, |v| v.len() == 0);
-collection!(Hash, |v| v.len() == 0);
-collection!(ZSet, |v| v.len() == 0);
+collection!(List, |v| v.len() == 0, |v| v);
+collection!(Set, |v| v.len() == 0, |v| v);
+collection!(Hash, |v| v.len() == 0, |v| v);
+collection!(ZSet, |v| v.len() == 0, |v| v);
 // A stream without entries still has its last id and its groups.
-collection!(Stream, |_| false);
+collection!(Stream, |_| false, Box::new);
 
 impl<'g> Keys<'g> {
     /// Borrows the worker's unit, statistics and list of effects; [`Keys::give_back`] returns them.

@@ -22,6 +22,9 @@ pub struct Command {
     /// Set of [`acl`] categories beyond those that flags and group imply.
     pub acl: u32,
     pub keys: &'static [KeySpec],
+    /// Number of the argument that names an element of the collection at the first key, whose memory is asked for ahead;
+    /// 0: none.
+    pub element: u8,
     pub args: &'static [Arg],
     pub tips: &'static [&'static str],
     pub history: &'static [(&'static str, &'static str)],
@@ -48,6 +51,7 @@ impl Command {
         flags: 0,
         acl: 0,
         keys: &[],
+        element: 0,
         args: &[],
         tips: &[],
         history: &[],

@@ -106,7 +106,7 @@ impl Bench {
             keyspace: Arc::new(Keyspace::new(16, [1, 2])),
             table,
             feed: Arc::new(NoFeed),
-            scripts: Default::default(),
+            scripts: Arc::default(),
         };
         let mut bench = Bench {
             engine,

@@ -5,28 +5,21 @@ pub mod seeded;
 pub(crate) mod table;
 
 use crate::packed::{self, PACKED_BYTES_MAX, Packed};
+use crate::slab::class_size;
+use crate::thin::{View, ViewMut, Word};
 use crate::thresholds::Thresholds;
 use element::Element;
 use table::Table;
 
 /// Fields and values. Order is that of insertion while packed, that of the keyed hash afterwards.
-#[derive(Clone)]
+#[derive(Clone, Default)]
+#[repr(transparent)]
 pub struct Hash {
-    body: Body,
+    /// Packed: field, value, field, value ...
+    word: Word<Packed, Fields>,
 }
 
-#[derive(Clone)]
-enum Body {
-    /// Field, value, field, value ...
-    Packed(Packed),
-    Table(Box<Table<Element<true>>>),
-}
-
-impl Default for Hash {
-    fn default() -> Hash {
-        Hash { body: Body::Packed(Packed::new()) }
-    }
-}
+type Fields = Table<Element<true>>;
 
 impl Hash {
     /// An empty hash; allocates nothing.
@@ -36,17 +29,17 @@ impl Hash {
 
     /// The name OBJECT ENCODING gives: `listpack` or `hashtable`.
     pub fn encoding(&self) -> &'static str {
-        match self.body {
-            Body::Packed(_) => "listpack",
-            Body::Table(_) => "hashtable",
+        match self.word.view() {
+            View::Small(_) => "listpack",
+            View::Big(_) => "hashtable",
         }
     }
 
     /// Number of fields.
     pub fn len(&self) -> usize {
-        match &self.body {
-            Body::Packed(packed) => packed.len() / 2,
-            Body::Table(table) => table.len(),
+        match self.word.view() {
+            View::Small(packed) => packed.len() / 2,
+            View::Big(table) => table.len(),
         }
     }
 
@@ -55,19 +48,19 @@ impl Hash {
         self.len() == 0
     }
 
-    /// Bytes allocated beyond the struct itself.
+    /// Bytes allocated beyond the eight of the value itself.
     pub fn heap_bytes(&self) -> usize {
-        match &self.body {
-            Body::Packed(packed) => packed.heap_bytes(),
-            Body::Table(table) => size_of_val(&**table) + table.heap_bytes(),
+        match self.word.view() {
+            View::Small(packed) => packed.heap_bytes(),
+            View::Big(table) => class_size(size_of::<Fields>()) + table.heap_bytes(),
         }
     }
 
     /// The value of a field.
     pub fn get(&self, field: &[u8]) -> Option<&[u8]> {
-        match &self.body {
-            Body::Packed(packed) => find(packed, field).map(|(_, value)| value),
-            Body::Table(table) => {
+        match self.word.view() {
+            View::Small(packed) => find(packed, field).map(|(_, value)| value),
+            View::Big(table) => {
                 let hash = seeded::hash(table.seed(), field);
                 table.find(hash, |e| e.key() == field).map(|e| e.get().1)
             }
@@ -81,60 +74,74 @@ impl Hash {
 
     /// Sets a field; `true` if it is new.
     pub fn set(&mut self, field: &[u8], value: &[u8], thresholds: &Thresholds) -> bool {
-        if field.len().max(value.len()) > thresholds.hash_max_listpack_value {
+        if let ViewMut::Small(packed) = self.word.view_mut() {
+            let is_short = field.len().max(value.len()) <= thresholds.hash_max_listpack_value
+                && packed.bytes() + field.len() + value.len() <= PACKED_BYTES_MAX;
+            if is_short {
+                if let Some((at, _)) = find(packed, field) {
+                    packed.replace(at, value);
+                    return false;
+                }
+                if packed.len() / 2 < thresholds.hash_max_listpack_entries {
+                    packed.insert_pair(packed.bytes(), field, value);
+                    return true;
+                }
+            }
             self.convert(thresholds.hash_seed);
         }
-        match &mut self.body {
-            Body::Packed(packed) => {
-                let at = find(packed, field).map(|(at, _)| at);
-                match at {
-                    Some(at) => packed.replace(at, value),
-                    None => {
-                        packed.push_back(field);
-                        packed.push_back(value);
-                    }
-                }
-                let (fields, bytes) = (packed.len() / 2, packed.bytes());
-                if fields > thresholds.hash_max_listpack_entries || bytes > PACKED_BYTES_MAX {
-                    self.convert(thresholds.hash_seed);
-                }
-                at.is_none()
-            }
-            Body::Table(table) => set(table, field, value),
-        }
+        let ViewMut::Big(table) = self.word.view_mut() else { unreachable!("converted above") };
+        set(table, field, value)
     }
 
     /// Removes a field; `false` if it was not there.
     pub fn remove(&mut self, field: &[u8]) -> bool {
-        match &mut self.body {
-            Body::Packed(packed) => {
+        match self.word.view_mut() {
+            ViewMut::Small(packed) => {
                 let Some((value_at, _)) = find(packed, field) else { return false };
-                let at = value_at - packed::entry_bytes(field.len());
-                packed.remove(at, 2) == 2
+                packed.remove_pair(value_at - packed::entry_bytes(field.len()));
+                true
             }
-            Body::Table(table) => {
+            ViewMut::Big(table) => {
                 let hash = seeded::hash(table.seed(), field);
                 table.remove(hash, |e| e.key() == field).is_some()
             }
         }
     }
 
+    /// Asks the CPU for what a look-up of a field will read, one step further at each `stage`; whether there is another.
+    #[inline]
+    pub(crate) fn prefetch(&self, field: &[u8], stage: usize) -> bool {
+        let View::Big(table) = self.word.view() else { return stage == 0 && !self.word.prefetch_small() };
+        let hash = seeded::hash(table.seed(), field);
+        if stage == 0 {
+            table.prefetch(hash);
+        } else if let Some(element) = table.find(hash, |_| true) {
+            element.prefetch();
+        }
+        stage == 0
+    }
+
+    /// Moves what small hashes hold out of spans that are being emptied.
+    pub(crate) fn leave_span(&mut self) {
+        self.word.leave_span();
+    }
+
     /// All fields with their values.
     pub fn iter(&self) -> Iter<'_> {
-        match &self.body {
-            Body::Packed(packed) => Iter { body: IterBody::Packed(packed.iter()), left: self.len() },
-            Body::Table(table) => Iter { body: IterBody::Table(table.iter()), left: self.len() },
+        match self.word.view() {
+            View::Small(packed) => Iter { body: IterBody::Packed(packed.iter()), left: self.len() },
+            View::Big(table) => Iter { body: IterBody::Table(table.iter()), left: self.len() },
         }
     }
 
     /// The field with number `index`: each number below `len()` names another field until the hash changes.
     pub fn at(&self, index: usize) -> Option<(&[u8], &[u8])> {
-        match &self.body {
-            Body::Packed(packed) => {
+        match self.word.view() {
+            View::Small(packed) => {
                 let mut iter = packed.iter_from(packed.position((2 * index).min(packed.len())));
                 Some((iter.next()?, iter.next()?))
             }
-            Body::Table(table) => table.at(index).map(Element::get),
+            View::Big(table) => table.at(index).map(Element::get),
         }
     }
 
@@ -145,24 +152,24 @@ impl Hash {
 
     /// HSCAN: yields about `count` fields from `cursor` on and returns the next cursor, 0 at the end. A packed hash is yielded whole.
     pub fn scan<'a>(&'a self, cursor: u64, count: usize, f: &mut dyn FnMut(&'a [u8], &'a [u8])) -> u64 {
-        match &self.body {
-            Body::Packed(_) => {
+        match self.word.view() {
+            View::Small(_) => {
                 self.iter().for_each(|(field, value)| f(field, value));
                 0
             }
-            Body::Table(table) => table.scan(cursor, count, |e| f(e.get().0, e.get().1)),
+            View::Big(table) => table.scan(cursor, count, |e| f(e.get().0, e.get().1)),
         }
     }
 
     fn convert(&mut self, seed: u64) {
-        let Body::Packed(packed) = &self.body else { return };
+        let View::Small(packed) = self.word.view() else { return };
         let mut table = Box::new(Table::new(seed));
         let mut iter = packed.iter();
         while let (Some(field), Some(value)) = (iter.next(), iter.next()) {
             let hash = seeded::hash(seed, field);
             table.insert(hash, Element::new(hash, field, value));
         }
-        self.body = Body::Table(table);
+        self.word = Word::big(table);
     }
 }
 

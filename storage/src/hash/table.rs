@@ -7,14 +7,48 @@
 //! start of the next interval returns each item that was present throughout, as SCAN promises.
 //! Invariants: `count` of a directory is the number of items below it; local depth <= directory depth <= 8.
 
-/// What a table holds.
+use crate::segment::prefetch;
+
+/// What a table holds: a word with some bits of the item's hash on top.
 pub trait Slot {
+    /// Where the hash bits of the word begin.
+    const TAG_SHIFT: u32;
+    /// Those bits of a hash.
+    fn tag_of(hash: u64) -> u64;
+    /// The word of this item.
+    fn word(&self) -> u64;
     /// The full hash, as given at insertion. Asked for at splits only.
     fn hash(&self, seed: u64) -> u64;
-    /// Whether this item can have that hash: cheap, and wrong only towards `true`.
-    fn may_be(&self, hash: u64) -> bool;
     /// Bytes allocated outside the table.
     fn heap_bytes(&self) -> usize;
+
+    /// Whether this item can have that hash: cheap, and wrong only towards `true`.
+    #[inline]
+    fn may_be(&self, hash: u64) -> bool {
+        self.word() >> Self::TAG_SHIFT == Self::tag_of(hash)
+    }
+}
+
+/// The number of the first item with this hash that `is` accepts. Eight words are compared at a time, without branches.
+#[inline]
+fn position<T: Slot>(items: &[T], hash: u64, is: impl Fn(&T) -> bool) -> Option<usize> {
+    let tag = T::tag_of(hash);
+    let (eights, rest) = items.as_chunks::<8>();
+    for (number, eight) in eights.iter().enumerate() {
+        let mut mask = 0u32;
+        for (i, item) in eight.iter().enumerate() {
+            mask |= u32::from(item.word() >> T::TAG_SHIFT == tag) << i;
+        }
+        while mask != 0 {
+            let i = mask.trailing_zeros() as usize;
+            if is(&eight[i]) {
+                return Some(8 * number + i);
+            }
+            mask &= mask - 1;
+        }
+    }
+    let found = rest.iter().position(|item| item.may_be(hash) && is(item))?;
+    Some(8 * eights.len() + found)
 }
 
 /// An unordered multiset of items, found by hash.
@@ -91,7 +125,27 @@ impl<T: Slot> Table<T> {
 
     /// The first item with this hash that `is` accepts.
     pub fn find(&self, hash: u64, is: impl Fn(&T) -> bool) -> Option<&T> {
-        self.segment(hash).0.iter().find(|t| t.may_be(hash) && is(t))
+        let items = self.items(hash);
+        position(items, hash, is).map(|i| &items[i])
+    }
+
+    /// Asks the CPU for the lines of the segment that covers a hash.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        self.items(hash).chunks(64 / size_of::<T>()).for_each(|line| prefetch(line.as_ptr().cast()));
+    }
+
+    /// The items of the segment that covers a hash.
+    #[inline]
+    fn items(&self, hash: u64) -> &[T] {
+        let (mut dir, mut level) = (&self.root, 0);
+        loop {
+            match &dir.children[dir.map[dir.index(hash, level)] as usize].node {
+                Node::Dir(next) => dir = next,
+                Node::Segment(items) => return items,
+            }
+            level += 1;
+        }
     }
 
     /// Lets `change` work on the first such item, and keeps the byte count. `None`: there is no such item.
@@ -108,7 +162,8 @@ impl<T: Slot> Table<T> {
             match &mut dir.children[child].node {
                 Node::Dir(next) => dir = next,
                 Node::Segment(items) => {
-                    let item = items.iter_mut().find(|t| t.may_be(hash) && is(t))?;
+                    let found = position(items, hash, is)?;
+                    let item = &mut items[found];
                     let before = item.heap_bytes();
                     let result = change(item);
                     self.bytes = self.bytes + item.heap_bytes() - before;
@@ -295,7 +350,7 @@ impl<T: Slot> Dir<T> {
                 (item, grown)
             }
             Node::Segment(items) => {
-                let found = items.iter().position(|t| t.may_be(hash) && is(t))?;
+                let found = position(items, hash, is)?;
                 let had = items.capacity();
                 let item = items.swap_remove(found);
                 shrink(items);
@@ -446,11 +501,15 @@ mod tests {
     struct Bare(u64);
 
     impl Slot for Bare {
+        const TAG_SHIFT: u32 = 56;
+        fn tag_of(hash: u64) -> u64 {
+            u64::from(hash as u8)
+        }
+        fn word(&self) -> u64 {
+            self.0 << 56
+        }
         fn hash(&self, _: u64) -> u64 {
             self.0
-        }
-        fn may_be(&self, hash: u64) -> bool {
-            self.0 as u8 == hash as u8
         }
         fn heap_bytes(&self) -> usize {
             0

@@ -1,85 +1,452 @@
-//! Blocks of packed nodes, and how much one node may hold.
+//! A node of a list: byte strings in a row in one allocation behind a thin pointer.
+//!
+//! `[head u32][end u32][count u32]`, then room of which `head..end` is in use by entries of
+//! `[length][bytes][length, reversed]` with 7-bit variable lengths, so that both directions are cheap. Room may stand at
+//! either end: adding and taking at an end moves nothing.
+//! Invariant: the bytes in use are exactly `count` well-formed entries.
 
-use crate::packed::Packed;
-use crate::thresholds::Thresholds;
-use std::collections::VecDeque;
+use crate::packed::{len_width, read_len, write_len};
+use crate::slab::class_size;
+use crate::thin::{Bytes, Small};
 
-/// Nodes per block: a choice, so that a change moves at most 4 KiB of node headers.
-pub const BLOCK_NODES_MAX: usize = 128;
+/// Before the entries, in the allocation: its length, and the three numbers.
+const HEADER: usize = 12;
+/// What an allocation holds beside room for entries.
+pub const OVERHEAD: usize = HEADER + 4;
 
-/// Some neighbouring nodes and the number of entries in them.
-#[derive(Clone, Default)]
-pub struct Block {
-    pub nodes: VecDeque<Packed>,
-    pub len: usize,
-}
+/// Byte strings in a row, each addressed by its position: the byte offset of its entry.
+#[derive(Default, Clone)]
+#[repr(transparent)]
+pub struct Node(Bytes);
 
-impl Drop for Block {
-    fn drop(&mut self) {
-        // Of up to 8 KiB each.
-        crate::pace::freed(4 * self.nodes.len() as u32);
+// SAFETY: transparent.
+unsafe impl Small for Node {
+    fn leave_span(&mut self) {
+        self.0.leave_span();
+    }
+    fn start(&self) -> *const u8 {
+        self.0.start()
     }
 }
 
-impl Block {
-    /// Node and entry in the node of entry `index` of this block.
-    pub fn seek(&self, index: usize) -> Option<(usize, usize)> {
-        if index < self.len / 2 {
-            return walk(self.nodes.iter().map(Packed::len), index);
-        }
-        let mut end = self.len;
-        for (number, node) in self.nodes.iter().enumerate().rev() {
-            end -= node.len();
-            if end <= index {
-                return Some((number, index - end));
+impl Node {
+    #[inline]
+    fn number(&self, index: usize) -> usize {
+        self.0
+            .get()
+            .get(4 * index..)
+            .and_then(|bytes| bytes.first_chunk())
+            .map_or(0, |n| u32::from_le_bytes(*n) as usize)
+    }
+    #[inline]
+    fn head(&self) -> usize {
+        self.number(0)
+    }
+    #[inline]
+    fn end(&self) -> usize {
+        self.number(1)
+    }
+    #[inline]
+    fn set(&mut self, head: usize, end: usize, count: usize) {
+        let to = &mut self.0.get_mut()[..HEADER];
+        to[..4].copy_from_slice(&(head as u32).to_le_bytes());
+        to[4..8].copy_from_slice(&(end as u32).to_le_bytes());
+        to[8..].copy_from_slice(&(count as u32).to_le_bytes());
+    }
+    /// Bytes of room, in use or not.
+    fn room(&self) -> usize {
+        self.0.len().saturating_sub(HEADER)
+    }
+
+    /// Number of entries.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.number(2)
+    }
+
+    /// Whether there is no entry.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of all entries with their lengths.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.end() - self.head()
+    }
+
+    /// Bytes allocated.
+    #[inline]
+    pub fn heap_bytes(&self) -> usize {
+        self.0.heap_bytes()
+    }
+
+    #[inline]
+    fn body(&self) -> &[u8] {
+        self.0.get().get(HEADER + self.head()..HEADER + self.end()).unwrap_or(&[])
+    }
+
+    /// All entries in order, from either end.
+    #[inline]
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { body: self.body(), at: 0, end: self.bytes() }
+    }
+
+    /// The entries from position `at` on.
+    pub fn iter_from(&self, at: usize) -> Iter<'_> {
+        Iter { body: self.body(), at, end: self.bytes() }
+    }
+
+    /// The entries between two positions.
+    pub fn iter_between(&self, from: usize, to: usize) -> Iter<'_> {
+        Iter { body: self.body(), at: from, end: to }
+    }
+
+    /// Position of entry `index`, found from the nearer end; `index == len()` is the position past the last.
+    pub fn position(&self, index: usize) -> usize {
+        assert!(index <= self.len());
+        if index <= self.len() / 2 {
+            let mut iter = self.iter();
+            for _ in 0..index {
+                iter.next();
             }
+            iter.at
+        } else {
+            let mut iter = self.iter();
+            for _ in index..self.len() {
+                iter.next_back();
+            }
+            iter.end
         }
-        None
     }
 
-    /// Cuts a block that is over its bound in two; at either edge of a growing list the cut leaves the full part behind.
-    pub fn split(&mut self) -> Option<Block> {
-        if self.nodes.len() <= BLOCK_NODES_MAX {
+    /// The entry with number `index`.
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        if index >= self.len() {
             return None;
         }
-        let nodes = self.nodes.split_off(self.nodes.len() / 2);
-        let len = nodes.iter().map(Packed::len).sum();
-        self.len -= len;
-        Some(Block { nodes, len })
-    }
-}
-
-/// The part and the place in it where `index` falls, over parts of these lengths.
-pub fn walk(lens: impl Iterator<Item = usize>, index: usize) -> Option<(usize, usize)> {
-    let mut left = index;
-    for (number, len) in lens.enumerate() {
-        if left < len {
-            return Some((number, left));
+        if index + 1 == self.len() {
+            return self.iter().next_back();
         }
-        left -= len;
+        self.iter_from(self.position(index)).next()
     }
-    None
-}
 
-/// What one node may hold, from `list-max-listpack-size`.
-#[derive(Clone, Copy)]
-pub struct Limit {
-    entries: usize,
-    bytes: usize,
-}
+    /// Adds an entry behind the last. Room grows up to an allocation of `limit` bytes where that is enough.
+    #[inline]
+    pub fn push_back(&mut self, bytes: &[u8], limit: usize) {
+        self.insert(self.bytes(), bytes, limit);
+    }
 
-impl Limit {
-    /// A positive size counts entries (of 8 KiB together at most, as in Redis); -1 to -5 are 4 to 64 KiB.
-    pub fn of(thresholds: &Thresholds) -> Limit {
-        match thresholds.list_max_listpack_size {
-            size @ 1.. => Limit { entries: size as usize, bytes: 8192 },
-            0 => Limit { entries: 1, bytes: 8192 },
-            size => Limit { entries: usize::MAX, bytes: 4096 << (-i64::from(size) - 1).min(4) },
+    /// Adds an entry before the first.
+    #[inline]
+    pub fn push_front(&mut self, bytes: &[u8], limit: usize) {
+        self.insert(0, bytes, limit);
+    }
+
+    /// Puts an entry at a position, before the one that stands there.
+    pub fn insert(&mut self, at: usize, bytes: &[u8], limit: usize) {
+        let need = entry_bytes(bytes.len());
+        let count = self.len() + 1;
+        write_entry(self.splice(at, 0, need, count, limit), bytes);
+    }
+
+    /// Removes up to `count` entries from a position on; returns how many there were.
+    pub fn remove(&mut self, at: usize, count: usize) -> usize {
+        let mut iter = self.iter_from(at);
+        let mut gone = 0;
+        while gone < count && iter.next().is_some() {
+            gone += 1;
+        }
+        let old = iter.at - at;
+        self.splice(at, old, 0, self.len() - gone, 0);
+        self.give_back();
+        gone
+    }
+
+    /// Replaces the entry at a position.
+    pub fn replace(&mut self, at: usize, bytes: &[u8], limit: usize) {
+        let mut iter = self.iter_from(at);
+        assert!(iter.next().is_some(), "an entry stands at the position");
+        let old = iter.at - at;
+        write_entry(self.splice(at, old, entry_bytes(bytes.len()), self.len(), limit), bytes);
+        self.give_back();
+    }
+
+    /// Cuts the sequence in two before entry `index` and returns the second part.
+    pub fn split_off(&mut self, index: usize) -> Node {
+        let at = self.position(index);
+        let mut tail = Node::default();
+        let part = &self.body()[at..];
+        if !part.is_empty() {
+            tail.splice(0, 0, part.len(), self.len() - index, 0).copy_from_slice(part);
+        }
+        self.splice(at, self.bytes() - at, 0, index, 0);
+        self.give_back();
+        tail
+    }
+
+    /// Adds all entries of another sequence behind the last.
+    pub fn append(&mut self, other: &Node, limit: usize) {
+        let body = other.body();
+        if !body.is_empty() {
+            let count = self.len() + other.len();
+            self.splice(self.bytes(), 0, body.len(), count, limit).copy_from_slice(body);
         }
     }
 
-    /// Whether a node with so much in it is within the limit. One entry always is.
-    pub fn admits(self, entries: usize, bytes: usize) -> bool {
-        entries <= 1 || entries <= self.entries && bytes <= self.bytes
+    /// Gives up all room: nothing will be added soon.
+    pub fn shrink(&mut self) {
+        if self.heap_bytes() > class_size(OVERHEAD + self.bytes()) {
+            self.rebuild(0, 0, 0, self.len(), self.bytes());
+        }
+    }
+
+    /// Makes the `old` bytes of entries at `at` into `new` bytes, which are returned to be written, and the count into
+    /// `count`.
+    fn splice(&mut self, at: usize, old: usize, new: usize, count: usize, limit: usize) -> &mut [u8] {
+        let (head, end, room) = (self.head(), self.end(), self.room());
+        let (used, behind) = (end - head, end - head - at - old);
+        let (front, back) = (head, room - end);
+        let more = new.saturating_sub(old);
+        // The part that moves, if its side has the room: the shorter one.
+        let moves_front = if at <= behind { front >= more } else { back < more && front >= more };
+        let (head, end) = if moves_front && room > 0 {
+            let to = head + old - new.min(head + old);
+            debug_assert!(head + old >= new);
+            self.0.get_mut().copy_within(HEADER + head..HEADER + head + at, HEADER + to);
+            (to, end)
+        } else if back >= more && room > 0 {
+            let to = end - old + new;
+            self.0.get_mut().copy_within(HEADER + head + at + old..HEADER + end, HEADER + head + at + new);
+            (head, to)
+        } else {
+            self.make_room(at, old, new, count, limit);
+            return self.span(at, new);
+        };
+        debug_assert_eq!(end - head, used - old + new);
+        self.set(head, end, count);
+        self.span(at, new)
+    }
+
+    fn span(&mut self, at: usize, len: usize) -> &mut [u8] {
+        let from = HEADER + self.head() + at;
+        &mut self.0.get_mut()[from..from + len]
+    }
+
+    /// As `splice`, where neither side has the room: with a larger allocation, or by moving everything to the other side.
+    #[cold]
+    fn make_room(&mut self, at: usize, old: usize, new: usize, count: usize, limit: usize) {
+        let need = self.bytes() - old + new;
+        let spare = self.room().saturating_sub(need);
+        // Moving everything pays when it gives room for some time; at the limit there is no other way.
+        let room = if spare > need / 4 || need <= self.room() && self.room() + OVERHEAD >= limit {
+            self.room()
+        } else {
+            let least = OVERHEAD + need;
+            let want = if least < DOUBLES_FROM { least + need / 8 } else { 2 * least };
+            class_size(want.min(limit).max(least)) - OVERHEAD
+        };
+        self.rebuild(at, old, new, count, room);
+    }
+
+    /// A new allocation with so much room, which is spare on the side where bytes were added.
+    fn rebuild(&mut self, at: usize, old: usize, new: usize, count: usize, room: usize) {
+        let body = self.body();
+        let need = body.len() - old + new;
+        let head = if at < body.len().div_ceil(2) { room - need } else { 0 };
+        let mut to = Node(Bytes::zeroed(HEADER + room));
+        to.set(head, head + need, count);
+        let place = &mut to.0.get_mut()[HEADER + head..HEADER + head + need];
+        place[..at].copy_from_slice(&body[..at]);
+        place[at + new..].copy_from_slice(&body[at + old..]);
+        *self = to;
+    }
+
+    /// Gives memory back once less than half of the allocation is in use.
+    fn give_back(&mut self) {
+        if self.is_empty() {
+            *self = Node::default();
+        } else if self.heap_bytes() > 64 && self.bytes() < self.room() / 2 {
+            let room = class_size(OVERHEAD + self.bytes() + self.bytes() / 8) - OVERHEAD;
+            self.rebuild(self.bytes(), 0, 0, self.len(), room);
+        }
+    }
+}
+
+/// Allocations from here on double until they reach their limit; smaller ones grow by an eighth, since most lists that
+/// are small stay so. A choice.
+const DOUBLES_FROM: usize = 1024;
+
+/// Entries of a node in order, from either end.
+#[derive(Clone)]
+pub struct Iter<'a> {
+    body: &'a [u8],
+    at: usize,
+    end: usize,
+}
+
+impl Iter<'_> {
+    /// Position of the entry that `next` would yield.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.at >= self.end {
+            return None;
+        }
+        let first = self.body[self.at];
+        let (len, width) =
+            if first < 0x80 { (first as usize, 1) } else { read_len(self.body[self.at..].iter()) };
+        let from = self.at + width;
+        self.at = from + len + width;
+        Some(&self.body[from..from + len])
+    }
+}
+
+impl<'a> DoubleEndedIterator for Iter<'a> {
+    #[inline]
+    fn next_back(&mut self) -> Option<&'a [u8]> {
+        if self.at >= self.end {
+            return None;
+        }
+        let last = self.body[self.end - 1];
+        let (len, width) =
+            if last < 0x80 { (last as usize, 1) } else { read_len(self.body[..self.end].iter().rev()) };
+        let to = self.end - width;
+        self.end = to - len - width;
+        Some(&self.body[to - len..to])
+    }
+}
+
+/// Bytes an entry of `len` bytes occupies.
+#[inline]
+pub fn entry_bytes(len: usize) -> usize {
+    len + 2 * len_width(len)
+}
+
+#[inline]
+fn write_entry(to: &mut [u8], bytes: &[u8]) {
+    let width = len_width(bytes.len());
+    let (head, rest) = to.split_at_mut(width);
+    let (body, tail) = rest.split_at_mut(bytes.len());
+    write_len(head, bytes.len());
+    head.iter().zip(tail.iter_mut().rev()).for_each(|(byte, mirror)| *mirror = *byte);
+    body.copy_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Back(usize),
+        Front(usize),
+        Insert(usize, usize),
+        Remove(usize, usize),
+        Replace(usize, usize),
+        SplitJoin(usize),
+        Shrink,
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let size = prop_oneof![0..10usize, 120..135usize, Just(1500usize), Just(20_000usize)];
+        let op = prop_oneof![
+            size.clone().prop_map(Op::Back),
+            size.clone().prop_map(Op::Front),
+            (any::<usize>(), size.clone()).prop_map(|(i, s)| Op::Insert(i, s)),
+            (any::<usize>(), 0..3usize).prop_map(|(i, n)| Op::Remove(i, n)),
+            (any::<usize>(), size).prop_map(|(i, s)| Op::Replace(i, s)),
+            any::<usize>().prop_map(Op::SplitJoin),
+            Just(Op::Shrink),
+        ];
+        prop::collection::vec(op, 1..80)
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_vec(limit in prop_oneof![Just(8192usize), Just(0usize)], ops in ops()) {
+            let mut node = Node::default();
+            let mut model: Vec<Vec<u8>> = Vec::new();
+            for (n, op) in ops.into_iter().enumerate() {
+                let text = |size: usize| vec![n as u8; size];
+                match op {
+                    Op::Back(s) => { node.push_back(&text(s), limit); model.push(text(s)); }
+                    Op::Front(s) => { node.push_front(&text(s), limit); model.insert(0, text(s)); }
+                    Op::Insert(i, s) => {
+                        let i = i % (model.len() + 1);
+                        node.insert(node.position(i), &text(s), limit);
+                        model.insert(i, text(s));
+                    }
+                    Op::Remove(i, count) => {
+                        let i = i % (model.len() + 1);
+                        let gone = node.remove(node.position(i), count);
+                        prop_assert_eq!(gone, count.min(model.len() - i));
+                        model.drain(i..i + gone);
+                    }
+                    Op::Replace(i, s) if !model.is_empty() => {
+                        let i = i % model.len();
+                        node.replace(node.position(i), &text(s), limit);
+                        model[i] = text(s);
+                    }
+                    Op::Replace(..) => {}
+                    Op::SplitJoin(i) => {
+                        let tail = node.split_off(i % (model.len() + 1));
+                        node.append(&tail, limit);
+                    }
+                    Op::Shrink => {
+                        node.shrink();
+                        let exact = if model.is_empty() { 0 } else { class_size(OVERHEAD + node.bytes()) };
+                        prop_assert_eq!(node.heap_bytes(), exact);
+                    }
+                }
+                prop_assert_eq!(node.len(), model.len());
+                prop_assert!(node.iter().eq(model.iter()));
+                prop_assert!(node.iter().rev().eq(model.iter().rev()));
+                prop_assert_eq!(node.bytes(), model.iter().map(|m| entry_bytes(m.len())).sum::<usize>());
+                let middle = model.len() / 2;
+                prop_assert_eq!(node.get(middle), model.get(middle).map(|m| &m[..]));
+                let spare = node.heap_bytes().saturating_sub(node.bytes() + OVERHEAD);
+                prop_assert!(spare <= 64.max(node.bytes() + OVERHEAD) + node.heap_bytes() / 4, "{spare}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_node_fills_its_limit_from_either_end() {
+        for front in [false, true] {
+            let mut node = Node::default();
+            while node.bytes() + OVERHEAD + 10 <= 8192 {
+                if front {
+                    node.push_front(&[1; 8], 8192)
+                } else {
+                    node.push_back(&[1; 8], 8192)
+                }
+                assert!(node.heap_bytes() <= 8192);
+            }
+            assert_eq!((node.len(), node.heap_bytes()), (817, 8192));
+        }
+    }
+
+    #[test]
+    fn memory_comes_back() {
+        let mut node = Node::default();
+        for _ in 0..100 {
+            node.push_front(&[7; 100], 1 << 20);
+        }
+        while node.len() > 1 {
+            node.remove(0, 1);
+        }
+        assert!(node.heap_bytes() < 300, "{}", node.heap_bytes());
+        node.remove(0, 1);
+        assert_eq!(node.heap_bytes(), 0);
     }
 }

@@ -139,7 +139,7 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
             for _ in 0..input.len()? {
                 list.push_back(&input.string()?, t);
             }
-            Value::List(Box::new(list))
+            Value::List(list)
         }
         kind::SET => {
             let mut set = Set::new();
@@ -148,7 +148,7 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
                     return Err(DUPLICATE);
                 }
             }
-            Value::Set(Box::new(set))
+            Value::Set(set)
         }
         kind::ZSET | kind::ZSET_2 => {
             let mut zset = ZSet::new();
@@ -161,7 +161,7 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
                 };
                 add_scored(&mut zset, &member, score, t)?;
             }
-            Value::ZSet(Box::new(zset))
+            Value::ZSet(zset)
         }
         kind::HASH => {
             let mut hash = Hash::new();
@@ -169,7 +169,7 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
                 let field = input.string()?;
                 add_field(&mut hash, &field, &input.string()?, t)?;
             }
-            Value::Hash(Box::new(hash))
+            Value::Hash(hash)
         }
         kind::LIST_ZIPLIST | kind::LIST_QUICKLIST | kind::LIST_QUICKLIST_2 => read_list(input, number, t)?,
         kind::SET_INTSET | kind::SET_LISTPACK => read_set(input, number, t)?,
@@ -183,7 +183,7 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
                 };
                 member.with(|member| add_scored(&mut zset, member, score, t))
             })?;
-            Value::ZSet(Box::new(zset))
+            Value::ZSet(zset)
         }
         kind::HASH_ZIPLIST | kind::HASH_LISTPACK => {
             let blob = input.string()?;
@@ -191,14 +191,14 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
             for_pairs(&blob, number == kind::HASH_LISTPACK, &mut |field, value| {
                 field.with(|field| value.with(|value| add_field(&mut hash, field, value, t)))
             })?;
-            Value::Hash(Box::new(hash))
+            Value::Hash(hash)
         }
         kind::HASH_ZIPMAP => {
             let blob = input.string()?;
             let mut hash = Hash::new();
             zipmap(&blob, &mut |field, value| add_field(&mut hash, field, value, t).ok())
                 .ok_or(Stop::Corrupt("a broken zipmap"))?;
-            Value::Hash(Box::new(hash))
+            Value::Hash(hash)
         }
         kind::VALKEY_HASH_2 if build.is_valkey => {
             let mut hash = Hash::new();
@@ -207,7 +207,7 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
                 field_expiries += (input.i64_le()? != -1) as u64;
                 add_field(&mut hash, &field, &value, t)?;
             }
-            Value::Hash(Box::new(hash))
+            Value::Hash(hash)
         }
         kind::HASH_METADATA | kind::HASH_METADATA_EARLY if !build.is_valkey => {
             if number == kind::HASH_METADATA {
@@ -219,7 +219,7 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
                 let field = input.string()?;
                 add_field(&mut hash, &field, &input.string()?, t)?;
             }
-            Value::Hash(Box::new(hash))
+            Value::Hash(hash)
         }
         kind::HASH_LISTPACK_EX | kind::HASH_LISTPACK_EX_EARLY if !build.is_valkey => {
             if number == kind::HASH_LISTPACK_EX {
@@ -230,7 +230,7 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
             field_expiries = for_triples(&blob, &mut |field, value| {
                 field.with(|field| value.with(|value| add_field(&mut hash, field, value, t)))
             })?;
-            Value::Hash(Box::new(hash))
+            Value::Hash(hash)
         }
         kind::STREAM | kind::STREAM_2 | kind::STREAM_3 => {
             Value::Stream(Box::new(read_stream(input, number, t)?))
@@ -277,7 +277,7 @@ fn read_list(input: &mut Input<'_>, number: u8, t: &Thresholds) -> Result<Value,
             })?;
         }
     }
-    Ok(Value::List(Box::new(list)))
+    Ok(Value::List(list))
 }
 
 fn read_set(input: &mut Input<'_>, number: u8, t: &Thresholds) -> Result<Value, Stop> {
@@ -291,7 +291,7 @@ fn read_set(input: &mut Input<'_>, number: u8, t: &Thresholds) -> Result<Value, 
         intset(&blob, &mut |value| set.insert(&IntText::new(value), t).then_some(()))
             .ok_or(Stop::Corrupt("a broken intset"))?;
     }
-    Ok(Value::Set(Box::new(set)))
+    Ok(Value::Set(set))
 }
 
 /// Calls `each` for the entries of a listpack or ziplist.

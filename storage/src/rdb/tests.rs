@@ -119,22 +119,22 @@ fn build(plain: &Plain) -> Value {
         Plain::List(elements) => {
             let mut list = List::new();
             elements.iter().for_each(|e| list.push_back(e, t));
-            Value::List(Box::new(list))
+            Value::List(list)
         }
         Plain::Set(members) => {
             let mut set = Set::new();
             members.iter().for_each(|m| assert!(set.insert(m, t)));
-            Value::Set(Box::new(set))
+            Value::Set(set)
         }
         Plain::Hash(fields) => {
             let mut hash = Hash::new();
             fields.iter().for_each(|(f, v)| assert!(hash.set(f, v, t)));
-            Value::Hash(Box::new(hash))
+            Value::Hash(hash)
         }
         Plain::ZSet(members) => {
             let mut zset = ZSet::new();
             members.iter().for_each(|(m, s)| assert!(zset.insert(m, *s, t).is_none()));
-            Value::ZSet(Box::new(zset))
+            Value::ZSet(zset)
         }
         Plain::Stream(plain) => Value::Stream(Box::new(build_stream(plain))),
     }

@@ -7,8 +7,8 @@ pub struct Arena<T> {
     free: Vec<u32>,
 }
 
-/// Nodes per chunk: a choice; a chunk of leaves is 2.5 KiB.
-const CHUNK: usize = 64;
+/// Nodes per chunk: a choice; a chunk of leaves is 2 KiB, one of inner nodes 6 KiB.
+const CHUNK: usize = 256;
 
 impl<T: Default> Arena<T> {
     /// Stores a node and returns its number.

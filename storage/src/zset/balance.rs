@@ -26,10 +26,10 @@ impl Tree {
             return;
         }
         let bytes = leaf.bytes();
-        if at + 1 == n && leaf.next == NONE {
+        if at + 1 == n && leaf.next() == NONE {
             return self.split(path, id, n - (n / 8).max(1));
         }
-        if at == 0 && leaf.prev == NONE {
+        if at == 0 && leaf.prev() == NONE {
             return self.split(path, id, (n / 8).max(1));
         }
         if let Some(&(inner, child)) = path.last() {
@@ -51,14 +51,14 @@ impl Tree {
 
     fn split(&mut self, path: Path, id: u32, cut: usize) {
         let mut tail = self.change(id, |leaf| leaf.split_off(cut));
-        let old_next = self.leaves.get(id).next;
-        (tail.prev, tail.next) = (id, old_next);
+        let old_next = self.leaves.get(id).next();
+        tail.set_neighbours(id, old_next);
         let (separator, count) = (tail.separator(), tail.len());
         self.leaf_bytes += tail.heap_bytes();
         let right = self.leaves.add(tail);
-        self.leaves.get_mut(id).next = right;
+        self.leaves.get_mut(id).set_next(right);
         if old_next != NONE {
-            self.leaves.get_mut(old_next).prev = right;
+            self.leaves.get_mut(old_next).set_prev(right);
         }
         self.relocate(0..count, id, right);
         self.add_child(path, Child { separator, id: right, count: count as u32 });
@@ -95,7 +95,7 @@ impl Tree {
             leaf.split_off(leaf.middle())
         });
         let cut = self.leaves.get(a).len();
-        (tail.prev, tail.next) = (right.prev, right.next);
+        tail.set_neighbours(right.prev(), right.next());
         let (separator, count) = (tail.separator(), tail.len());
         self.change(b, |leaf| *leaf = tail);
         if cut < had {
@@ -146,17 +146,16 @@ impl Tree {
             // Its separator may stand below the right leaf's elements: a lower bound all the same.
             self.leaf_bytes -= self.leaves.get(a).heap_bytes();
             self.leaf_bytes += gone.heap_bytes();
-            let prev = self.leaves.get(a).prev;
-            let next = gone.next;
+            let prev = self.leaves.get(a).prev();
             *self.leaves.get_mut(a) = gone;
-            (self.leaves.get_mut(a).prev, self.leaves.get_mut(a).next) = (prev, next);
+            self.leaves.get_mut(a).set_prev(prev);
         } else {
             self.change(a, |leaf| leaf.append(&gone));
-            self.leaves.get_mut(a).next = gone.next;
+            self.leaves.get_mut(a).set_next(gone.next());
         }
-        let next = self.leaves.get(a).next;
+        let next = self.leaves.get(a).next();
         if next != NONE {
-            self.leaves.get_mut(next).prev = a;
+            self.leaves.get_mut(next).set_prev(a);
         }
         self.relocate(had..self.leaves.get(a).len(), b, a);
         let children = self.inners.get_mut(inner);

@@ -1,66 +1,119 @@
-//! A leaf of the sorted set's tree: about 1 KiB of elements in order, in one allocation.
+//! A leaf of the sorted set's tree: about 1 KiB of elements in order, in one allocation behind a thin pointer.
 //!
-//! Layout for n elements: `[scores u64 x n][tags u8 x n][lengths u8 x n][members]`, ten bytes more than the member each.
-//! A length of 255 says that the member stands behind a four-byte length of its own. Scores are encoded; a tag is the low byte of the member's hash.
+//! Layout for n elements: `[n u32][prev u32][next u32]`, then `[tags u8 x n][lengths u8 x n][scores u64 x n][members]`, ten
+//! bytes more than the member each. What a look-up reads first stands first: with the length of the allocation, it is in
+//! the first two lines. A length of 255 says that the member stands behind a four-byte length of its own. Scores are
+//! encoded; a tag is the low byte of the member's hash.
 
 use super::key::{Probe, Separator};
+use crate::segment::prefetch;
+use crate::thin::Bytes;
 
-/// Bytes a leaf may hold before it must share or split. Larger only if it holds a single member.
-pub const LEAF_BYTES_MAX: usize = 1024;
+/// Bytes of elements a leaf may hold before it must share or split: what fits an allocation of 1 KiB. Larger only if it
+/// holds a single member.
+pub const LEAF_BYTES_MAX: usize = 1024 - 4 - HEADER;
 /// No neighbour: the end of the chain of leaves.
 pub const NONE: u32 = u32::MAX;
 
+const HEADER: usize = 12;
 const FIXED: usize = 10;
 const LONG: u8 = 255;
 
-/// Elements in order, and the numbers of the neighbouring leaves.
-#[derive(Clone)]
-pub struct Leaf {
-    buf: Vec<u8>,
-    n: u32,
-    pub prev: u32,
-    pub next: u32,
-}
-
-impl Default for Leaf {
-    fn default() -> Leaf {
-        Leaf { buf: Vec::new(), n: 0, prev: NONE, next: NONE }
-    }
-}
-
-impl Drop for Leaf {
-    fn drop(&mut self) {
-        // A kilobyte of the general allocator's, which takes as long as some objects of the slab.
-        crate::pace::freed(4);
-    }
-}
+/// Elements in order, and the numbers of the neighbouring leaves. One without elements allocates nothing, unless it has
+/// neighbours.
+#[derive(Clone, Default)]
+#[repr(transparent)]
+pub struct Leaf(Bytes);
 
 impl Leaf {
+    fn with_bytes(bytes: usize, n: usize) -> Leaf {
+        let mut leaf = Leaf(Bytes::zeroed(HEADER + bytes));
+        leaf.set_number(0, n as u32);
+        leaf.set_neighbours(NONE, NONE);
+        leaf
+    }
+
+    #[inline]
+    fn number(&self, index: usize) -> Option<u32> {
+        self.0.get().get(4 * index..)?.first_chunk().map(|n| u32::from_le_bytes(*n))
+    }
+    fn set_number(&mut self, index: usize, number: u32) {
+        self.0.get_mut()[4 * index..4 * index + 4].copy_from_slice(&number.to_le_bytes());
+    }
+
     /// Number of elements.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.n as usize
+        self.number(0).unwrap_or(0) as usize
+    }
+    /// Number of the leaf before this one.
+    pub fn prev(&self) -> u32 {
+        self.number(1).unwrap_or(NONE)
+    }
+    /// Number of the leaf behind this one.
+    pub fn next(&self) -> u32 {
+        self.number(2).unwrap_or(NONE)
+    }
+    pub fn set_prev(&mut self, prev: u32) {
+        self.set_neighbours(prev, self.next());
+    }
+    pub fn set_next(&mut self, next: u32) {
+        self.set_neighbours(self.prev(), next);
+    }
+    pub fn set_neighbours(&mut self, prev: u32, next: u32) {
+        if self.0.len() == 0 {
+            if (prev, next) == (NONE, NONE) {
+                return;
+            }
+            self.0 = Bytes::zeroed(HEADER);
+        }
+        self.set_number(1, prev);
+        self.set_number(2, next);
+    }
+
+    #[inline]
+    fn body(&self) -> &[u8] {
+        self.0.get().get(HEADER..).unwrap_or(&[])
     }
 
     /// Bytes in use.
     pub fn bytes(&self) -> usize {
-        self.buf.len()
+        self.body().len()
     }
 
     /// Bytes allocated.
     pub fn heap_bytes(&self) -> usize {
-        self.buf.capacity()
+        self.0.heap_bytes()
+    }
+
+    /// Asks the CPU for what a look-up reads first, then (stage 1) for the score and the member with this tag.
+    #[inline]
+    pub fn prefetch(&self, tag: u8, stage: usize) {
+        if stage == 0 {
+            prefetch(self.0.start());
+            return prefetch(self.0.start().wrapping_add(64));
+        }
+        let n = self.len();
+        if let Some(i) = self.body()[..n].iter().position(|&t| t == tag) {
+            let start = self.body().as_ptr();
+            prefetch(start.wrapping_add(2 * n + 8 * i));
+            prefetch(start.wrapping_add(self.offset(i)));
+        }
     }
 
     /// Encoded score of element `i`.
+    #[inline]
     pub fn score(&self, i: usize) -> u64 {
-        let bytes = self.buf[8 * i..].first_chunk().expect("a score has eight bytes");
+        let bytes = self.body()[2 * self.len() + 8 * i..].first_chunk().expect("a score has eight bytes");
         u64::from_le_bytes(*bytes)
     }
 
     /// Overwrites a score; the caller knows that the order stays.
     pub fn set_score(&mut self, i: usize, score: u64) {
-        assert!(i < self.len());
-        self.buf[8 * i..8 * i + 8].copy_from_slice(&score.to_le_bytes());
+        let n = self.len();
+        assert!(i < n);
+        let at = HEADER + 2 * n + 8 * i;
+        self.0.get_mut()[at..at + 8].copy_from_slice(&score.to_le_bytes());
     }
 
     /// The member of element `i`.
@@ -74,7 +127,7 @@ impl Leaf {
             LONG => (offset + 4, self.long_len(offset)),
             short => (offset, short as usize),
         };
-        (&self.buf[from..from + len], from + len)
+        (&self.body()[from..from + len], from + len)
     }
 
     /// Where the bytes of element `i` start.
@@ -91,8 +144,7 @@ impl Leaf {
     pub fn find(&self, tag: u8, member: &[u8]) -> Option<usize> {
         let len = member.len().min(LONG as usize) as u8;
         let n = self.len();
-        let tags = &self.buf[8 * n..9 * n];
-        let lens = self.lens();
+        let (tags, lens) = self.body().get(..2 * n)?.split_at(n);
         (0..n).find(|&i| tags[i] == tag && lens[i] == len && self.member(i) == member)
     }
 
@@ -128,16 +180,21 @@ impl Leaf {
     pub fn insert(&mut self, i: usize, score: u64, tag: u8, member: &[u8]) {
         let (n, at, old) = (self.len(), self.offset(i), self.bytes());
         let size = member_bytes(member.len());
-        self.reserve(FIXED + size);
-        self.buf.resize(old + FIXED + size, 0);
-        let buf = &mut self.buf;
+        if self.0.len() == 0 {
+            *self = Leaf::with_bytes(FIXED + size, 0);
+        } else {
+            self.0.splice(HEADER + old, 0, FIXED + size);
+        }
+        self.set_number(0, n as u32 + 1);
+        let buf = &mut self.0.get_mut()[HEADER..];
         buf.copy_within(at..old, at + FIXED + size);
-        buf.copy_within(9 * n + i..at, 9 * n + i + 10);
-        buf.copy_within(8 * n + i..9 * n + i, 8 * n + i + 9);
-        buf.copy_within(8 * i..8 * n + i, 8 * i + 8);
-        buf[8 * i..8 * i + 8].copy_from_slice(&score.to_le_bytes());
-        buf[8 * (n + 1) + i] = tag;
-        buf[9 * (n + 1) + i] = member.len().min(LONG as usize) as u8;
+        buf.copy_within(2 * n + 8 * i..at, 2 * n + 8 * i + FIXED);
+        buf.copy_within(n + i..2 * n + 8 * i, n + i + 2);
+        buf.copy_within(i..n + i, i + 1);
+        buf[i] = tag;
+        buf[n + 1 + i] = member.len().min(LONG as usize) as u8;
+        let score_at = 2 * (n + 1) + 8 * i;
+        buf[score_at..score_at + 8].copy_from_slice(&score.to_le_bytes());
         let mut to = at + FIXED;
         if member.len() >= LONG as usize {
             let len = u32::try_from(member.len()).expect("members are below 4 GiB");
@@ -145,7 +202,6 @@ impl Leaf {
             to += 4;
         }
         buf[to..to + member.len()].copy_from_slice(member);
-        self.n += 1;
     }
 
     /// Removes element `i`.
@@ -153,16 +209,14 @@ impl Leaf {
         assert!(i < self.len());
         let (n, at, old) = (self.len(), self.offset(i), self.bytes());
         let (_, end) = self.member_at(i, at);
-        let buf = &mut self.buf;
-        buf.copy_within(8 * i + 8..8 * n + i, 8 * i);
-        buf.copy_within(8 * n + i + 1..9 * n + i, 8 * n + i - 8);
-        buf.copy_within(9 * n + i + 1..at, 9 * n + i - 9);
+        self.set_number(0, n as u32 - 1);
+        let buf = &mut self.0.get_mut()[HEADER..];
+        buf.copy_within(i + 1..n + i, i);
+        buf.copy_within(n + i + 1..2 * n + 8 * i, n + i - 1);
+        buf.copy_within(2 * n + 8 * i + 8..at, 2 * n + 8 * i - 2);
         buf.copy_within(end..old, at - FIXED);
-        buf.truncate(old - FIXED - (end - at));
-        self.n -= 1;
-        if self.buf.capacity() > 2 * self.buf.len() + GRANULE {
-            self.buf.shrink_to(self.buf.len().next_multiple_of(GRANULE));
-        }
+        let less = FIXED + end - at;
+        self.0.splice(HEADER + old - less, less, 0);
     }
 
     /// Number of elements that make up about half of the bytes: at least one, and not all, of two or more.
@@ -181,57 +235,59 @@ impl Leaf {
 
     /// Cuts the leaf in two before element `at`. The second part has no neighbours yet.
     pub fn split_off(&mut self, at: usize) -> Leaf {
-        let n = self.len();
-        let cut = self.offset(at);
+        let (n, cut) = (self.len(), self.offset(at));
+        let body = self.body();
         let part = |from: usize, to: usize, bytes: &[u8]| {
-            let mut leaf = Leaf::default();
-            leaf.reserve(FIXED * (to - from) + bytes.len());
-            for (width, start) in [(8, 0), (1, 8 * n), (1, 9 * n)] {
-                leaf.buf.extend_from_slice(&self.buf[start + width * from..start + width * to]);
-            }
-            leaf.buf.extend_from_slice(bytes);
-            leaf.n = (to - from) as u32;
+            let mut leaf = Leaf::with_bytes(FIXED * (to - from) + bytes.len(), to - from);
+            let parts = [&body[from..to], &body[n + from..n + to], &body[2 * n + 8 * from..2 * n + 8 * to]];
+            leaf.fill(parts.into_iter().chain([bytes]));
             leaf
         };
-        let mut left = part(0, at, &self.buf[FIXED * n..cut]);
-        let right = part(at, n, &self.buf[cut..]);
-        (self.buf, self.n) = (std::mem::take(&mut left.buf), left.n);
+        let mut left = part(0, at, &body[FIXED * n..cut]);
+        let right = part(at, n, &body[cut..]);
+        left.set_neighbours(self.prev(), self.next());
+        *self = left;
         right
     }
 
     /// Adds all elements of another leaf behind the last.
     pub fn append(&mut self, other: &Leaf) {
         let (n, m) = (self.len(), other.len());
-        let mut both = Leaf::default();
-        both.reserve(self.bytes() + other.bytes());
-        for (width, i) in [(8, 0), (1, 8), (1, 9)] {
-            both.buf.extend_from_slice(&self.buf[i * n..(i + width) * n]);
-            both.buf.extend_from_slice(&other.buf[i * m..(i + width) * m]);
-        }
-        both.buf.extend_from_slice(&self.buf[FIXED * n..]);
-        both.buf.extend_from_slice(&other.buf[FIXED * m..]);
-        (self.buf, self.n) = (std::mem::take(&mut both.buf), self.n + other.n);
+        let (a, b) = (self.body(), other.body());
+        let mut both = Leaf::with_bytes(a.len() + b.len(), n + m);
+        let spans = [(0, 1), (1, 2), (2, FIXED)];
+        both.fill(
+            spans
+                .into_iter()
+                .flat_map(|(from, to)| [&a[from * n..to * n], &b[from * m..to * m]])
+                .chain([&a[FIXED * n..], &b[FIXED * m..]]),
+        );
+        both.set_neighbours(self.prev(), self.next());
+        *self = both;
     }
 
+    /// Fills the body with parts that are as long together.
+    fn fill<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>) {
+        let mut rest = &mut self.0.get_mut()[HEADER..];
+        for part in parts {
+            let (here, behind) = rest.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = behind;
+        }
+        assert!(rest.is_empty());
+    }
+
+    #[inline]
     fn lens(&self) -> &[u8] {
-        &self.buf[9 * self.len()..FIXED * self.len()]
+        let n = self.len();
+        &self.body()[n..2 * n]
     }
 
     fn long_len(&self, offset: usize) -> usize {
-        let bytes = self.buf[offset..].first_chunk().expect("a long member has its length");
+        let bytes = self.body()[offset..].first_chunk().expect("a long member has its length");
         u32::from_le_bytes(*bytes) as usize
     }
-
-    fn reserve(&mut self, more: usize) {
-        let need = self.buf.len() + more;
-        if need > self.buf.capacity() {
-            self.buf.reserve_exact(need.next_multiple_of(GRANULE) - self.buf.len());
-        }
-    }
 }
-
-/// Step of leaf allocations: the distance of the allocator's size classes between 512 and 1024.
-const GRANULE: usize = 128;
 
 fn member_bytes(len: usize) -> usize {
     if len < LONG as usize { len } else { 4 + len }

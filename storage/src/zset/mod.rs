@@ -10,29 +10,20 @@ mod leaf;
 mod range;
 mod tree;
 
-use crate::packed::{self, PACKED_BYTES_MAX, Packed};
+use crate::packed::{PACKED_BYTES_MAX, Packed};
+use crate::slab::class_size;
+use crate::thin::{View, ViewMut, Word};
 use crate::thresholds::Thresholds;
 use key::{Probe, decode, encode};
 pub use range::Range;
 use tree::Tree;
 
 /// Members with scores, ordered by score, then by member.
-#[derive(Clone)]
+#[derive(Clone, Default)]
+#[repr(transparent)]
 pub struct ZSet {
-    body: Body,
-}
-
-#[derive(Clone)]
-enum Body {
-    /// Member, encoded score (eight bytes), member ...
-    Packed(Packed),
-    Tree(Box<Tree>),
-}
-
-impl Default for ZSet {
-    fn default() -> ZSet {
-        ZSet { body: Body::Packed(Packed::new()) }
-    }
+    /// Packed: member, encoded score (eight bytes), member ...
+    word: Word<Packed, Tree>,
 }
 
 impl ZSet {
@@ -43,17 +34,17 @@ impl ZSet {
 
     /// The name OBJECT ENCODING gives: `listpack` or `skiplist`.
     pub fn encoding(&self) -> &'static str {
-        match self.body {
-            Body::Packed(_) => "listpack",
-            Body::Tree(_) => "skiplist",
+        match self.word.view() {
+            View::Small(_) => "listpack",
+            View::Big(_) => "skiplist",
         }
     }
 
     /// Number of members.
     pub fn len(&self) -> usize {
-        match &self.body {
-            Body::Packed(packed) => packed.len() / 2,
-            Body::Tree(tree) => tree.len(),
+        match self.word.view() {
+            View::Small(packed) => packed.len() / 2,
+            View::Big(tree) => tree.len(),
         }
     }
 
@@ -62,65 +53,86 @@ impl ZSet {
         self.len() == 0
     }
 
-    /// Bytes allocated beyond the struct itself.
+    /// Bytes allocated beyond the eight of the value itself.
     pub fn heap_bytes(&self) -> usize {
-        match &self.body {
-            Body::Packed(packed) => packed.heap_bytes(),
-            Body::Tree(tree) => size_of_val(&**tree) + tree.heap_bytes(),
+        match self.word.view() {
+            View::Small(packed) => packed.heap_bytes(),
+            View::Big(tree) => class_size(size_of::<Tree>()) + tree.heap_bytes(),
         }
     }
 
     /// The score of a member.
     pub fn score(&self, member: &[u8]) -> Option<f64> {
-        let encoded = match &self.body {
-            Body::Packed(packed) => find(packed, member).map(|found| found.score),
-            Body::Tree(tree) => tree.score(member),
+        let encoded = match self.word.view() {
+            View::Small(packed) => find(packed, member).map(|found| found.score),
+            View::Big(tree) => tree.score(member),
         };
         encoded.map(decode)
     }
 
     /// Sets the score of a member and returns its old one; `None`: the member is new. Panics on NaN. -0 is stored as 0.
     pub fn insert(&mut self, member: &[u8], score: f64, thresholds: &Thresholds) -> Option<f64> {
-        let score = encode(score);
-        if let Body::Packed(packed) = &mut self.body {
-            let found = find(packed, member);
-            if let Some(found) = &found {
-                if found.score == score {
-                    return Some(decode(score));
+        self.update(member, thresholds, |_| Some(score)).0
+    }
+
+    /// Gives a member the score that `choose` makes of its present one (`None`: the member is new), unless it chooses none.
+    /// Returns both. Panics on NaN. -0 is stored as 0.
+    pub fn update(
+        &mut self,
+        member: &[u8],
+        thresholds: &Thresholds,
+        choose: impl FnOnce(Option<f64>) -> Option<f64>,
+    ) -> (Option<f64>, Option<f64>) {
+        let choose = |old: Option<u64>| choose(old.map(decode)).map(encode);
+        let (old, new) = match self.word.view_mut() {
+            ViewMut::Big(tree) => tree.update(member, choose),
+            ViewMut::Small(packed) => {
+                let found = find(packed, member);
+                let old = found.as_ref().map(|found| found.score);
+                let new = choose(old);
+                if let Some(score) = new
+                    && old != new
+                {
+                    if let Some(found) = &found {
+                        packed.remove_pair(found.at);
+                    }
+                    let fits = packed.len() / 2 < thresholds.zset_max_listpack_entries
+                        && member.len() <= thresholds.zset_max_listpack_value
+                        && packed.bytes() + member.len() <= PACKED_BYTES_MAX;
+                    if found.is_some() || fits {
+                        put(packed, member, score);
+                    } else {
+                        self.convert(thresholds.hash_seed);
+                        let ViewMut::Big(tree) = self.word.view_mut() else {
+                            unreachable!("converted above")
+                        };
+                        tree.update(member, |_| new);
+                    }
                 }
-                packed.remove(found.at, 2);
+                (old, new)
             }
-            let fits = packed.len() / 2 < thresholds.zset_max_listpack_entries
-                && member.len() <= thresholds.zset_max_listpack_value
-                && packed.bytes() + member.len() <= PACKED_BYTES_MAX;
-            if found.is_some() || fits {
-                put(packed, member, score);
-                return found.map(|found| decode(found.score));
-            }
-            self.convert(thresholds.hash_seed);
-        }
-        let Body::Tree(tree) = &mut self.body else { unreachable!("converted above") };
-        tree.insert(score, member).map(decode)
+        };
+        (old.map(decode), new.map(decode))
     }
 
     /// Removes a member and returns its score.
     pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
-        let score = match &mut self.body {
-            Body::Packed(packed) => {
+        let score = match self.word.view_mut() {
+            ViewMut::Small(packed) => {
                 let found = find(packed, member)?;
-                packed.remove(found.at, 2);
+                packed.remove_pair(found.at);
                 found.score
             }
-            Body::Tree(tree) => tree.remove(member)?,
+            ViewMut::Big(tree) => tree.remove(member)?,
         };
         Some(decode(score))
     }
 
     /// Number of members before this one.
     pub fn rank(&self, member: &[u8]) -> Option<usize> {
-        match &self.body {
-            Body::Packed(packed) => find(packed, member).map(|found| found.rank),
-            Body::Tree(tree) => {
+        match self.word.view() {
+            View::Small(packed) => find(packed, member).map(|found| found.rank),
+            View::Big(tree) => {
                 let score = tree.score(member)?;
                 Some(tree.rank(&Probe::Element { score, member }))
             }
@@ -139,9 +151,9 @@ impl ZSet {
     }
 
     fn rank_of(&self, probe: &Probe<'_>) -> usize {
-        match &self.body {
-            Body::Packed(packed) => pairs(packed).take_while(|(m, s)| probe.is_below(*s, m)).count(),
-            Body::Tree(tree) => tree.rank(probe),
+        match self.word.view() {
+            View::Small(packed) => pairs(packed).take_while(|(m, s)| probe.is_below(*s, m)).count(),
+            View::Big(tree) => tree.rank(probe),
         }
     }
 
@@ -158,9 +170,9 @@ impl ZSet {
     /// The members with ranks `start..end` and their scores, in order, from either end.
     pub fn range(&self, start: usize, end: usize) -> Range<'_> {
         let end = end.min(self.len());
-        match &self.body {
-            Body::Packed(packed) => Range::packed(packed, start.min(end), end),
-            Body::Tree(tree) => Range::tree(tree, start.min(end), end),
+        match self.word.view() {
+            View::Small(packed) => Range::packed(packed, start.min(end), end),
+            View::Big(tree) => Range::tree(tree, start.min(end), end),
         }
     }
 
@@ -185,22 +197,36 @@ impl ZSet {
 
     /// ZSCAN: yields about `count` members from `cursor` on and returns the next cursor, 0 at the end. A packed set is yielded whole.
     pub fn scan<'a>(&'a self, cursor: u64, count: usize, f: &mut dyn FnMut(&'a [u8], f64)) -> u64 {
-        match &self.body {
-            Body::Packed(_) => {
+        match self.word.view() {
+            View::Small(_) => {
                 self.iter().for_each(|(member, score)| f(member, score));
                 0
             }
-            Body::Tree(tree) => tree.scan(cursor, count, |member, score| f(member, decode(score))),
+            View::Big(tree) => tree.scan(cursor, count, |member, score| f(member, decode(score))),
         }
     }
 
+    /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
+    #[inline]
+    pub(crate) fn prefetch(&self, member: &[u8], stage: usize) -> bool {
+        match self.word.view() {
+            View::Small(_) => stage == 0 && !self.word.prefetch_small(),
+            View::Big(tree) => tree.prefetch(member, stage),
+        }
+    }
+
+    /// Moves what small sorted sets hold out of spans that are being emptied.
+    pub(crate) fn leave_span(&mut self) {
+        self.word.leave_span();
+    }
+
     fn convert(&mut self, seed: u64) {
-        let Body::Packed(packed) = &self.body else { return };
+        let View::Small(packed) = self.word.view() else { return };
         let mut tree = Box::new(Tree::new(seed));
         for (member, score) in pairs(packed) {
-            tree.insert(score, member);
+            tree.update(member, |_| Some(score));
         }
-        self.body = Body::Tree(tree);
+        self.word = Word::big(tree);
     }
 }
 
@@ -235,8 +261,7 @@ fn put(packed: &mut Packed, member: &[u8], score: u64) {
         }
         at = iter.position();
     }
-    packed.insert(at, member);
-    packed.insert(at + packed::entry_bytes(member.len()), &score.to_le_bytes());
+    packed.insert_pair(at, member, &score.to_le_bytes());
 }
 
 fn packed_score(bytes: &[u8]) -> u64 {

@@ -14,8 +14,16 @@ pub struct Range<'a> {
 
 #[derive(Clone)]
 enum Body<'a> {
-    Packed(packed::Iter<'a>),
-    Tree { tree: &'a Tree, front: Front, back: Back },
+    /// `back`: positions of the pairs still to come, made when the walk first comes from the back.
+    Packed {
+        iter: packed::Iter<'a>,
+        back: Vec<u32>,
+    },
+    Tree {
+        tree: &'a Tree,
+        front: Front,
+        back: Back,
+    },
 }
 
 /// The next element: leaf, number in the leaf, offset of the member's bytes.
@@ -35,8 +43,8 @@ struct Back {
 
 impl<'a> Range<'a> {
     pub(super) fn packed(packed: &'a Packed, start: usize, end: usize) -> Range<'a> {
-        let (from, to) = (packed.position(2 * start), packed.position(2 * end));
-        Range { body: Body::Packed(packed.iter_between(from, to)), left: end - start }
+        let iter = packed.iter_from(packed.position(2 * start));
+        Range { body: Body::Packed { iter, back: Vec::new() }, left: end - start }
     }
 
     pub(super) fn tree(tree: &'a Tree, start: usize, end: usize) -> Range<'a> {
@@ -59,7 +67,7 @@ impl<'a> Iterator for Range<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         match &mut self.body {
-            Body::Packed(iter) => Some((iter.next()?, decode(packed_score(iter.next()?)))),
+            Body::Packed { iter, .. } => packed_pair(iter),
             Body::Tree { tree, front, .. } => {
                 let mut leaf = tree.leaves.get(front.leaf);
                 if front.i == leaf.len() {
@@ -84,9 +92,13 @@ impl DoubleEndedIterator for Range<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         match &mut self.body {
-            Body::Packed(iter) => {
-                let score = decode(packed_score(iter.next_back()?));
-                Some((iter.next_back()?, score))
+            Body::Packed { iter, back } => {
+                if back.is_empty() {
+                    *back = positions(iter.clone(), self.left + 1);
+                }
+                let mut pair = iter.clone();
+                pair.go_to(back.pop()? as usize);
+                packed_pair(&mut pair)
             }
             Body::Tree { tree, back, .. } => {
                 if back.i == 0 {
@@ -99,6 +111,21 @@ impl DoubleEndedIterator for Range<'_> {
             }
         }
     }
+}
+
+fn packed_pair<'a>(iter: &mut packed::Iter<'a>) -> Option<(&'a [u8], f64)> {
+    Some((iter.next()?, decode(packed_score(iter.next()?))))
+}
+
+/// Where the next `count` pairs stand: a packed form cannot be walked from the back.
+fn positions(mut iter: packed::Iter<'_>, count: usize) -> Vec<u32> {
+    let mut found = Vec::with_capacity(count);
+    for _ in 0..count {
+        found.push(iter.position() as u32);
+        iter.next();
+        iter.next();
+    }
+    found
 }
 
 impl ExactSizeIterator for Range<'_> {}

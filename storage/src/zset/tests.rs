@@ -13,7 +13,7 @@ impl Tree {
         let (mut prev, mut last, mut bytes) = (NONE, None::<(u64, Vec<u8>)>, 0);
         for (n, &id) in chain.iter().enumerate() {
             let leaf = self.leaves.get(id);
-            assert_eq!((leaf.prev, leaf.next), (prev, chain.get(n + 1).copied().unwrap_or(NONE)));
+            assert_eq!((leaf.prev(), leaf.next()), (prev, chain.get(n + 1).copied().unwrap_or(NONE)));
             assert!(leaf.len() > 0 || self.height == 0);
             prev = id;
             bytes += leaf.heap_bytes();
@@ -60,9 +60,9 @@ impl Tree {
 }
 
 fn tree(set: &ZSet) -> &Tree {
-    match &set.body {
-        Body::Tree(tree) => tree,
-        Body::Packed(_) => panic!("still packed"),
+    match set.word.view() {
+        View::Big(tree) => tree,
+        View::Small(_) => panic!("still packed"),
     }
 }
 
@@ -213,9 +213,9 @@ proptest! {
                     for e in gone { scores.remove(&e.1); model.remove(&e); }
                 }
             }
-            if let Body::Tree(tree) = &set.body && n % 8 == 0 { tree.check(); }
+            if let View::Big(tree) = set.word.view() && n % 8 == 0 { tree.check(); }
         }
-        if let Body::Tree(tree) = &set.body { tree.check(); }
+        if let View::Big(tree) = set.word.view() { tree.check(); }
         check_against(&set, &model);
         check_against(&set.clone(), &model);
         HASH_MASK.set(u64::MAX);

@@ -53,12 +53,20 @@ impl Place {
 }
 
 impl Slot for Place {
-    fn hash(&self, _: u64) -> u64 {
-        self.0 >> 32 << 32
+    const TAG_SHIFT: u32 = 32;
+
+    #[inline]
+    fn tag_of(hash: u64) -> u64 {
+        hash >> 32
     }
 
-    fn may_be(&self, hash: u64) -> bool {
-        self.0 >> 32 == hash >> 32
+    #[inline]
+    fn word(&self) -> u64 {
+        self.0
+    }
+
+    fn hash(&self, _: u64) -> u64 {
+        self.0 >> 32 << 32
     }
 
     fn heap_bytes(&self) -> usize {
@@ -105,30 +113,68 @@ impl Tree {
         Some((place.leaf(), found.get()))
     }
 
+    /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
+    pub fn prefetch(&self, member: &[u8], stage: usize) -> bool {
+        let hash = self.hash(member);
+        if stage == 0 {
+            self.index.prefetch(hash);
+            return true;
+        }
+        if let Some(place) = self.index.find(hash, |_| true) {
+            self.leaves.get(place.leaf()).prefetch(hash as u8, stage - 1);
+        }
+        stage < 2
+    }
+
     /// Encoded score of a member.
     pub fn score(&self, member: &[u8]) -> Option<u64> {
         let (leaf, i) = self.find(self.hash(member), member)?;
         Some(self.leaves.get(leaf).score(i))
     }
 
-    /// Sets the score of a member; returns the old one, `None` if the member is new.
-    pub fn insert(&mut self, score: u64, member: &[u8]) -> Option<u64> {
+    /// Gives a member the score that `choose` makes of its present one (`None`: the member is new), unless it chooses none.
+    /// Returns both.
+    pub fn update(
+        &mut self,
+        member: &[u8],
+        choose: impl FnOnce(Option<u64>) -> Option<u64>,
+    ) -> (Option<u64>, Option<u64>) {
         let hash = self.hash(member);
         let Some((id, i)) = self.find(hash, member) else {
-            self.add(score, member, hash);
-            return None;
+            let new = choose(None);
+            if let Some(score) = new {
+                self.add(score, member, hash, None);
+            }
+            return (None, new);
         };
-        let leaf = self.leaves.get(id);
-        let old = leaf.score(i);
-        // Strictly between its neighbours in the leaf it stays where it is.
-        let stays = i > 0 && leaf.score(i - 1) < score && i + 1 < leaf.len() && score < leaf.score(i + 1);
-        if stays || old == score {
-            self.leaves.get_mut(id).set_score(i, score);
-        } else {
-            self.remove_at(old, member, hash);
-            self.add(score, member, hash);
+        let old = self.leaves.get(id).score(i);
+        let new = choose(Some(old));
+        if let Some(score) = new
+            && score != old
+        {
+            self.rescore((id, i), old, score, member, hash);
         }
-        Some(old)
+        (Some(old), new)
+    }
+
+    /// Moves a member that stands at element `i` of a leaf to where its new score belongs.
+    fn rescore(&mut self, (id, i): (u32, usize), old: u64, score: u64, member: &[u8], hash: u64) {
+        let leaf = self.leaves.get_mut(id);
+        let last = leaf.len() - 1;
+        // Strictly between its neighbours it stays where it is; strictly within the scores of the leaf it stays there.
+        let (low, high) = (leaf.score(0), leaf.score(last));
+        if 0 < i && i < last && leaf.score(i - 1) < score && score < leaf.score(i + 1) {
+            leaf.set_score(i, score);
+        } else if low < score && score < high {
+            self.change(id, |leaf| {
+                leaf.remove(i);
+                let at = leaf.position(&Probe::Element { score, member });
+                leaf.insert(at, score, hash as u8, member);
+            });
+        } else {
+            self.take_out(old, member, hash, false);
+            self.add(score, member, hash, Some(id));
+        }
     }
 
     /// Removes a member and returns its score.
@@ -136,31 +182,45 @@ impl Tree {
         let hash = self.hash(member);
         let (leaf, i) = self.find(hash, member)?;
         let score = self.leaves.get(leaf).score(i);
-        self.remove_at(score, member, hash);
+        self.take_out(score, member, hash, true);
         Some(score)
     }
 
-    fn add(&mut self, score: u64, member: &[u8], hash: u64) {
+    /// Enters an element. `moved_from`: its index entry is there and still says this leaf, which may be gone; entries
+    /// that are equal stand for each other.
+    fn add(&mut self, score: u64, member: &[u8], hash: u64, moved_from: Option<u32>) {
         assert!(self.len() < u32::MAX as usize, "counts have 32 bits");
         let probe = Probe::Element { score, member };
         let (path, id, _) = self.descend(&probe);
         let at = self.leaves.get(id).position(&probe);
         self.change(id, |leaf| leaf.insert(at, score, hash as u8, member));
-        self.index.insert(hash, Place::new(hash, id));
+        match moved_from {
+            None => self.index.insert(hash, Place::new(hash, id)),
+            Some(old) => self.replace_place(hash, old, id),
+        }
         for &(inner, child) in &path {
             self.inners.get_mut(inner)[child as usize].count += 1;
         }
         self.relieve(path, id, at);
     }
 
-    fn remove_at(&mut self, score: u64, member: &[u8], hash: u64) {
+    fn replace_place(&mut self, hash: u64, from: u32, now: u32) {
+        let moved =
+            self.index.update(hash, |place| place.leaf() == from, |place| *place = Place::new(hash, now));
+        assert!(moved.is_some(), "every element has an index entry");
+    }
+
+    /// Removes an element, and its index entry unless the caller needs that.
+    fn take_out(&mut self, score: u64, member: &[u8], hash: u64, is_last: bool) {
         let probe = Probe::Element { score, member };
         let (path, id, _) = self.descend(&probe);
         let at = self.leaves.get(id).position(&probe);
         assert!(self.leaves.get(id).member(at) == member, "the index knows the member, so the tree holds it");
         self.change(id, |leaf| leaf.remove(at));
-        let gone = self.index.remove(hash, |place| place.leaf() == id);
-        assert!(gone.is_some(), "every element has an index entry");
+        if is_last {
+            let gone = self.index.remove(hash, |place| place.leaf() == id);
+            assert!(gone.is_some(), "every element has an index entry");
+        }
         for &(inner, child) in &path {
             self.inners.get_mut(inner)[child as usize].count -= 1;
         }
@@ -228,9 +288,9 @@ impl Tree {
         for i in range {
             let (member, next) = leaf.member_at(i, offset);
             let hash = hash(self.index.seed(), member);
-            let moved =
-                self.index.update(hash, |place| place.leaf() == from, |place| *place = Place::new(hash, now));
-            assert!(moved.is_some(), "every element has an index entry");
+            self.index
+                .update(hash, |place| place.leaf() == from, |place| *place = Place::new(hash, now))
+                .expect("every element has an index entry");
             offset = next;
         }
     }
@@ -252,7 +312,7 @@ impl Tree {
     /// The leaf behind or before a leaf.
     pub fn neighbours(&self, leaf: u32) -> (Option<u32>, Option<u32>) {
         let leaf = self.leaves.get(leaf);
-        ((leaf.prev != NONE).then_some(leaf.prev), (leaf.next != NONE).then_some(leaf.next))
+        ((leaf.prev() != NONE).then_some(leaf.prev()), (leaf.next() != NONE).then_some(leaf.next()))
     }
 }
 

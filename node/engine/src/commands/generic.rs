@@ -180,10 +180,10 @@ fn copy(cx: &mut Cx) -> Result<(), Error> {
 fn copy_of(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Str(v) => Value::str(v),
-        ValueRef::List(v) => Value::List(Box::new(v.clone())),
-        ValueRef::Set(v) => Value::Set(Box::new(v.clone())),
-        ValueRef::Hash(v) => Value::Hash(Box::new(v.clone())),
-        ValueRef::ZSet(v) => Value::ZSet(Box::new(v.clone())),
+        ValueRef::List(v) => Value::List(v.clone()),
+        ValueRef::Set(v) => Value::Set(v.clone()),
+        ValueRef::Hash(v) => Value::Hash(v.clone()),
+        ValueRef::ZSet(v) => Value::ZSet(v.clone()),
         ValueRef::Stream(v) => Value::Stream(Box::new(v.clone())),
     }
 }

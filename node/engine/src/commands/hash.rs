@@ -19,6 +19,7 @@ pub const HSET: Command = Command {
     arity: -4,
     flags: flag::WRITE | flag::DENYOOM | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::UPDATE)],
+    element: 2,
     args: &[
         Arg::key("key", 0),
         Arg::block("field_value", &[Arg::string("field"), Arg::string("value")]).multiple(),
@@ -41,6 +42,7 @@ pub const HMSET: Command = Command {
     arity: -4,
     flags: flag::WRITE | flag::DENYOOM | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::UPDATE)],
+    element: 2,
     args: &[
         Arg::key("key", 0),
         Arg::block("field_value", &[Arg::string("field"), Arg::string("value")]).multiple(),
@@ -77,6 +79,7 @@ pub const HSETNX: Command = Command {
     arity: 4,
     flags: flag::WRITE | flag::DENYOOM | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::INSERT)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("field"), Arg::string("value")],
     run: Handler::Keys(hsetnx),
     ..BASE
@@ -102,6 +105,7 @@ pub const HGET: Command = Command {
     arity: 3,
     flags: flag::READONLY | flag::FAST,
     keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("field")],
     run: Handler::Keys(hget),
     ..BASE
@@ -122,6 +126,7 @@ pub const HMGET: Command = Command {
     arity: -3,
     flags: flag::READONLY | flag::FAST,
     keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("field").multiple()],
     run: Handler::Keys(hmget),
     ..BASE
@@ -147,6 +152,7 @@ pub const HDEL: Command = Command {
     arity: -3,
     flags: flag::WRITE | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::DELETE)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("field").multiple()],
     history: &[("2.4.0", "Accepts multiple `field` arguments.")],
     run: Handler::Keys(hdel),
@@ -193,6 +199,7 @@ pub const HSTRLEN: Command = Command {
     arity: 3,
     flags: flag::READONLY | flag::FAST,
     keys: &[KeySpec::one(1, key::RO)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("field")],
     run: Handler::Keys(hstrlen),
     ..BASE
@@ -211,6 +218,7 @@ pub const HEXISTS: Command = Command {
     arity: 3,
     flags: flag::READONLY | flag::FAST,
     keys: &[KeySpec::one(1, key::RO)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("field")],
     run: Handler::Keys(hexists),
     ..BASE
@@ -229,6 +237,7 @@ pub const HINCRBY: Command = Command {
     arity: 4,
     flags: flag::WRITE | flag::DENYOOM | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::ACCESS | key::UPDATE)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("field"), Arg::integer("increment")],
     run: Handler::Keys(hincrby),
     ..BASE
@@ -254,6 +263,7 @@ pub const HINCRBYFLOAT: Command = Command {
     arity: 4,
     flags: flag::WRITE | flag::DENYOOM | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::ACCESS | key::UPDATE)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("field"), Arg::double("increment")],
     run: Handler::Keys(hincrbyfloat),
     ..BASE

@@ -18,6 +18,7 @@ pub const SADD: Command = Command {
     arity: -3,
     flags: flag::WRITE | flag::DENYOOM | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::INSERT)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("member").multiple()],
     history: &[("2.4.0", "Accepts multiple `member` arguments.")],
     run: Handler::Keys(sadd),
@@ -44,6 +45,7 @@ pub const SREM: Command = Command {
     arity: -3,
     flags: flag::WRITE | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::DELETE)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("member").multiple()],
     history: &[("2.4.0", "Accepts multiple `member` arguments.")],
     run: Handler::Keys(srem),
@@ -104,6 +106,7 @@ pub const SISMEMBER: Command = Command {
     arity: 3,
     flags: flag::READONLY | flag::FAST,
     keys: &[KeySpec::one(1, key::RO)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("member")],
     run: Handler::Keys(sismember),
     ..BASE
@@ -122,6 +125,7 @@ pub const SMISMEMBER: Command = Command {
     arity: -3,
     flags: flag::READONLY | flag::FAST,
     keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("member").multiple()],
     run: Handler::Keys(smismember),
     ..BASE

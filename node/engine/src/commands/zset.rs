@@ -74,28 +74,24 @@ impl Add {
         thresholds: &Thresholds,
         done: &mut Added,
     ) -> Result<(), Error> {
-        let old = set.score(member);
-        done.score = None;
-        let Some(old) = old else {
-            if !self.only_old {
-                set.insert(member, score, thresholds);
-                done.new += 1;
-                done.score = Some(score);
-            }
-            return Ok(());
-        };
-        let score = if self.is_increment { old + score } else { score };
-        if score.is_nan() {
+        let mut is_nan = false;
+        let (old, new) = set.update(member, thresholds, |old| {
+            let Some(old) = old else { return (!self.only_old).then_some(score) };
+            let score = if self.is_increment { old + score } else { score };
+            is_nan = score.is_nan();
+            let is_forbidden =
+                self.only_new || self.only_less && score >= old || self.only_greater && score <= old;
+            (!is_nan && !is_forbidden).then_some(score)
+        });
+        if is_nan {
             return Err(Error::ScoreIsNan);
         }
-        if self.only_new || self.only_less && score >= old || self.only_greater && score <= old {
-            return Ok(());
+        done.score = new;
+        match (old, new) {
+            (None, Some(_)) => done.new += 1,
+            (Some(old), Some(new)) if old != new => done.changed += 1,
+            _ => {}
         }
-        if score != old {
-            set.insert(member, score, thresholds);
-            done.changed += 1;
-        }
-        done.score = Some(score);
         Ok(())
     }
 
@@ -124,6 +120,7 @@ pub const ZADD: Command = Command {
     arity: -4,
     flags: flag::WRITE | flag::DENYOOM | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::UPDATE)],
+    element: 3,
     args: &[
         Arg::key("key", 0),
         Arg::one_of("condition", &[Arg::word("nx", "NX"), Arg::word("xx", "XX")]).since("3.0.2").optional(),
@@ -164,6 +161,7 @@ pub const ZINCRBY: Command = Command {
     arity: 4,
     flags: flag::WRITE | flag::DENYOOM | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::ACCESS | key::UPDATE)],
+    element: 3,
     args: &[Arg::key("key", 0), Arg::integer("increment"), Arg::string("member")],
     run: Handler::Keys(zincrby),
     ..BASE
@@ -183,6 +181,7 @@ pub const ZREM: Command = Command {
     arity: -3,
     flags: flag::WRITE | flag::FAST,
     keys: &[KeySpec::one(1, key::RW | key::DELETE)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("member").multiple()],
     history: &[("2.4.0", "Accepts multiple elements.")],
     run: Handler::Keys(zrem),
@@ -229,6 +228,7 @@ pub const ZSCORE: Command = Command {
     arity: 3,
     flags: flag::READONLY | flag::FAST,
     keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("member")],
     run: Handler::Keys(zscore),
     ..BASE
@@ -249,6 +249,7 @@ pub const ZMSCORE: Command = Command {
     arity: -3,
     flags: flag::READONLY | flag::FAST,
     keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("member").multiple()],
     run: Handler::Keys(zmscore),
     ..BASE
@@ -274,6 +275,7 @@ pub const ZRANK: Command = Command {
     arity: 3,
     flags: flag::READONLY | flag::FAST,
     keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("member")],
     run: Handler::Keys(|cx| rank(cx, false)),
     ..BASE
@@ -287,6 +289,7 @@ pub const ZREVRANK: Command = Command {
     arity: 3,
     flags: flag::READONLY | flag::FAST,
     keys: &[KeySpec::one(1, key::RO | key::ACCESS)],
+    element: 2,
     args: &[Arg::key("key", 0), Arg::string("member")],
     run: Handler::Keys(|cx| rank(cx, true)),
     ..BASE
