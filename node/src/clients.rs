@@ -28,6 +28,8 @@ pub struct Client {
     pub command: AtomicUsize,
     pub total_commands: AtomicU64,
     pub is_killed: AtomicBool,
+    /// Its connection has ended.
+    pub is_gone: AtomicBool,
 }
 
 /// What seldom changes.
@@ -88,6 +90,7 @@ impl Clients {
             command: AtomicUsize::new(0),
             total_commands: AtomicU64::new(0),
             is_killed: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
         });
         self.lock().insert(id, client.clone());
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -95,7 +98,9 @@ impl Clients {
     }
 
     pub fn remove(&self, id: u64) {
-        if self.lock().remove(&id).is_some() {
+        let removed = self.lock().remove(&id);
+        if let Some(client) = removed {
+            client.is_gone.store(true, Ordering::Relaxed);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
     }

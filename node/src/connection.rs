@@ -26,6 +26,8 @@ use tokio::io::AsyncWrite;
 
 /// Bytes read at one wake: what a connection may do per turn, so that one pipelining client cannot starve the rest.
 pub const READ_BYTES: usize = 16 * 1024;
+/// Bytes of one reply written at a time: some ten microseconds of the kernel's work.
+const WRITE_BYTES: usize = 128 * 1024;
 /// A command of which more than this has arrived is read into the connection's own buffer.
 const OWN_BUFFER_BYTES: usize = 32 * 1024;
 /// Unsent bytes at which a connection is neither served nor read any more until its client reads. Choice: the default soft limit of
@@ -92,8 +94,14 @@ pub struct Connection<E: Env> {
     is_listening: Cell<bool>,
     output: RefCell<VecDeque<Output>>,
     output_bytes: Cell<usize>,
+    /// The last flush ended before the output did, although the socket takes more.
+    is_cut: Cell<bool>,
     /// Since when the output is above the soft limit, in ms of the monotonic clock; 0: it is not.
     soft_since_ms: Cell<u64>,
+    /// What it waits for runs on the side thread.
+    pub is_errand: Cell<bool>,
+    /// The socket gave an error instead of its end.
+    has_failed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// PSYNC or SYNC was sent: the connection's task becomes a replica's link.
     pub sync: RefCell<Option<crate::replica::SyncRequest>>,
@@ -118,7 +126,10 @@ impl<E: Env> Connection<E> {
             is_listening: Cell::new(false),
             output: RefCell::default(),
             output_bytes: Cell::new(0),
+            is_cut: Cell::new(false),
             soft_since_ms: Cell::new(0),
+            is_errand: Cell::new(false),
+            has_failed: Cell::new(false),
             waker: RefCell::new(None),
             sync: RefCell::new(None),
             left_waiting: RefCell::new(None),
@@ -170,7 +181,8 @@ impl<E: Env> Connection<E> {
         if let Some(request) = sync
             && !self.is_closed()
         {
-            crate::replica::serve(&worker.shared, &self, request).await;
+            // Of its own: the task of an ordinary client need not be as large as a replica's.
+            Box::pin(crate::replica::serve(&worker.shared, &self, request)).await;
         }
         worker.forget(&self);
     }
@@ -183,6 +195,11 @@ impl<E: Env> Connection<E> {
         loop {
             if self.flush(worker.shared.released()).is_err() {
                 self.set_phase(Phase::Closed);
+            }
+            if self.is_cut.take() {
+                // The rest is written when the others have had their turn, and the sockets were looked at.
+                let turn = std::pin::pin!(tokio::task::yield_now());
+                let _ = turn.poll(cx);
             }
             let phase = self.phase.borrow().clone();
             match phase {
@@ -228,6 +245,10 @@ impl<E: Env> Connection<E> {
                     match self.read_aside(cx, worker) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(true) => {}
+                        // Who will send no more still gets its reply, and those of the commands that wait.
+                        Poll::Ready(false) if self.is_errand.get() && !self.has_failed.get() => {
+                            return Poll::Pending;
+                        }
                         Poll::Ready(false) => self.set_phase(Phase::Closed),
                     }
                 }
@@ -310,7 +331,10 @@ impl<E: Env> Connection<E> {
                 self.has_deferred.set(true);
                 Poll::Ready(true)
             }
-            Poll::Ready(_) => Poll::Ready(false),
+            Poll::Ready(read) => {
+                self.has_failed.set(read.is_err());
+                Poll::Ready(false)
+            }
         }
     }
 
@@ -328,6 +352,14 @@ impl<E: Env> Connection<E> {
         buf.reserve(max);
         let mut stream = self.stream.borrow_mut();
         tokio_util::io::poll_read_buf(Pin::new(&mut *stream), cx, &mut buf.limit(max))
+    }
+
+    /// As [`Connection::send`] for a long reply, which is neither copied nor written in one go.
+    pub fn send_owned(&self, bytes: Vec<u8>, until: u64, released: Released) {
+        if bytes.len() <= WRITE_BYTES {
+            return self.send(&bytes, until, released);
+        }
+        self.queue(Bytes::Owned(bytes), until, released.term);
     }
 
     /// Sends `bytes` after what waits already. `until`: see [`Output`].
@@ -388,10 +420,13 @@ impl<E: Env> Connection<E> {
             if front.until > released.end {
                 return Ok(());
             }
-            let n = self.write(&front.bytes.as_slice()[front.sent..])?;
+            let rest = &front.bytes.as_slice()[front.sent..];
+            let part = &rest[..rest.len().min(WRITE_BYTES)];
+            let (n, len) = (self.write(part)?, part.len());
             front.sent += n;
             self.output_bytes.set(self.output_bytes.get() - n);
             if front.sent < front.bytes.as_slice().len() {
+                self.is_cut.set(n == len);
                 return Ok(());
             }
             output.pop_front();

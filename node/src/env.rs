@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use storage::Disk;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -40,6 +41,18 @@ pub trait Env: Clone + Send + Sync + 'static {
     fn rand(&self) -> u64;
     /// Runs `main` on a thread of its own; in simulation as a task of this one.
     fn spawn_thread(&self, name: &str, main: ThreadMain);
+    /// Whether long commands may run on threads of their own: not where all that a node does has one order.
+    fn has_side_threads(&self) -> bool {
+        false
+    }
+    /// This thread serves clients: when it wakes it wants the processor soon, and seldom for long.
+    fn step_forward(&self) {}
+    /// Lets threads that serve clients go before this one, which works in the background.
+    fn step_back(&self) {}
+    /// Time that this thread has had the processor, in us.
+    fn busy_us(&self) -> u64 {
+        self.now().mono.0
+    }
     fn disk(&self) -> Arc<dyn Disk>;
     /// Runs what may block (the disk) where it holds up nobody.
     fn blocking<T: Send + 'static>(
@@ -65,12 +78,37 @@ pub struct Real {
     /// Removed when the process ends in order; empty: none.
     pid_file: Arc<str>,
     allocator: Option<&'static str>,
+    wall: Arc<WallClock>,
+}
+
+/// How far the wall clock is ahead of the monotonic one. Looked at every ten milliseconds: a clock is read for each batch of
+/// commands, and a second one would cost a lone command one part in a hundred.
+#[derive(Default)]
+struct WallClock {
+    ahead_us: AtomicI64,
+    /// When it was looked at, on the monotonic clock; 0: never.
+    looked_us: AtomicI64,
+}
+
+impl WallClock {
+    /// `wall_us`: reads the wall clock.
+    fn ahead_us(&self, mono_us: i64, wall_us: impl FnOnce() -> i64) -> i64 {
+        const VALID_US: i64 = 10_000;
+        let looked = self.looked_us.load(Ordering::Acquire);
+        if looked != 0 && (0..VALID_US).contains(&(mono_us - looked)) {
+            return self.ahead_us.load(Ordering::Relaxed);
+        }
+        let ahead = wall_us() - mono_us;
+        self.ahead_us.store(ahead, Ordering::Relaxed);
+        self.looked_us.store(mono_us.max(1), Ordering::Release);
+        ahead
+    }
 }
 
 impl Real {
     /// `disk`: the data directory.
     pub fn new(disk: Arc<dyn Disk>) -> Real {
-        Real { disk, pid_file: "".into(), allocator: None }
+        Real { disk, pid_file: "".into(), allocator: None, wall: Arc::default() }
     }
     /// As well with a file that holds the process's id and goes with it.
     pub fn with_pid_file(self, path: &str) -> Real {
@@ -141,13 +179,11 @@ impl Env for Real {
             let pair = (time.tv_sec as i64, time.tv_nsec as i64);
             pair
         };
+        let micros = |(s, ns): (i64, i64)| s * 1_000_000 + ns / 1000;
         // BOOTTIME goes on while the machine sleeps: a lease must not survive that.
-        let (mono_s, mono_ns) = clock(libc::CLOCK_BOOTTIME);
-        let (wall_s, wall_ns) = clock(libc::CLOCK_REALTIME);
-        Now {
-            mono: Mono(mono_s as u64 * 1_000_000 + mono_ns as u64 / 1000),
-            wall: WallMs(wall_s * 1000 + wall_ns / 1_000_000),
-        }
+        let mono = micros(clock(libc::CLOCK_BOOTTIME));
+        let ahead = self.wall.ahead_us(mono, || micros(clock(libc::CLOCK_REALTIME)));
+        Now { mono: Mono(mono as u64), wall: WallMs((mono + ahead) / 1000) }
     }
 
     fn rand(&self) -> u64 {
@@ -169,6 +205,28 @@ impl Env for Real {
                 runtime.block_on(async move { main().await });
             })
             .expect("the kernel refuses a thread");
+    }
+
+    fn has_side_threads(&self) -> bool {
+        true
+    }
+
+    fn step_forward(&self) {
+        // SAFETY: no pointers; 0 is the calling thread.
+        schedule(unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) });
+    }
+
+    fn step_back(&self) {
+        // A tenth of the core is left to this thread where the others want all of it: it may hold what they wait for.
+        const NICE: i32 = 10;
+        schedule(NICE);
+    }
+
+    fn busy_us(&self) -> u64 {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the pointer is to a live timespec, and every thread has this clock.
+        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+        time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
     }
 
     fn disk(&self) -> Arc<dyn Disk> {
@@ -203,6 +261,38 @@ impl Env for Real {
         }
         std::process::exit(code)
     }
+}
+
+/// Sets the priority of this thread and asks for slices of a tenth of a millisecond: Linux 6.12 and later let a thread
+/// with short slices run as soon as it wakes, where it would wait for the 3 ms that another was promised. Where the
+/// kernel refuses, the thread runs as the others do.
+fn schedule(nice: i32) {
+    const SLICE_NS: u64 = 100_000; // the shortest that the kernel takes
+    /// `struct sched_attr` of sched_setattr(2), in its first version.
+    #[repr(C)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    const { assert!(size_of::<Attributes>() == 48) };
+    let attributes = Attributes {
+        size: size_of::<Attributes>() as u32,
+        policy: libc::SCHED_OTHER as u32,
+        flags: 0,
+        nice,
+        priority: 0,
+        runtime: SLICE_NS,
+        deadline: 0,
+        period: 0,
+    };
+    // SAFETY: the structure has the size that it says, and lives through the call; 0 is the calling thread.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
 }
 
 /// The cycle counter: 9 ns a look against 20 for the clock.

@@ -1,10 +1,11 @@
 //! The node as the engine sees it while a client's command runs.
 
+use crate::clients::Client;
 use crate::connection::Connection;
 use crate::env::Env;
 use crate::pubsub::Space;
 use crate::shared::{Shared, Ticket};
-use crate::worker::{Setting, Worker};
+use crate::worker::Setting;
 use engine::{Args, Error, Host, HostOutcome, Session, Spec};
 use proto::resp::Reply;
 use std::any::Any;
@@ -13,8 +14,10 @@ use std::sync::Arc;
 
 /// The host of one client's command.
 pub struct NodeHost<'a, E: Env> {
-    pub worker: &'a Rc<Worker<E>>,
-    pub connection: &'a Rc<Connection<E>>,
+    pub shared: &'a Arc<Shared<E>>,
+    pub client: &'a Arc<Client>,
+    /// `None` on a side thread: a command that scripts may not call is never there.
+    pub connection: Option<&'a Rc<Connection<E>>>,
     pub setting: &'a Setting<'a>,
     /// The gate is closed.
     pub is_exclusive: bool,
@@ -34,15 +37,23 @@ pub type HostFn<E> = fn(&mut HostCx<'_, '_, E>) -> Result<HostOutcome, Error>;
 
 impl<E: Env> HostCx<'_, '_, E> {
     pub fn shared(&self) -> &Arc<Shared<E>> {
-        &self.host.worker.shared
+        self.host.shared
     }
     /// Stands for the client's reply when somebody else makes it; the function then answers `Later`.
     pub fn ticket(&self) -> Ticket<E::Socket> {
-        Ticket::new(self.host.worker.mail.clone(), self.session.id, self.session.is_resp3)
+        Ticket::new(
+            self.host.shared.mail[self.host.client.worker].clone(),
+            self.session.id,
+            self.session.is_resp3,
+        )
+    }
+    /// The client's connection, for commands that only its worker runs.
+    pub fn connection(&self) -> &Rc<Connection<E>> {
+        self.host.connection.expect("scripts, which run elsewhere, may not call this command")
     }
     /// The command runs inside another one, such as EXEC, and must answer at once.
     pub fn is_nested(&self) -> bool {
-        let own = self.host.connection.client.command.load(std::sync::atomic::Ordering::Relaxed);
+        let own = self.host.client.command.load(std::sync::atomic::Ordering::Relaxed);
         own != self.spec.id + 1
     }
     pub fn arg(&self, index: usize) -> &[u8] {
@@ -81,14 +92,14 @@ impl<E: Env> Host for NodeHost<'_, E> {
         session: &mut Session,
         out: &mut Reply,
     ) -> Result<HostOutcome, Error> {
-        let run = self.worker.shared.functions[spec.id].expect("every command of the node has a function");
+        let run = self.shared.functions[spec.id].expect("every command of the node has a function");
         run(&mut HostCx { host: self, spec, args, session, out })
     }
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
-        dispose(&self.worker.shared, garbage);
+        dispose(self.shared, garbage);
     }
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
-        self.worker.shared.publish(Space::Channel, channel, message);
+        self.shared.publish(Space::Channel, channel, message);
     }
     fn log(&mut self, level: u8, line: &[u8]) {
         let line = String::from_utf8_lossy(line);

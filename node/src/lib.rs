@@ -12,6 +12,8 @@ pub mod connection;
 pub mod control;
 pub mod digest;
 pub mod env;
+pub mod errand;
+pub mod free;
 pub mod host;
 pub mod local_cluster;
 pub mod log;

@@ -11,6 +11,8 @@ pub enum Letter<S> {
     Socket(S, SocketAddr, SocketAddr),
     /// The reply of a client that waited. `written`: end of what serving it put into the feed, 0 for nothing.
     Reply { client: u64, bytes: Vec<u8>, written: u64 },
+    /// What became of a command that ran on the side thread.
+    Errand(Box<crate::errand::Done>),
     /// The client runs its command again.
     Retry(u64),
     /// Something that no command of the client asked for: a message of a channel.

@@ -60,7 +60,11 @@ pub async fn run_until<E: Env>(
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,
     };
-    let (shared, persist_inbox, control_inbox) = build(env, config, settings, workers);
+    let (shared, mut persist_inbox, control_inbox) = build(env, config, settings, workers);
+    if shared.env.has_side_threads() {
+        let (_, nothing) = tokio::sync::mpsc::unbounded_channel();
+        crate::free::start(&shared, std::mem::replace(&mut persist_inbox.garbage, nothing));
+    }
     let persist = Persist::start(shared.clone(), persist_inbox).await?;
     shared.apply_config();
     for index in 0..workers {
@@ -129,8 +133,9 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
     let (control, control_inbox) = ControlHandle::new(settings.is_cluster);
     let state = State::default();
     state.is_expiring.store(true, Ordering::Relaxed);
-    // One for each worker, and one for the control thread, which applies a primary's stream.
-    let stats = (0..=workers).map(|_| Mutex::new(Stats::new(table.len()))).collect();
+    // One for each worker, one for each one's side thread, and one for the control thread, which applies a primary's
+    // stream.
+    let stats = (0..=2 * workers).map(|_| Mutex::new(Stats::new(table.len()))).collect();
     let functions = table.specs().iter().map(|s| commands::function::<E>(&s.full_name)).collect();
     let shared = Shared {
         engine: Engine {
@@ -152,7 +157,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         mail: (0..workers).map(|_| Arc::new(Mail::default())).collect(),
         load: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         stats,
-        worker_dirty: (0..workers).map(|_| Default::default()).collect(),
+        worker_dirty: (0..2 * workers).map(|_| Default::default()).collect(),
         counters: Counters::default(),
         started: env.now(),
         run_id: ReplId(random_id()).to_string(),

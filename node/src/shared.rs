@@ -34,9 +34,9 @@ pub struct Shared<E: Env> {
     pub mail: Vec<Arc<Mail<E::Socket>>>,
     /// Clients per worker, for the acceptor.
     pub load: Vec<AtomicUsize>,
-    /// Statistics as each worker published them last.
+    /// Statistics as each worker published them last, then as each worker's side thread did.
     pub stats: Vec<Mutex<Stats>>,
-    /// Changes counted by each worker: what decides about saving. Never goes back.
+    /// Changes counted by each worker, then by each worker's side thread: what decides about saving. Never goes back.
     pub worker_dirty: Vec<CachePadded<AtomicU64>>,
     pub counters: Counters,
     pub started: Now,

@@ -9,6 +9,7 @@
 use crate::config::NodeSettings;
 use crate::connection::{Connection, OUTPUT_PAUSE_BYTES, Phase};
 use crate::env::Env;
+use crate::errand::{self, Choice, Errands};
 use crate::host::NodeHost;
 use crate::mail::{Letter, Mail};
 use crate::pubsub::Space;
@@ -94,6 +95,33 @@ pub struct Setting<'a> {
 }
 
 impl<'a> Setting<'a> {
+    /// Runs `f` with what holds now. It is looked at in an order that counts.
+    pub fn with<E: Env, T>(shared: &Shared<E>, f: impl FnOnce(&Setting) -> T) -> T {
+        let settings = shared.settings.load();
+        let slots_left = shared.state.slots_left.load(Ordering::Acquire);
+        let view = shared.view.load();
+        let now = shared.env.now();
+        // Before the status: a lease that is seen after a term ended belongs to a later one.
+        let term = shared.state.term.load(Ordering::Acquire);
+        let status = shared.status(now.mono);
+        let watched = engine::admission::watched(&status, &settings.engine);
+        let setting =
+            Setting { settings: &settings, view: (*view).as_deref(), now, status, watched, term, slots_left };
+        f(&setting)
+    }
+
+    /// The role changed, with the gate closed, since this was read, or slots left: it is true no more. To be asked
+    /// inside the gate.
+    pub fn is_outdated(&self, state: &crate::shared::State) -> bool {
+        self.status.is_replica != state.is_replica.load(Ordering::Relaxed)
+            || self.slots_left != state.slots_left.load(Ordering::Relaxed)
+    }
+
+    /// Served as a primary of a cluster, whose lease has ended since.
+    pub fn has_lost_lease<E: Env>(&self, shared: &Shared<E>) -> bool {
+        self.view.is_some() && self.status.has_lease && !shared.status(shared.env.now().mono).has_lease
+    }
+
     pub fn turn<'t, E: Env>(
         &self,
         shared: &'t Shared<E>,
@@ -114,6 +142,7 @@ impl<'a> Setting<'a> {
             ticks: shared.env.ticks(),
             first_key: None,
             exclusive,
+            passage: None,
             local,
             host,
         }
@@ -146,6 +175,7 @@ pub struct Worker<E: Env> {
     parked: RefCell<Vec<Rc<Connection<E>>>>,
     kick: Notify,
     is_stopped: Cell<bool>,
+    pub(crate) errands: RefCell<Errands>,
 }
 
 /// What a browser sends that a hostile page makes talk to us: Redis ends such connections too, lest the body of a
@@ -169,12 +199,14 @@ impl<E: Env> Worker<E> {
             parked: RefCell::default(),
             kick: Notify::new(),
             is_stopped: Cell::new(false),
+            errands: RefCell::default(),
             shared,
         })
     }
 
     /// Serves until the node stops.
     pub async fn run(self: Rc<Self>) {
+        self.shared.env.step_forward();
         let runner = tokio::task::spawn_local(self.clone().run_batches());
         let rounds = tokio::task::spawn_local(self.clone().run_rounds());
         while !self.is_stopped.get() {
@@ -232,6 +264,7 @@ impl<E: Env> Worker<E> {
     fn open(self: &Rc<Self>, letter: Letter<E::Socket>) {
         match letter {
             Letter::Socket(socket, peer, own) => self.accept(socket, peer, own),
+            Letter::Errand(done) => self.finish_errand(*done),
             Letter::Reply { client, bytes, written } => self.on(client, |c| self.answer(c, &bytes, written)),
             Letter::Retry(client) => self.on(client, |c| self.run_again(c)),
             Letter::Push { client, bytes } => {
@@ -255,19 +288,20 @@ impl<E: Env> Worker<E> {
             Letter::ResetStats => {
                 let stats = &mut self.core.borrow_mut().local.stats;
                 **stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
+                self.errands.borrow().reset_stats();
             }
             Letter::Stop => self.is_stopped.set(true),
         }
     }
 
-    fn on(&self, client: u64, act: impl FnOnce(&Rc<Connection<E>>)) {
+    pub(crate) fn on(&self, client: u64, act: impl FnOnce(&Rc<Connection<E>>)) {
         let connection = self.connections.borrow().get(&client).cloned();
         if let Some(connection) = connection {
             act(&connection);
         }
     }
 
-    fn released(&self) -> Released {
+    pub(crate) fn released(&self) -> Released {
         self.shared.released()
     }
 
@@ -485,21 +519,6 @@ impl<E: Env> Worker<E> {
 
     // Execution.
 
-    /// Runs `f` with what holds now. It is looked at in an order that counts.
-    fn with_setting<T>(&self, f: impl FnOnce(&Setting) -> T) -> T {
-        let settings = self.shared.settings.load();
-        let slots_left = self.shared.state.slots_left.load(Ordering::Acquire);
-        let view = self.shared.view.load();
-        let now = self.shared.env.now();
-        // Before the status: a lease that is seen after a term ended belongs to a later one.
-        let term = self.shared.state.term.load(Ordering::Acquire);
-        let status = self.shared.status(now.mono);
-        let watched = engine::admission::watched(&status, &settings.engine);
-        let setting =
-            Setting { settings: &settings, view: (*view).as_deref(), now, status, watched, term, slots_left };
-        f(&setting)
-    }
-
     /// Runs everything in the batch.
     pub fn run_batch(self: &Rc<Self>) {
         let mut batch = std::mem::take(&mut *self.batch.borrow_mut());
@@ -507,7 +526,7 @@ impl<E: Env> Worker<E> {
             *self.batch.borrow_mut() = batch;
             return;
         }
-        self.with_setting(|setting| self.run_groups(setting, &mut batch));
+        Setting::with(&self.shared, |setting| self.run_groups(setting, &mut batch));
         batch.input.clear();
         batch.input.shrink_to(INPUT_BYTES_MAX);
         batch.spans.clear();
@@ -538,6 +557,11 @@ impl<E: Env> Worker<E> {
     }
 
     fn prefetch(&self, batch: &Batch<E>, items: &[Item]) {
+        // Alone, a command waits for its memory one way or the other.
+        const WORTH_IT_MIN: usize = 3;
+        if items.len() < WORTH_IT_MIN {
+            return;
+        }
         let keyspace = &self.shared.engine.keyspace;
         for item in items {
             if let Some((slot, hash)) = item.first_key {
@@ -609,9 +633,7 @@ impl<E: Env> Worker<E> {
             }
             ran += 1;
         }
-        let has_lease_ended =
-            setting.status.has_lease && !self.shared.status(self.shared.env.now().mono).has_lease;
-        if setting.view.is_some() && has_lease_ended && ran > later {
+        if ran > later && setting.has_lost_lease(&self.shared) {
             // W12: what was read may belong to another primary by now; nobody may see it as an answer. What is answered
             // later read nothing: it may be what ended the lease, such as CLUSTER REPLICATE.
             connection.set_phase(Phase::Closed);
@@ -660,36 +682,52 @@ impl<E: Env> Worker<E> {
             connection.client.command.store(spec.id + 1, Ordering::Relaxed);
         }
         let mut session = connection.session.borrow_mut();
-        let mut host = NodeHost { worker: self, connection, setting, is_exclusive: false };
+        let mut host = NodeHost {
+            shared: &self.shared,
+            client: &connection.client,
+            connection: Some(connection),
+            setting,
+            is_exclusive: false,
+        };
         let Core { local, out, .. } = core;
-        if inside.has_left && self.is_outdated(setting) {
+        if inside.has_left && setting.is_outdated(&self.shared.state) {
             return Outcome::Busy(Slot::default());
         }
         inside.has_left = false;
+        let mut timed = None;
+        if let Ok(spec) = &resolved
+            && spec.has(engine::spec::flag::LONG)
+        {
+            let choice = self.errands.borrow().choose(&self.shared, spec, args, &session);
+            let Choice::InLine(script) = choice else {
+                self.send_errand(connection, spec, raw, spans, item.raw.start, &session);
+                return Outcome::Later;
+            };
+            timed = script.map(|script| (script, self.shared.env.now().mono));
+        }
         let mut turn = setting.turn(&self.shared, local, &mut host, None);
         turn.first_key = item.first_key;
         let outcome = execute(&mut turn, &mut session, &resolved, args, Some(raw), out);
+        if let Some((script, begun)) = timed {
+            let us = self.shared.env.now().mono.since(begun).as_micros() as u64;
+            self.errands.borrow_mut().judge(script, us);
+        }
         if !matches!(outcome, Outcome::NeedsGate) {
             return outcome;
         }
         inside.has_left = true;
         inside.gate.outside(|| {
-            let closed: GateClosed<'_> = engine.keyspace.gate().close();
-            if self.is_outdated(setting) {
+            // Who is inside for long is a script on a side thread: it may be ended only while others are served.
+            let Some(closed): Option<GateClosed<'_>> = engine.keyspace.gate().try_close() else {
+                return errand::gate_is_held(&self.shared, setting, local, &session, out);
+            };
+            if setting.is_outdated(&self.shared.state) {
                 return Outcome::Busy(Slot::default());
             }
             host.is_exclusive = true;
             let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
             execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
         })
-    }
-
-    /// The role changed, with the gate closed, since the batch began, or slots left: what was true for it is no more.
-    /// To be asked inside the gate.
-    fn is_outdated(&self, setting: &Setting) -> bool {
-        let state = &self.shared.state;
-        setting.status.is_replica != state.is_replica.load(Ordering::Relaxed)
-            || setting.slots_left != state.slots_left.load(Ordering::Relaxed)
     }
 
     /// Commands that could not run yet go back to the connection, before what it read later.
@@ -751,7 +789,7 @@ impl<E: Env> Worker<E> {
         }
     }
 
-    fn check_output(&self, connection: &Rc<Connection<E>>, settings: &NodeSettings, now: Now) {
+    pub(crate) fn check_output(&self, connection: &Rc<Connection<E>>, settings: &NodeSettings, now: Now) {
         if connection.output_bytes() == 0 {
             return;
         }
@@ -767,7 +805,7 @@ impl<E: Env> Worker<E> {
     }
 
     /// Renews what CLIENT LIST shows.
-    fn describe(&self, connection: &Rc<Connection<E>>, ran: usize, now: Now) {
+    pub(crate) fn describe(&self, connection: &Rc<Connection<E>>, ran: usize, now: Now) {
         use crate::clients::state;
         let client = &connection.client;
         let session = connection.session.borrow();
@@ -906,7 +944,7 @@ impl<E: Env> Worker<E> {
     // Background.
 
     fn round(self: &Rc<Self>) {
-        self.with_setting(|setting| self.round_in(setting));
+        Setting::with(&self.shared, |setting| self.round_in(setting));
         self.publish_stats();
     }
 

@@ -5,9 +5,14 @@
 //! `closed`, the closer sets `closed` before it looks at the readers, and a SeqCst fence stands between the two
 //! steps on both sides, so at least one of them sees the other (Dekker).
 
-use crate::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, fence, spin_loop, yield_now};
+use crate::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, fence, rest, spin_loop, yield_now};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+
+/// Looks at what one waits for, before one rests between them.
+const YIELDS_MAX: u32 = 120;
+/// Rests of a closer before it gives up: about a millisecond.
+const RESTS_MAX: u32 = 12;
 
 /// See the module's head.
 #[derive(Default)]
@@ -37,12 +42,28 @@ impl Gate {
     }
 
     /// Closes the gate and waits until every reader is out. The caller must not be inside with a reader of its own:
-    /// it would wait for itself. Closers queue behind each other.
+    /// it would wait for itself. Closers queue behind each other. While a reader stays inside for long, the others are
+    /// let in between the attempts.
     pub fn close(&self) -> GateClosed<'_> {
         let turn = lock(&self.closing);
+        while !self.shut() {
+            (0..RESTS_MAX).for_each(|_| rest());
+        }
+        GateClosed { gate: self, _turn: turn }
+    }
+
+    /// As [`Gate::close`]; `None` when somebody else closes the gate, or a reader stays inside for longer than about a
+    /// millisecond.
+    pub fn try_close(&self) -> Option<GateClosed<'_>> {
+        let turn = self.closing.try_lock().ok()?;
+        self.shut().then_some(GateClosed { gate: self, _turn: turn })
+    }
+
+    /// Keeps readers out and waits for those inside; opens again and answers false if one stays.
+    fn shut(&self) -> bool {
         self.shared.closed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let mut at = 0;
+        let (mut at, mut rests) = (0, 0);
         loop {
             // The list's lock is not kept while waiting: a reader may come or go meanwhile. One that comes sees
             // `closed`; positions only shift down, so start again when the list has become shorter.
@@ -53,7 +74,19 @@ impl Gate {
             let mut spins = 0;
             while line.inside.load(Ordering::Acquire) != 0 {
                 spins += 1;
-                if spins < 100 { spin_loop() } else { yield_now() }
+                match spins {
+                    ..100 => spin_loop(),
+                    100..YIELDS_MAX => yield_now(),
+                    // The reader's thread may have a lower priority than this one, and yielding be nothing to it.
+                    _ if rests < RESTS_MAX || cfg!(loom) => {
+                        rests += 1;
+                        rest();
+                    }
+                    _ => {
+                        self.shared.closed.store(false, Ordering::Release);
+                        return false;
+                    }
+                }
             }
             at = if lock(&self.shared.readers).get(at).is_some_and(|l| Arc::ptr_eq(l, &line)) {
                 at + 1
@@ -62,7 +95,7 @@ impl Gate {
             };
         }
         fence(Ordering::SeqCst);
-        GateClosed { gate: self, _turn: turn }
+        true
     }
 
     /// Whether somebody closes the gate or has it closed.
@@ -109,6 +142,7 @@ impl GateReader {
     }
 
     fn step_inside(&self) {
+        let mut looks = 0;
         loop {
             self.line.inside.store(1, Ordering::Relaxed);
             fence(Ordering::SeqCst);
@@ -116,7 +150,8 @@ impl GateReader {
                 return;
             }
             self.step_outside();
-            yield_now();
+            looks += 1;
+            if looks < YIELDS_MAX { yield_now() } else { rest() }
         }
     }
     #[inline]
@@ -180,6 +215,19 @@ mod tests {
         assert!(reader.enter().is_none());
         drop(closed);
         assert!(reader.enter().is_some());
+    }
+
+    #[test]
+    fn a_closer_gives_up_on_a_reader_that_stays() {
+        let gate = Gate::default();
+        let (mut stays, mut other) = (gate.register(), gate.register());
+        let inside = stays.enter().unwrap();
+        assert!(gate.try_close().is_none());
+        assert!(other.enter().is_some());
+        drop(inside);
+        let closed = gate.try_close();
+        assert!(closed.is_some() && other.enter().is_none());
+        assert!(gate.try_close().is_none());
     }
 
     #[test]

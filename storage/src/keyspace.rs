@@ -111,11 +111,15 @@ impl Keyspace {
     }
     /// Locks a slot, yielding the thread while it is held. For background work, never for workers.
     pub fn lock_wait(&self, slot: Slot) -> SlotGuard<'_> {
+        const YIELDS_MAX: u32 = 20;
+        let mut looks = 0;
         loop {
             if let Some(guard) = self.lock(slot) {
                 return guard;
             }
-            std::thread::yield_now();
+            looks += 1;
+            // The holder's thread may have a lower priority than this one.
+            if looks < YIELDS_MAX { std::thread::yield_now() } else { crate::sync::rest() }
         }
     }
 

@@ -18,6 +18,7 @@ pub mod list;
 mod lock;
 #[cfg(test)]
 mod model_test;
+mod pace;
 mod packed;
 pub mod rdb;
 mod segment;
@@ -42,6 +43,7 @@ pub use hash::Hash;
 pub use keyhash::KeyHasher;
 pub use keyspace::{ElementAhead, Keyspace};
 pub use list::List;
+pub use pace::set_pace;
 pub use set::{Set, parse_int};
 pub use slab::class_size;
 pub use slot::{Ownership, SlotGuard, SlotState};

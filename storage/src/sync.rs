@@ -19,3 +19,14 @@ pub(crate) use loom::{
     },
     thread::yield_now,
 };
+
+/// Gives the core away for some ten microseconds, to threads of a lower priority as well.
+#[cfg(not(loom))]
+pub(crate) fn rest() {
+    std::thread::sleep(std::time::Duration::from_micros(20));
+}
+
+#[cfg(loom)]
+pub(crate) fn rest() {
+    yield_now();
+}

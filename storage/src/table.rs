@@ -191,6 +191,7 @@ impl Root {
         let mut bytes = 0;
         let nodes = self.take_segments(&mut |seg| {
             bytes += seg.bytes();
+            crate::pace::freed(seg.len() as u32 + 1);
             for i in 0..seg.len() {
                 seg.entry(i).prefetch();
             }

@@ -157,6 +157,8 @@ impl Clone for Bytes {
 impl Drop for Bytes {
     fn drop(&mut self) {
         if let Some(p) = NonNull::new(self.0) {
+            // A large one leaves a page to be given back more often.
+            crate::pace::freed(1 + (self.len() >> 8) as u32);
             // SAFETY: allocated for this size; the value is gone after this.
             unsafe { slab::release(p, HEADER + self.len()) };
         }

@@ -9,7 +9,7 @@ use crate::locks::{Locks, Places};
 use crate::propagate::Unit;
 use crate::settings::{Settings, notify};
 use crate::stats::Stats;
-use crate::turn::{Host, Turn};
+use crate::turn::{Host, Passage, Turn};
 use proto::Slot;
 use smallvec::SmallVec;
 use std::any::Any;
@@ -79,6 +79,7 @@ pub struct Keys<'g> {
     pub sees_expired: bool,
     /// Reads leave the access clock alone.
     pub is_no_touch: bool,
+    pub passage: Option<&'g Passage<'g>>,
     pub effects: Kept<Effects>,
     pub unit: Kept<Unit>,
     pub stats: Kept<Stats>,
@@ -139,6 +140,7 @@ impl<'g> Keys<'g> {
             may_expire: !turn.status.is_replica,
             sees_expired: false,
             is_no_touch: false,
+            passage: turn.passage,
             effects: turn.local.effects.lend(),
             unit,
             stats: turn.local.stats.lend(),
@@ -217,7 +219,8 @@ impl<'g> Keys<'g> {
     /// Removes a key whose time has come, as a write of its own.
     pub fn expire(&mut self, key: &[u8]) {
         let (mut db, hash) = self.db_mut(key);
-        db.remove(key, hash);
+        let value = db.remove(key, hash);
+        value.into_iter().for_each(|value| self.discard(value));
         let verb: &[u8] = if self.settings.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
         self.unit.push(self.db, &[verb, key]);
         self.stats.expired += 1;

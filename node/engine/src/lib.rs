@@ -45,7 +45,7 @@ pub use session::Session;
 pub use settings::Settings;
 pub use spec::Command;
 pub use table::{Spec, Table};
-pub use turn::{Host, HostOutcome, Local, Status, Turn};
+pub use turn::{Host, HostOutcome, Local, Passage, Status, Turn};
 
 use std::sync::Arc;
 use storage::Keyspace;

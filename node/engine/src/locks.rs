@@ -179,6 +179,7 @@ impl Places {
         if places.len() > 1 && turn.exclusive.is_none() {
             let ahead = &places[..places.len().min(AHEAD_MAX)];
             ahead.iter().for_each(|p| keyspace.prefetch_segment(p.slot, db, p.hash));
+            ahead.iter().for_each(|p| keyspace.prefetch_pointer(p.slot, db, p.hash));
             ahead.iter().for_each(|p| keyspace.prefetch_entry(p.slot, db, p.hash));
         }
         slots.sort_unstable();

@@ -90,6 +90,40 @@ impl Session {
             && (self.subscriptions == [0; 3] || self.is_resp3)
     }
 
+    /// A copy for a command that runs elsewhere, without transaction and watched keys, which stay here.
+    /// [`Session::take_back`] brings home what the command changed.
+    pub fn lend(&self) -> Session {
+        Session {
+            id: self.id,
+            db: self.db,
+            is_resp3: self.is_resp3,
+            is_authenticated: self.is_authenticated,
+            user: self.user.clone(),
+            name: self.name.clone(),
+            lib_name: self.lib_name.clone(),
+            lib_version: self.lib_version.clone(),
+            is_readonly: self.is_readonly,
+            is_asking: self.is_asking,
+            is_no_touch: self.is_no_touch,
+            is_no_evict: self.is_no_evict,
+            is_primary_link: self.is_primary_link,
+            is_replica: self.is_replica,
+            importing: self.importing.clone(),
+            reply_mode: self.reply_mode,
+            subscriptions: self.subscriptions,
+            multi: None,
+            watches: None,
+            written: self.written,
+        }
+    }
+
+    /// What a command that ran with [`Session::lend`] has left behind: its one-shot states and what it wrote.
+    pub fn take_back(&mut self, lent: &Session) {
+        self.is_asking = lent.is_asking;
+        self.reply_mode = lent.reply_mode;
+        self.written = lent.written;
+    }
+
     pub fn is_subscribed(&self) -> bool {
         self.subscriptions.iter().any(|n| *n > 0)
     }

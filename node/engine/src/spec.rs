@@ -137,6 +137,8 @@ pub mod flag {
     pub const WHOLE_DB: u32 = 1 << 22;
     /// Runs a script, which may use any key: in a transaction the gate is closed for it.
     pub const SCRIPT: u32 = 1 << 23;
+    /// May take long: a node may run it beside the worker that serves its client.
+    pub const LONG: u32 = 1 << 24;
 
     /// Counts as set on every command.
     pub const ANY: u32 = 1 << 31;

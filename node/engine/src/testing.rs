@@ -205,6 +205,7 @@ impl Runner {
             first_key: None,
             watched: crate::admission::watched(&self.status, &self.settings),
             exclusive,
+            passage: None,
             local: &mut self.local,
             host: &mut self.host,
         };

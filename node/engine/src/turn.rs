@@ -31,9 +31,15 @@ pub struct Turn<'a> {
     pub first_key: Option<(Slot, u64)>,
     /// The gate is closed: this worker alone runs, and may take any slot.
     pub exclusive: Option<&'a GateClosed<'a>>,
+    /// Where a long command that holds no lock may let closers of the gate pass; `None`: it may not.
+    pub passage: Option<&'a Passage<'a>>,
     pub local: &'a mut Local,
     pub host: &'a mut dyn Host,
 }
+
+/// Lets whoever waits to close the gate do so. False: what the turn was told holds no more, or nobody waits for the
+/// reply; the command is to end soon, and what it says will not be used.
+pub struct Passage<'a>(pub &'a dyn Fn() -> bool);
 
 /// The node's state as far as it decides what may run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

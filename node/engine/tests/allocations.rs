@@ -132,6 +132,7 @@ impl Bench {
             first_key: None,
             watched: engine::admission::watched(&Status::default(), &self.settings),
             exclusive: None,
+            passage: None,
             local: &mut self.local,
             host: &mut NoHost,
         };

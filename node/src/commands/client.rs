@@ -153,7 +153,7 @@ pub fn checked_name(name: &[u8]) -> Result<Vec<u8>, Error> {
 }
 
 pub fn set_name<E: Env>(cx: &mut HostCx<E>, name: Vec<u8>) {
-    cx.host.connection.client.text().name = String::from_utf8_lossy(&name).into_owned();
+    cx.host.client.text().name = String::from_utf8_lossy(&name).into_owned();
     cx.session.name = name;
 }
 
@@ -166,10 +166,10 @@ fn set_info<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let text = cx.text(3);
     if cx.is_word(2, "LIB-NAME") {
         cx.session.lib_name = value.to_vec();
-        cx.host.connection.client.text().lib_name = text;
+        cx.host.client.text().lib_name = text;
     } else if cx.is_word(2, "LIB-VER") {
         cx.session.lib_version = value.to_vec();
-        cx.host.connection.client.text().lib_version = text;
+        cx.host.client.text().lib_version = text;
     } else {
         return Err(Error::err(&format!("Unrecognized option '{}'", cx.text(2))));
     }
@@ -271,7 +271,7 @@ fn list<E: Env>(cx: &mut HostCx<E>) -> Outcome {
 }
 
 fn info<E: Env>(cx: &mut HostCx<E>) -> Outcome {
-    let text = line(cx, &cx.host.connection.client) + "\n";
+    let text = line(cx, cx.host.client) + "\n";
     cx.out.verbatim("txt", text.as_bytes());
     Ok(HostOutcome::Done)
 }

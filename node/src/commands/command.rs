@@ -82,7 +82,7 @@ pub const COMMAND: Command = Command {
 };
 
 fn all<E: Env>(cx: &mut HostCx<E>) -> Outcome {
-    let table = &cx.host.worker.shared.engine.table;
+    let table = &cx.host.shared.engine.table;
     let specs: Vec<&'static Spec> = table.commands().collect();
     cx.out.array(specs.len());
     specs.iter().for_each(|s| info(s, cx.out));
@@ -95,7 +95,7 @@ fn some<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     }
     cx.out.array(cx.args.len() - 2);
     for name in &cx.args[2..] {
-        match cx.host.worker.shared.engine.table.by_full_name(name) {
+        match cx.host.shared.engine.table.by_full_name(name) {
             Some(spec) => info(spec, cx.out),
             None => cx.out.null_array(),
         }
@@ -186,7 +186,7 @@ fn key_spec(spec: &KeySpec, out: &mut Reply) {
 }
 
 fn docs<E: Env>(cx: &mut HostCx<E>) -> Outcome {
-    let table = &cx.host.worker.shared.engine.table;
+    let table = &cx.host.shared.engine.table;
     let specs: Vec<&'static Spec> = match cx.args.len() {
         2 => table.commands().collect(),
         _ => cx.args[2..].iter().filter_map(|n| table.by_full_name(n)).collect(),
@@ -297,8 +297,8 @@ fn arg(arg: &Arg, out: &mut Reply) {
 
 fn keys<E: Env>(cx: &mut HostCx<E>, has_flags: bool) -> Outcome {
     let args = &cx.args[2..];
-    let Ok(spec) = cx.host.worker.shared.engine.table.resolve(args) else {
-        return Err(match cx.host.worker.shared.engine.table.by_name(args[0]) {
+    let Ok(spec) = cx.host.shared.engine.table.resolve(args) else {
+        return Err(match cx.host.shared.engine.table.by_name(args[0]) {
             None => Error::text("ERR Invalid command specified"),
             Some(_) => Error::text("ERR Invalid number of arguments specified for command"),
         });
@@ -330,7 +330,7 @@ fn keys<E: Env>(cx: &mut HostCx<E>, has_flags: bool) -> Outcome {
 }
 
 fn list<E: Env>(cx: &mut HostCx<E>) -> Outcome {
-    let table = &cx.host.worker.shared.engine.table;
+    let table = &cx.host.shared.engine.table;
     let is_chosen: Box<dyn Fn(&Spec) -> bool> = match cx.args.len() {
         2 => Box::new(|_| true),
         5 if cx.is_word(2, "FILTERBY") && cx.is_word(3, "PATTERN") => {

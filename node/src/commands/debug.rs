@@ -62,7 +62,7 @@ pub static COMMANDS: &[Command] = &[Command {
 }];
 
 fn allowed<E: Env>(cx: &HostCx<E>) -> Result<(), Error> {
-    let peer = cx.host.connection.client.peer;
+    let peer = cx.host.client.peer;
     let mode = cx.shared().config().get("enable-debug-command").to_string();
     if mode == "yes" || mode == "local" && peer.ip().is_loopback() {
         return Ok(());
@@ -97,7 +97,7 @@ fn digest_value<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     allowed(cx)?;
     cx.out.array(cx.args.len() - 2);
     for key in &cx.args[2..] {
-        let digest = crate::digest::of_key(&cx.host.worker.shared.engine.keyspace, cx.session.db, key);
+        let digest = crate::digest::of_key(&cx.host.shared.engine.keyspace, cx.session.db, key);
         cx.out.simple(&crate::digest::hex(&digest));
     }
     Ok(HostOutcome::Done)

@@ -157,9 +157,9 @@ fn subscribe<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
     }
     let verb = SPACES[space as usize].1;
     let receiver =
-        Receiver { client: cx.session.id, worker: cx.host.worker.index, is_resp3: cx.session.is_resp3 };
+        Receiver { client: cx.session.id, worker: cx.host.client.worker, is_resp3: cx.session.is_resp3 };
     for name in &cx.args[1..] {
-        let connection = cx.host.connection;
+        let connection = cx.connection().clone();
         let mut subscriptions = connection.subscriptions.borrow_mut();
         if subscriptions.spaces[space as usize].insert(name.to_vec()) {
             cx.shared().pubsub.subscribe(space, name, receiver);
@@ -201,7 +201,7 @@ fn confirm<E: Env>(cx: &mut HostCx<E>, verb: &str, name: Option<&[u8]>, space: S
 fn unsubscribe<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
     let verb = SPACES[space as usize].2;
     let names: Vec<Vec<u8>> = match cx.args.len() {
-        1 => cx.host.connection.subscriptions.borrow().spaces[space as usize].iter().cloned().collect(),
+        1 => cx.connection().subscriptions.borrow().spaces[space as usize].iter().cloned().collect(),
         _ => cx.args[1..].iter().map(|n| n.to_vec()).collect(),
     };
     if names.is_empty() {
@@ -215,7 +215,7 @@ fn unsubscribe<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
 }
 
 fn remove<E: Env>(cx: &mut HostCx<E>, space: Space, name: &[u8]) {
-    if cx.host.connection.subscriptions.borrow_mut().spaces[space as usize].remove(name) {
+    if cx.connection().subscriptions.borrow_mut().spaces[space as usize].remove(name) {
         cx.shared().pubsub.unsubscribe(space, name, cx.session.id);
         cx.session.subscriptions[space as usize] -= 1;
     }
@@ -225,7 +225,7 @@ fn remove<E: Env>(cx: &mut HostCx<E>, space: Space, name: &[u8]) {
 pub fn unsubscribe_all<E: Env>(cx: &mut HostCx<E>) {
     for (space, ..) in SPACES {
         let names: Vec<Vec<u8>> =
-            cx.host.connection.subscriptions.borrow().spaces[space as usize].iter().cloned().collect();
+            cx.connection().subscriptions.borrow().spaces[space as usize].iter().cloned().collect();
         names.iter().for_each(|name| remove(cx, space, name));
     }
 }

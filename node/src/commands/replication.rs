@@ -43,7 +43,7 @@ fn replicaof<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     if cx.is_word(1, "NO") && cx.is_word(2, "ONE") {
         if shared.state.is_replica.load(Ordering::Acquire) {
             replica::lead_closed(&shared);
-            tracing::info!("MASTER MODE enabled (user request from '{}')", cx.host.connection.client.peer);
+            tracing::info!("MASTER MODE enabled (user request from '{}')", cx.host.client.peer);
         }
         remember(&shared, &[]);
         return cx.ok();
@@ -57,11 +57,7 @@ fn replicaof<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         return Ok(HostOutcome::Done);
     }
     remember(&shared, &[target.host.clone(), port.to_string()]);
-    tracing::info!(
-        "REPLICAOF {}:{port} enabled (user request from '{}')",
-        target.host,
-        cx.host.connection.client.peer
-    );
+    tracing::info!("REPLICAOF {}:{port} enabled (user request from '{}')", target.host, cx.host.client.peer);
     replica::follow_closed(&shared, Some(target));
     cx.ok()
 }
@@ -207,12 +203,12 @@ fn start_sync<E: Env>(cx: &mut HostCx<E>, request: SyncRequest) -> Outcome {
     if cx.session.is_subscribed() {
         return Err(Error::text("ERR SYNC and PSYNC are not allowed on a connection that is subscribed"));
     }
-    if !cx.host.connection.input.borrow().is_empty() {
+    if !cx.connection().input.borrow().is_empty() {
         // Redis says so of pending output; here what waits is input that would be taken for acknowledgements.
         tracing::debug!(client = cx.session.id, "a replica sent more before it got an answer");
     }
     cx.session.is_replica = true;
-    *cx.host.connection.sync.borrow_mut() = Some(request);
+    *cx.connection().sync.borrow_mut() = Some(request);
     Ok(HostOutcome::Later)
 }
 

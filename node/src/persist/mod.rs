@@ -20,8 +20,9 @@ pub use load::{LoadError, LoadRule, Loaded, RdbLoader};
 pub use snapshot::{SnapshotDone, SnapshotError, SnapshotRequest, SnapshotSink, SnapshotStart, snapshot};
 pub use task::Persist;
 
+use crate::free::Garbage;
 use crate::shared::Ticket;
-use std::any::Any;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::{Keyspace, Snapshot};
 use tokio::sync::{mpsc, oneshot};
@@ -83,7 +84,9 @@ pub struct PersistStatus {
 /// The way to the persistence task.
 pub struct PersistHandle<S> {
     requests: mpsc::UnboundedSender<PersistRequest<S>>,
-    garbage: mpsc::UnboundedSender<Vec<Box<dyn Any + Send>>>,
+    garbage: mpsc::UnboundedSender<Garbage>,
+    /// Calls of [`PersistHandle::dispose`] whose values are not freed yet.
+    pub waiting_garbage: Arc<AtomicUsize>,
     status: Mutex<PersistStatus>,
     /// Held by the snapshot under way.
     snapshots: tokio::sync::Mutex<()>,
@@ -93,7 +96,7 @@ pub struct PersistHandle<S> {
 /// What the task receives.
 pub struct PersistInbox<S> {
     pub requests: mpsc::UnboundedReceiver<PersistRequest<S>>,
-    pub garbage: mpsc::UnboundedReceiver<Vec<Box<dyn Any + Send>>>,
+    pub garbage: mpsc::UnboundedReceiver<Garbage>,
 }
 
 impl<S> PersistHandle<S> {
@@ -112,6 +115,7 @@ impl<S> PersistHandle<S> {
             PersistHandle {
                 requests,
                 garbage,
+                waiting_garbage: Default::default(),
                 status: Mutex::new(status),
                 snapshots: Default::default(),
                 active: Mutex::default(),
@@ -123,8 +127,9 @@ impl<S> PersistHandle<S> {
     pub fn request(&self, request: PersistRequest<S>) {
         let _ = self.requests.send(request);
     }
-    /// Frees values elsewhere; here if the task has ended.
-    pub fn dispose(&self, garbage: Vec<Box<dyn Any + Send>>) {
+    /// Frees values elsewhere; here if whoever does so has ended.
+    pub fn dispose(&self, garbage: Garbage) {
+        self.waiting_garbage.fetch_add(1, Ordering::Relaxed);
         let _ = self.garbage.send(garbage);
     }
     /// Ends the append-only log, whatever the configuration says, before the data are replaced by a primary's. What it

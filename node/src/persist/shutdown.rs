@@ -73,6 +73,13 @@ impl<E: Env> Persist<E> {
         if !is_now {
             wait_for_replicas(&shared).await;
         }
+        if shared.engine.scripts.control.kill_all() && save == Some(false) {
+            // Redis 7.0: NOSAVE ends the server in the middle of a script that has written.
+            tracing::warn!("A script that has written still runs. Exit anyway.");
+            self.sync_log().await;
+            shared.env.exit(0);
+            return true;
+        }
         let turn = take_turn(&shared).await;
         let closed = self.flush_log().await;
         let is_saved = save.unwrap_or(!shared.settings().save.is_empty());
@@ -81,6 +88,15 @@ impl<E: Env> Persist<E> {
         }
         shared.env.exit(0);
         true
+    }
+
+    /// Brings the log up to what the feed holds now.
+    async fn sync_log(&self) {
+        let Some(log) = self.log.borrow().clone() else { return };
+        let at = self.shared.feed.end().0;
+        if let Err(error) = log.ask(|done| Order::Sync { at, done }).await {
+            tracing::warn!("Fail to fsync the AOF file: {error}");
+        }
     }
 
     /// Brings the log up to the feed's end and closes the gate there.

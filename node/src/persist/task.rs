@@ -127,8 +127,10 @@ impl<E: Env> Persist<E> {
                     self.tick();
                     next_tick.set(tokio::time::sleep(TICK));
                 }
-                garbage = self.inbox.garbage.recv() => {
+                // Only where no thread of its own does so.
+                Some(garbage) = self.inbox.garbage.recv() => {
                     self.shared.env.blocking(move || drop(garbage)).await;
+                    self.shared.persist.waiting_garbage.fetch_sub(1, Ordering::Relaxed);
                 }
             }
         }

@@ -113,6 +113,7 @@ impl<const PAIR: bool> Element<PAIR> {
 
 impl<const PAIR: bool> Drop for Element<PAIR> {
     fn drop(&mut self) {
+        crate::pace::freed(1);
         let (_, key, value) = self.layout();
         // SAFETY: `new` allocated with this very size, as the lengths never change.
         unsafe { slab::release(NonNull::new_unchecked(self.raw()), Self::bytes_for(key, value)) };

@@ -17,6 +17,8 @@ pub(super) const ARENAS_MAX: usize = 64;
 const BUCKETS: usize = 4;
 /// Looks at a held lock before the thread yields: the holder is ten instructions from the end unless it lost its core.
 const SPINS: u32 = 100;
+/// Looks before the thread sleeps for a moment.
+const YIELDS: u32 = SPINS + 4;
 
 #[repr(align(128))]
 pub(super) struct Arena {
@@ -107,7 +109,12 @@ impl Arena {
                 return;
             }
             spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            match spins {
+                ..SPINS => std::hint::spin_loop(),
+                SPINS..YIELDS => std::thread::yield_now(),
+                // The holder's thread has a lower priority than this one.
+                _ => crate::sync::rest(),
+            }
         }
     }
 

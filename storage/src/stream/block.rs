@@ -25,6 +25,12 @@ pub(super) struct Block {
     deleted: u32,
 }
 
+impl Drop for Block {
+    fn drop(&mut self) {
+        crate::pace::freed(4);
+    }
+}
+
 impl Block {
     /// An empty block for entries with these fields.
     pub(super) fn for_fields<P: AsRef<[u8]>>(pairs: &[P]) -> Block {

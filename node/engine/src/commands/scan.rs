@@ -4,7 +4,7 @@
 //! other slot, their migration included.
 
 use crate::cx::Cx;
-use crate::keys::Collection;
+use crate::keys::{Collection, Keys};
 use crate::number::parse_u64;
 use crate::spec::{Arg, Command, Group, Handler, KeySpec, acl, flag, key};
 use crate::{Error, glob};
@@ -15,6 +15,8 @@ const BASE: Command = Command { group: Group::Generic, ..Command::BASE };
 const SLOT_SHIFT: u32 = 48;
 /// Slots visited by one SCAN although they gave nothing. Bounds the time of one call over a sparse database.
 const SLOTS_PER_CALL_MAX: usize = 256;
+/// Keys that KEYS looks at before it lets others close the gate: a slot or two, some ten microseconds.
+const KEYS_PART: usize = 64;
 
 /// MATCH, COUNT and TYPE, which SCAN and its kin for collections share.
 pub struct Filter<'a> {
@@ -117,7 +119,7 @@ fn scan(cx: &mut Cx) -> Result<(), Error> {
     let cursor = parse_cursor(cx.args[1])?;
     let filter = Filter::parse(cx, 2, true)?;
     let mut found: Vec<Vec<u8>> = Vec::new();
-    let next = scan_from(cx, cursor, filter.count, &mut |key, kind| {
+    let next = scan_from(cx.keys, cursor, filter.count, &mut |key, kind| {
         let is_kind = filter.kind.is_none_or(|k| k.eq_ignore_ascii_case(kind.as_bytes()));
         if is_kind && filter.is_match(key) {
             found.push(key.to_vec());
@@ -130,13 +132,13 @@ fn scan(cx: &mut Cx) -> Result<(), Error> {
 
 /// Visits at least `count` keys (whole segments) from `cursor` on, if there are that many. Returns the next cursor, 0
 /// at the end. Expired keys are passed over.
-fn scan_from(cx: &mut Cx, cursor: u64, count: usize, each: &mut dyn FnMut(&[u8], &str)) -> u64 {
-    let (db, now_ms) = (cx.keys.db, cx.keys.now_ms);
+fn scan_from(keys: &mut Keys, cursor: u64, count: usize, each: &mut dyn FnMut(&[u8], &str)) -> u64 {
+    let (db, now_ms) = (keys.db, keys.now_ms);
     let Some(mut slot) = Slot::new((cursor >> SLOT_SHIFT) as u16) else { return 0 };
     let mut place = cursor & ((1 << SLOT_SHIFT) - 1);
     let mut visited = 0;
     for _ in 0..SLOTS_PER_CALL_MAX.max(count) {
-        place = cx.keys.locks.visit(slot, |guard| {
+        place = keys.locks.visit(slot, |guard| {
             guard.db(db).scan(place, &mut |entry| {
                 visited += 1;
                 if entry.expire_ms().is_none_or(|at| at > now_ms) {
@@ -145,7 +147,7 @@ fn scan_from(cx: &mut Cx, cursor: u64, count: usize, each: &mut dyn FnMut(&[u8],
             })
         });
         if place == 0 {
-            let following = Slot::new(slot.number() + 1).and_then(|s| cx.keys.keyspace.next_occupied(db, s));
+            let following = Slot::new(slot.number() + 1).and_then(|s| keys.keyspace.next_occupied(db, s));
             match following {
                 Some(next) => slot = next,
                 None => return 0,
@@ -163,7 +165,7 @@ pub const KEYS: Command = Command {
     summary: "Returns all key names that match a pattern.",
     complexity: "O(N) with N being the number of keys in the database.",
     arity: 2,
-    flags: flag::READONLY | flag::WHOLE_DB,
+    flags: flag::READONLY | flag::WHOLE_DB | flag::LONG,
     acl: acl::KEYSPACE | acl::DANGEROUS,
     args: &[Arg::pattern("pattern")],
     tips: &["request_policy:all_shards", "nondeterministic_output_order"],
@@ -175,16 +177,24 @@ fn keys(cx: &mut Cx) -> Result<(), Error> {
     let mark = cx.out.mark();
     let mut count = 0;
     let mut cursor = 0;
+    // What is found in a part is copied once more: the reply grows while no slot is locked.
+    let (mut found, mut ends): (Vec<u8>, Vec<usize>) = Default::default();
     loop {
-        let mut found: Vec<Vec<u8>> = Vec::new();
-        cursor = scan_from(cx, cursor, 1024, &mut |key, _| {
+        cursor = scan_from(cx.keys, cursor, KEYS_PART, &mut |key, _| {
             if glob::matches(pattern, key, false) {
-                found.push(key.to_vec());
+                found.extend_from_slice(key);
+                ends.push(found.len());
             }
         });
-        count += found.len();
-        found.iter().for_each(|key| cx.out.bulk(key));
-        if cursor == 0 {
+        count += ends.len();
+        let mut start = 0;
+        for end in ends.drain(..) {
+            cx.out.bulk(&found[start..end]);
+            start = end;
+        }
+        found.clear();
+        let is_to_go_on = cursor != 0 && cx.keys.passage.is_none_or(|passage| (passage.0)());
+        if !is_to_go_on {
             break;
         }
     }

@@ -11,7 +11,8 @@ const RUN_FLAGS: u32 = flag::NOSCRIPT
     | flag::SKIP_MONITOR
     | flag::NO_MANDATORY_KEYS
     | flag::MOVABLE_KEYS
-    | flag::SCRIPT;
+    | flag::SCRIPT
+    | flag::LONG;
 const KEYS: KeySpec = KeySpec::counted(2, key::RW | key::ACCESS | key::UPDATE);
 const KEYS_RO: KeySpec = KeySpec::counted(2, key::RO | key::ACCESS);
 

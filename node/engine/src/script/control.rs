@@ -99,6 +99,11 @@ impl Control {
         }
     }
 
+    /// Ends all scripts of clients, since the node ends. Whether one goes on, because it has written.
+    pub fn kill_all(&self) -> bool {
+        self.list().iter().filter(|r| !r.is_replayed && !r.kill()).count() > 0
+    }
+
     /// What a client is told that would have to wait, if a script has been running for too long. `slow_ms` 0: never.
     pub fn busy(&self, now: Mono, slow_ms: u64) -> Option<Error> {
         let oldest = self.oldest()?;
@@ -195,6 +200,17 @@ mod tests {
         assert!(!script.is_killed());
         control.end(&script);
         assert_eq!(text(control.kill(true, Mono(0), 0)), "NOTBUSY");
+    }
+
+    #[test]
+    fn at_the_end_all_are_killed_that_may_be() {
+        let control = Control::default();
+        let (reads, writes) = (running(true, 0), running(true, 0));
+        control.begin(&reads);
+        assert!(!control.kill_all());
+        control.begin(&writes);
+        assert!(writes.begin_writing() && control.kill_all());
+        assert!(reads.is_killed() && !writes.is_killed());
     }
 
     #[test]

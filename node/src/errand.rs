@@ -1,0 +1,463 @@
+//! Errands: commands that may take long run on a thread beside the worker that serves their client, so that they make
+//! nobody wait.
+//!
+//! Each worker has one side thread, made when it is first needed. It executes as the worker does, with an interpreter
+//! and a way through the gate of its own, and sends back what the worker needs to answer. Meanwhile the connection waits
+//! as for any reply that somebody else makes. The side thread steps back behind the worker where both share a core, but
+//! not so far that it starves: it may hold what the worker's clients wait for.
+//!
+//! A hop costs more than a short script. A script that took less than a millisecond each time of late therefore runs in
+//! line.
+//!
+//! Invariant: what holds for commands of a worker holds here: the role is looked at inside the gate, the lease after
+//! the command, and a reply waits for what its unit waits for.
+//! Invariant: a client has at most one errand, so that its replies keep their order and the queue is bounded.
+
+use crate::clients::Client;
+use crate::connection::{Connection, Phase};
+use crate::env::Env;
+use crate::host::NodeHost;
+use crate::mail::Letter;
+use crate::shared::Shared;
+use crate::worker::{Setting, Worker};
+use engine::spec::flag;
+use engine::stats::Stats;
+use engine::{Args, Local, Outcome, Passage, Session, Spec, evict, execute};
+use proto::Slot;
+use proto::resp::{Reply, Span};
+use smallvec::SmallVec;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use storage::GateReader;
+use tokio::sync::mpsc;
+
+/// A script that takes longer makes others wait.
+const SHORT_US: u64 = 1000;
+/// Scripts whose times are remembered, by worker. Two that fall together forget each other's.
+const SCRIPTS_MAX: usize = 256;
+/// Short runs after which an unknown script counts as short; twice as many after each time that this was wrong.
+const RUNS_NEEDED: u16 = 2;
+const RUNS_NEEDED_MAX: u16 = 4096;
+/// Between two attempts when all errands wait for slots or for the gate.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// A command on its way to the side thread.
+pub struct Errand {
+    pub client: Arc<Client>,
+    pub spec: &'static Spec,
+    /// As it stood on the wire.
+    pub raw: Vec<u8>,
+    /// Its arguments in `raw`.
+    pub spans: Vec<Span>,
+    pub session: Session,
+}
+
+/// What became of an errand.
+pub struct Done {
+    client: u64,
+    spec: &'static Spec,
+    script: u64,
+    /// Time that it took of the processor.
+    us: u64,
+    reply: Vec<u8>,
+    session: Session,
+    /// It looked at data.
+    is_data: bool,
+    /// The term in which it began.
+    term: u64,
+    /// The connection ends: nobody may see the reply, or nobody waits for it.
+    is_void: bool,
+}
+
+enum Order {
+    Run(Box<Errand>),
+    ResetStats,
+}
+
+/// How long a script takes.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    script: u64,
+    /// Short runs in a row, as far as they are counted.
+    short: u16,
+    needed: u16,
+}
+
+/// Where a long command runs.
+pub enum Choice {
+    /// On its worker; with what its time is judged by, if it is a script that is known.
+    InLine(Option<u64>),
+    /// On the side thread.
+    Aside,
+}
+
+/// A worker's side of the errands.
+#[derive(Default)]
+pub struct Errands {
+    side: Option<mpsc::UnboundedSender<Order>>,
+    known: Vec<Known>,
+}
+
+/// What a script is known by: its text, digest or name, under a seeded hash.
+fn script_of<E: Env>(shared: &Shared<E>, spec: &Spec, args: Args) -> u64 {
+    let name = args.get(1).copied().unwrap_or_default();
+    shared.engine.keyspace.hash(name) ^ (spec.id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Errands {
+    /// Where a long command runs.
+    pub fn choose<E: Env>(&self, shared: &Shared<E>, spec: &Spec, args: Args, session: &Session) -> Choice {
+        let is_plain = session.is_authenticated
+            && !session.in_multi()
+            && !session.is_primary_link
+            && session.importing.is_none()
+            && (!session.is_subscribed() || session.is_resp3);
+        if !shared.env.has_side_threads() || !is_plain {
+            return Choice::InLine(None);
+        }
+        if !spec.has(flag::SCRIPT) {
+            return Choice::Aside;
+        }
+        let script = script_of(shared, spec, args);
+        let is_short =
+            self.known.get(place(script)).is_some_and(|k| k.script == script && k.short >= k.needed);
+        if is_short { Choice::InLine(Some(script)) } else { Choice::Aside }
+    }
+
+    /// Learns from a run of a script.
+    pub fn judge(&mut self, script: u64, us: u64) {
+        if self.known.is_empty() {
+            self.known.resize(SCRIPTS_MAX, Known::default());
+        }
+        let known = &mut self.known[place(script)];
+        if known.script != script || known.needed == 0 {
+            *known = Known { script, short: 0, needed: RUNS_NEEDED };
+        }
+        if us < SHORT_US {
+            known.short = (known.short + 1).min(known.needed);
+            return;
+        }
+        if known.short >= known.needed {
+            known.needed = (known.needed * 2).min(RUNS_NEEDED_MAX);
+        }
+        known.short = 0;
+    }
+
+    pub fn send<E: Env>(&mut self, shared: &Arc<Shared<E>>, worker: usize, errand: Errand) {
+        let side = self.side.get_or_insert_with(|| {
+            let (sender, orders) = mpsc::unbounded_channel();
+            let shared_ = shared.clone();
+            let main = move || -> Pin<Box<dyn Future<Output = ()>>> {
+                Box::pin(async move { Side::new(shared_, worker).run(orders).await })
+            };
+            shared.env.spawn_thread(&format!("side-{worker}"), Box::new(main));
+            sender
+        });
+        assert!(
+            side.send(Order::Run(Box::new(errand))).is_ok(),
+            "the side thread lives as long as its worker"
+        );
+    }
+
+    pub fn reset_stats(&self) {
+        if let Some(side) = &self.side {
+            let _ = side.send(Order::ResetStats);
+        }
+    }
+}
+
+fn place(script: u64) -> usize {
+    script as usize % SCRIPTS_MAX
+}
+
+/// What to do when somebody stays inside the gate for so long that it could not be closed: say so if it is a script
+/// that has to be ended, else come again.
+pub fn gate_is_held<E: Env>(
+    shared: &Shared<E>,
+    setting: &Setting,
+    local: &mut Local,
+    session: &Session,
+    out: &mut Reply,
+) -> Outcome {
+    let slow_ms = setting.settings.engine.busy_reply_threshold_ms;
+    let busy = shared.engine.scripts.control.busy(shared.env.now().mono, slow_ms);
+    match busy.filter(|_| !session.in_multi()) {
+        Some(error) => {
+            local.stats.count_error(error.code());
+            out.error(&error.to_string());
+            Outcome::Done
+        }
+        None => Outcome::Busy(Slot::default()),
+    }
+}
+
+/// The side thread.
+struct Side<E: Env> {
+    shared: Arc<Shared<E>>,
+    worker: usize,
+    local: Local,
+    gate: GateReader,
+}
+
+impl<E: Env> Side<E> {
+    fn new(shared: Arc<Shared<E>>, worker: usize) -> Side<E> {
+        shared.env.step_back();
+        let mailbox = shared.mail[worker].clone();
+        let local = Local::new(shared.env.rand(), shared.engine.table.len(), mailbox);
+        let gate = shared.engine.keyspace.gate().register();
+        Side { shared, worker, local, gate }
+    }
+
+    /// Works until the worker ends.
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut waiting: VecDeque<Box<Errand>> = VecDeque::new();
+        loop {
+            if waiting.is_empty() {
+                match orders.recv().await {
+                    Some(order) => self.take(order, &mut waiting),
+                    None => return,
+                }
+            }
+            while let Ok(order) = orders.try_recv() {
+                self.take(order, &mut waiting);
+            }
+            let mut has_run = false;
+            for _ in 0..waiting.len() {
+                let errand = waiting.pop_front().expect("as many as were counted");
+                match self.attempt(&errand) {
+                    Some(done) => {
+                        has_run = true;
+                        self.publish();
+                        self.shared.mail[self.worker].post(Letter::Errand(Box::new(done)));
+                    }
+                    None => waiting.push_back(errand),
+                }
+            }
+            if !has_run && !waiting.is_empty() {
+                if orders.is_closed() {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    fn take(&mut self, order: Order, waiting: &mut VecDeque<Box<Errand>>) {
+        match order {
+            Order::Run(errand) => waiting.push_back(errand),
+            Order::ResetStats => {
+                let stats = &mut *self.local.stats;
+                *stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
+                self.publish();
+            }
+        }
+    }
+
+    /// As a worker publishes them, but after each command: the worker's round does not look here.
+    fn publish(&self) {
+        let place = self.shared.mail.len() + self.worker;
+        self.shared.worker_dirty[place].store(self.local.stats.dirty, Ordering::Relaxed);
+        let mut stats = self.shared.stats[place].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        stats.clone_from(&self.local.stats);
+    }
+
+    /// Runs an errand; `None`: it has to wait, and nothing was done.
+    fn attempt(&mut self, errand: &Errand) -> Option<Done> {
+        let shared = self.shared.clone();
+        let args: SmallVec<[&[u8]; 8]> = errand.spans.iter().map(|s| s.of(&errand.raw)).collect();
+        let done = Done {
+            client: errand.client.id,
+            spec: errand.spec,
+            script: script_of(&shared, errand.spec, &args),
+            us: 0,
+            reply: Vec::new(),
+            session: errand.session.lend(),
+            is_data: false,
+            term: 0,
+            is_void: false,
+        };
+        if errand.client.is_gone.load(Ordering::Relaxed) {
+            return Some(Done { is_void: true, ..done });
+        }
+        let begun_us = shared.env.busy_us();
+        let mut done = Setting::with(&shared, |setting| self.run_in(setting, errand, &args, done))?;
+        done.us = shared.env.busy_us().saturating_sub(begun_us);
+        Some(done)
+    }
+
+    fn run_in(&mut self, setting: &Setting, errand: &Errand, args: Args, mut done: Done) -> Option<Done> {
+        let shared = &self.shared;
+        let engine = &shared.engine;
+        let is_lfu = setting.settings.engine.maxmemory_policy.is_lfu();
+        engine.keyspace.set_clock(evict::fresh(setting.now.wall.0, is_lfu));
+        self.local.ticked = (shared.env.ticks())();
+        let looked_up = |local: &Local| local.stats.hits + local.stats.misses;
+        let looked_up_before = looked_up(&self.local);
+        let mut host =
+            NodeHost { shared, client: &errand.client, connection: None, setting, is_exclusive: false };
+        let mut out = Reply::new(done.session.is_resp3);
+        let inside = RefCell::new(self.gate.enter_wait());
+        if setting.is_outdated(&shared.state) {
+            return None;
+        }
+        let is_valid = Cell::new(true);
+        let pass = || {
+            inside.borrow_mut().give_way();
+            let is_gone = errand.client.is_gone.load(Ordering::Relaxed);
+            is_valid.set(!is_gone && !setting.is_outdated(&shared.state));
+            is_valid.get()
+        };
+        let passage = Passage(&pass);
+        let raw = Some(errand.raw.as_slice());
+        let resolved = Ok(errand.spec);
+        let mut turn = setting.turn(shared, &mut self.local, &mut host, None);
+        // A script is one step: nobody closes the gate in its middle, nor does it run twice.
+        turn.passage = (!errand.spec.has(flag::SCRIPT)).then_some(&passage);
+        let mut outcome = execute(&mut turn, &mut done.session, &resolved, args, raw, &mut out);
+        if !is_valid.get() {
+            return None;
+        }
+        if matches!(outcome, Outcome::NeedsGate) {
+            outcome = inside.borrow_mut().outside(|| {
+                let Some(closed) = engine.keyspace.gate().try_close() else {
+                    return gate_is_held(shared, setting, &mut self.local, &done.session, &mut out);
+                };
+                if setting.is_outdated(&shared.state) {
+                    return Outcome::Busy(Slot::default());
+                }
+                host.is_exclusive = true;
+                let mut turn = setting.turn(shared, &mut self.local, &mut host, Some(&closed));
+                execute(&mut turn, &mut done.session, &resolved, args, raw, &mut out)
+            });
+        }
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Busy(_) => return None,
+            _ => unreachable!("{} answers", errand.spec.full_name),
+        }
+        // W12: as for a worker's commands.
+        done.is_void = setting.has_lost_lease(shared);
+        done.is_data = !errand.spec.has(flag::STALE)
+            || looked_up(&self.local) != looked_up_before
+            || done.session.written != errand.session.written;
+        done.term = setting.term;
+        done.reply = out.take();
+        self.local.stats.net_out += done.reply.len() as u64;
+        Some(done)
+    }
+}
+
+impl<E: Env> Worker<E> {
+    /// Sends a command to the side thread. `at`: where `raw` begins in the buffer that the spans are of.
+    pub(crate) fn send_errand(
+        &self,
+        connection: &Connection<E>,
+        spec: &'static Spec,
+        raw: &[u8],
+        spans: &[Span],
+        at: u32,
+        session: &Session,
+    ) {
+        let errand = Errand {
+            client: connection.client.clone(),
+            spec,
+            raw: raw.to_vec(),
+            spans: spans.iter().map(|s| Span { start: s.start - at, len: s.len }).collect(),
+            session: session.lend(),
+        };
+        connection.is_errand.set(true);
+        self.errands.borrow_mut().send(&self.shared, self.index, errand);
+    }
+
+    /// An errand came back.
+    pub(crate) fn finish_errand(&self, done: Done) {
+        if done.spec.has(flag::SCRIPT) && !done.is_void {
+            self.errands.borrow_mut().judge(done.script, done.us);
+        }
+        self.on(done.client, |connection| self.bring(connection, done));
+    }
+
+    /// Answers as the worker does after a batch.
+    fn bring(&self, connection: &Rc<Connection<E>>, done: Done) {
+        connection.is_errand.set(false);
+        if !matches!(*connection.phase.borrow(), Phase::Waiting) {
+            return;
+        }
+        let has_written = connection.session.borrow().written != done.session.written;
+        connection.session.borrow_mut().take_back(&done.session);
+        let state = &self.shared.state;
+        let until = if !state.is_gated.load(Ordering::Acquire) {
+            0
+        } else if done.is_data && state.is_read_gated.load(Ordering::Acquire) {
+            self.shared.feed.end().0
+        } else if has_written {
+            done.session.written
+        } else {
+            0
+        };
+        let released = self.released();
+        if done.is_void || released.term != done.term && (done.is_data || until > 0) {
+            // Nobody knows whether what it says holds.
+            return connection.close(false);
+        }
+        connection.send_owned(done.reply, until, released);
+        if matches!(*connection.phase.borrow(), Phase::Waiting) {
+            connection.set_phase(Phase::Ready);
+        }
+        connection.has_deferred.set(!connection.input.borrow().is_empty());
+        let now = self.shared.env.now();
+        self.check_output(connection, &self.shared.settings(), now);
+        self.describe(connection, 0, now);
+        connection.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_short(errands: &Errands, script: u64) -> bool {
+        let known = errands.known[place(script)];
+        known.script == script && known.short >= known.needed
+    }
+
+    #[test]
+    fn a_script_is_short_after_some_short_runs() {
+        let mut errands = Errands::default();
+        errands.judge(7, 10);
+        assert!(!is_short(&errands, 7));
+        errands.judge(7, 10);
+        assert!(is_short(&errands, 7));
+    }
+
+    #[test]
+    fn a_script_that_was_wrongly_taken_for_short_has_to_prove_more() {
+        let mut errands = Errands::default();
+        (0..2).for_each(|_| errands.judge(7, 10));
+        errands.judge(7, SHORT_US);
+        let runs = (1..).find(|_| {
+            errands.judge(7, 10);
+            is_short(&errands, 7)
+        });
+        assert_eq!(runs, Some(4));
+        for _ in 0..20 {
+            (0..RUNS_NEEDED_MAX).for_each(|_| errands.judge(7, 10));
+            assert!(is_short(&errands, 7));
+            errands.judge(7, SHORT_US);
+        }
+    }
+
+    #[test]
+    fn scripts_that_share_a_place_do_not_share_what_is_known() {
+        let mut errands = Errands::default();
+        let other = 7 + SCRIPTS_MAX as u64;
+        (0..2).for_each(|_| errands.judge(7, 10));
+        errands.judge(other, 10);
+        assert!(!is_short(&errands, 7) && !is_short(&errands, other));
+    }
+}

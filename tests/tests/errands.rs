@@ -1,0 +1,142 @@
+//! Long commands run beside their worker: others are served meanwhile, and nothing else changes.
+
+use tests::{Client, Server, Value, wait_for};
+
+fn start() -> Server {
+    // One worker: what holds it up holds up everybody.
+    Server::start(&["--workers", "1", "--save", "", "--busy-reply-threshold", "50"])
+}
+
+const FOREVER: &str = "while true do end";
+
+/// A client whose script runs until it is ended, and runs by now.
+fn stuck(server: &Server, script: &str) -> Client {
+    let mut client = server.client();
+    client.send(&["EVAL", script, "1", "held"]).unwrap();
+    let mut other = server.client();
+    // Whoever needs the slot is told, once the script is slow.
+    wait_for("a script that runs", || {
+        let reply = other.call("SET held x");
+        format!("{reply:?}").contains("BUSY").then_some(())
+    });
+    client
+}
+
+fn text(value: &Value) -> String {
+    format!("{value:?}")
+}
+
+#[test]
+fn replies_keep_their_order_behind_a_long_command() {
+    let server = start();
+    let mut client = server.client();
+    for i in 0..3000 {
+        client.send(&["SET", &format!("key:{i}"), "x"]).unwrap();
+    }
+    (0..3000).for_each(|_| drop(client.receive().unwrap()));
+    for round in 0..5 {
+        client.send(&["INCR", "n"]).unwrap();
+        client.send(&["KEYS", "*"]).unwrap();
+        client.send(&["EVAL", "return redis.call('INCR', KEYS[1])", "1", "n"]).unwrap();
+        client.send(&["INCR", "n"]).unwrap();
+        let number = |v: Value| text(&v);
+        let base = round * 3;
+        assert!(number(client.receive().unwrap()).contains(&(base + 1).to_string()));
+        let Value::Array(keys) = client.receive().unwrap() else { panic!("KEYS gives a list") };
+        assert_eq!(keys.len(), 3001);
+        assert!(number(client.receive().unwrap()).contains(&(base + 2).to_string()));
+        assert!(number(client.receive().unwrap()).contains(&(base + 3).to_string()));
+    }
+}
+
+#[test]
+fn a_script_without_end_holds_up_nobody_and_is_killed() {
+    let server = start();
+    let mut client = stuck(&server, FOREVER);
+    client.send(&["PING"]).unwrap();
+    let mut other = server.client();
+    assert_eq!(other.text("PING"), "PONG");
+    other.ok("SET elsewhere 1");
+    // Needs the gate, which the script is inside of.
+    assert!(text(&other.call("FLUSHALL")).contains("BUSY"));
+    other.ok("SCRIPT KILL");
+    assert!(text(&client.receive().unwrap()).contains("Script killed by user"));
+    assert!(text(&client.receive().unwrap()).contains("PONG"));
+    other.ok("FLUSHALL");
+    other.ok("SET held 1");
+}
+
+#[test]
+fn a_client_that_is_killed_leaves_the_server_whole() {
+    let server = start();
+    let client = stuck(&server, FOREVER);
+    let mut other = server.client();
+    let list = other.text("CLIENT LIST");
+    let line = list.lines().find(|l| l.contains("cmd=eval")).expect("the client is listed");
+    let id = line.strip_prefix("id=").unwrap().split(' ').next().unwrap();
+    other.ok(&format!("CLIENT KILL ID {id}"));
+    wait_for("the client to go", || (!other.text("CLIENT LIST").contains("cmd=eval")).then_some(()));
+    drop(client);
+    other.ok("SCRIPT KILL");
+    wait_for("the slot", || (!other.call("SET held x").is_error()).then_some(()));
+    assert_eq!(text(&other.ok("EVAL return(1) 0")), text(&other.ok("EVAL return(1) 0")));
+}
+
+#[test]
+fn who_sends_no_more_still_gets_its_replies() {
+    use std::io::{Read, Write};
+    let server = start();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    stream
+        .write_all(b"EVAL \"return redis.call('SET', KEYS[1], 'a')\" 1 k\r\nAPPEND k b\r\nGET k\r\n")
+        .unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "+OK\r\n:2\r\n$2\r\nab\r\n");
+}
+
+#[test]
+fn the_server_ends_although_a_script_runs() {
+    let mut server = start();
+    let client = stuck(&server, FOREVER);
+    let _ = server.client().send(&["SHUTDOWN"]);
+    assert!(server.wait().success());
+    drop(client);
+    let mut server = start();
+    let client = stuck(&server, "redis.call('SET', KEYS[1], 1) while true do end");
+    assert!(text(&server.client().call("SCRIPT KILL")).contains("UNKILLABLE"));
+    let _ = server.client().send(&["SHUTDOWN", "NOSAVE"]);
+    assert!(server.wait().success());
+    drop(client);
+}
+
+#[test]
+fn a_transaction_runs_its_scripts_in_line() {
+    let server = start();
+    let mut client = server.client();
+    client.ok("MULTI");
+    client.ok("INCR n");
+    client.send(&["EVAL", "return redis.call('INCR', KEYS[1])", "1", "n"]).unwrap();
+    assert!(text(&client.receive().unwrap()).contains("QUEUED"));
+    client.ok("KEYS *");
+    let Value::Array(replies) = client.ok("EXEC") else { panic!("EXEC gives a list") };
+    assert_eq!(replies.len(), 3);
+    assert!(text(&replies[1]).contains('2'));
+}
+
+#[test]
+fn what_a_long_command_does_is_counted() {
+    let server = start();
+    let mut client = server.client();
+    for _ in 0..5 {
+        client.send(&["EVAL", "return redis.call('SET', KEYS[1], 1)", "1", "k"]).unwrap();
+        client.receive().unwrap();
+        client.ok("KEYS *");
+    }
+    // Workers publish what they counted ten times a second.
+    for name in ["cmdstat_eval:calls=5", "cmdstat_keys:calls=5", "cmdstat_set:calls=5"] {
+        wait_for(name, || client.text("INFO commandstats").contains(name).then_some(()));
+    }
+    assert_eq!(client.info("rdb_changes_since_last_save"), "5");
+}
