@@ -13,16 +13,56 @@ const WARM_MAX: usize = 32;
 
 struct Pool {
     /// Spans whose memory was given back, or never touched.
-    cold: Vec<Spare>,
+    cold: Stack,
     /// Spans whose memory is still there.
-    warm: Vec<Spare>,
+    warm: Stack,
 }
 
 struct Spare(NonNull<u8>);
 // SAFETY: memory that nobody uses.
 unsafe impl Send for Spare {}
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { cold: Vec::new(), warm: Vec::new() });
+static POOL: Mutex<Pool> = Mutex::new(Pool { cold: Stack::NEW, warm: Stack::NEW });
+
+/// Spares in blocks: one more never copies those that are there, as a `Vec` that doubles would.
+struct Stack {
+    top: Option<Box<Block>>,
+    len: usize,
+}
+
+struct Block {
+    spares: [Option<Spare>; Block::SPARES],
+    below: Option<Box<Block>>,
+}
+
+impl Block {
+    const SPARES: usize = 63;
+}
+
+impl Stack {
+    const NEW: Stack = Stack { top: None, len: 0 };
+
+    fn push(&mut self, spare: Spare) {
+        let at = self.len % Block::SPARES;
+        if at == 0 {
+            let below = self.top.take();
+            self.top = Some(Box::new(Block { spares: [const { None }; Block::SPARES], below }));
+        }
+        self.top.as_mut().expect("made where there was none").spares[at] = Some(spare);
+        self.len += 1;
+    }
+
+    fn pop(&mut self) -> Option<Spare> {
+        self.len = self.len.checked_sub(1)?;
+        let at = self.len % Block::SPARES;
+        let top = self.top.as_mut().expect("a block for every spare");
+        let spare = top.spares[at].take();
+        if at == 0 {
+            self.top = top.below.take();
+        }
+        spare
+    }
+}
 
 /// Memory of a span, aligned to its size. Ends the process when there is none.
 pub(super) fn take() -> NonNull<u8> {
@@ -43,7 +83,7 @@ pub(super) fn take() -> NonNull<u8> {
 /// SAFETY: it came from [`take`], and nobody uses it.
 pub(super) unsafe fn give(memory: NonNull<u8>) {
     let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-    if pool.warm.len() < WARM_MAX {
+    if pool.warm.len < WARM_MAX {
         return pool.warm.push(Spare(memory));
     }
     drop(pool);
@@ -78,5 +118,21 @@ fn map_region() -> NonNull<u8> {
             libc::munmap(start.byte_add(REGION_BYTES), after);
         }
         NonNull::new(start.cast()).expect("a mapping is not at zero")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_gives_back_in_reverse() {
+        let mut stack = Stack::NEW;
+        let spare = |i: usize| Spare(NonNull::new(std::ptr::without_provenance_mut(i + 1)).unwrap());
+        for round in [1, Block::SPARES - 1, Block::SPARES, Block::SPARES + 1, 5 * Block::SPARES] {
+            (0..round).for_each(|i| stack.push(spare(i)));
+            assert!((0..round).rev().all(|i| stack.pop().is_some_and(|s| s.0.as_ptr().addr() == i + 1)));
+            assert!(stack.pop().is_none() && stack.top.is_none());
+        }
     }
 }
