@@ -160,6 +160,12 @@ impl<'g> Keys<'g> {
         turn.local.effects = self.effects.lend();
     }
 
+    /// Whether a read may keep what it has worked out beside the value: not on a replica, whose values are those of its
+    /// primary.
+    pub fn may_cache(&self) -> bool {
+        self.may_expire || self.sees_expired
+    }
+
     /// Takes the places of the command that runs next.
     #[inline]
     pub(crate) fn set_places(&mut self, places: Places) {
@@ -364,19 +370,30 @@ impl<'g> Keys<'g> {
     }
 
     /// Writes `patch` at `offset` into the string at a key, which is made and filled with zeros as needed.
-    /// The caller says [`Keys::changed`].
+    /// The caller has checked the type, and says [`Keys::changed`].
     pub fn overwrite_str(&mut self, key: &[u8], offset: usize, patch: &[u8]) {
-        let (mut db, hash) = self.db_mut(key);
-        if db.get(key, hash).is_none() {
-            db.set_str(key, hash, b"", Expiry::None);
-        }
-        let mut entry = db.get_mut(key, hash).expect("just made");
         let end = offset + patch.len();
-        let len = match entry.read().value() {
-            ValueRef::Str(old) => old.len(),
-            _ => unreachable!("the caller checked the type"),
-        };
-        entry.resize_str(end.max(len))[offset..end].copy_from_slice(patch);
+        self.update_str(key, end, |bytes| bytes[offset..end].copy_from_slice(patch))
+            .expect("the caller checked the type");
+    }
+
+    /// Runs `f` on the string at a key, made and filled up with zeros to `len_min` bytes as needed; gives what `f` gives and
+    /// whether the string has grown. `Err` when the key holds another type. The caller says [`Keys::changed`].
+    pub fn update_str<R>(
+        &mut self,
+        key: &[u8],
+        len_min: usize,
+        f: impl FnOnce(&mut [u8]) -> R,
+    ) -> Result<(R, bool), Error> {
+        if let Some(mut entry) = self.write(key) {
+            let ValueRef::Str(old) = entry.read().value() else { return Err(Error::WrongType) };
+            let len = old.len();
+            return Ok((f(entry.resize_str(len.max(len_min))), len < len_min));
+        }
+        let (mut db, hash) = self.db_mut(key);
+        db.set_str(key, hash, b"", Expiry::None);
+        let mut entry = db.get_mut(key, hash).expect("just made");
+        Ok((f(entry.resize_str(len_min)), true))
     }
 
     /// Puts a value at a key, whatever was there. The caller says [`Keys::changed`].

@@ -1,6 +1,8 @@
 //! The commands that the engine runs, a file per family. Each is one `const` and one function below it.
 
 pub mod algebra;
+pub mod bitfield;
+pub mod bitmap;
 pub mod collection;
 pub mod dump;
 pub mod expiry;
@@ -33,6 +35,8 @@ use crate::spec::Command;
 pub fn all() -> impl Iterator<Item = &'static Command> {
     [
         string::COMMANDS,
+        bitmap::COMMANDS,
+        bitfield::COMMANDS,
         generic::COMMANDS,
         expiry::COMMANDS,
         dump::COMMANDS,
