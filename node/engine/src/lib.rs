@@ -19,6 +19,7 @@ pub mod evict;
 pub mod execute;
 pub mod expire;
 pub mod glob;
+pub mod hll;
 mod kept;
 pub mod keys;
 pub mod locks;

@@ -9,6 +9,7 @@ pub mod expiry;
 pub mod function;
 pub mod generic;
 pub mod hash;
+pub mod hyperloglog;
 pub mod list;
 pub mod list_blocking;
 pub mod scan;
@@ -37,6 +38,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         string::COMMANDS,
         bitmap::COMMANDS,
         bitfield::COMMANDS,
+        hyperloglog::COMMANDS,
         generic::COMMANDS,
         expiry::COMMANDS,
         dump::COMMANDS,
