@@ -18,6 +18,7 @@ pub mod error;
 pub mod evict;
 pub mod execute;
 pub mod expire;
+pub mod geo;
 pub mod glob;
 pub mod hll;
 mod kept;

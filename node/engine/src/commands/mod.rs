@@ -8,6 +8,8 @@ pub mod dump;
 pub mod expiry;
 pub mod function;
 pub mod generic;
+pub mod geo;
+pub mod geo_search;
 pub mod hash;
 pub mod hyperloglog;
 pub mod list;
@@ -39,6 +41,8 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         bitmap::COMMANDS,
         bitfield::COMMANDS,
         hyperloglog::COMMANDS,
+        geo::COMMANDS,
+        geo_search::COMMANDS,
         generic::COMMANDS,
         expiry::COMMANDS,
         dump::COMMANDS,
