@@ -68,6 +68,11 @@ impl<'a, 'g> Cx<'a, 'g> {
         }
     }
 
+    /// Whether the command is part of a script or a transaction, or comes with a stream.
+    pub fn is_part(&self) -> bool {
+        !self.may_block
+    }
+
     pub fn arg(&self, index: usize) -> &'a [u8] {
         self.args[index]
     }

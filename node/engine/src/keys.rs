@@ -79,6 +79,8 @@ pub struct Keys<'g> {
     pub sees_expired: bool,
     /// Reads leave the access clock alone.
     pub is_no_touch: bool,
+    /// The node is part of a cluster: what a command uses is in one slot.
+    pub is_cluster: bool,
     pub passage: Option<&'g Passage<'g>>,
     pub effects: Kept<Effects>,
     pub unit: Kept<Unit>,
@@ -140,6 +142,7 @@ impl<'g> Keys<'g> {
             may_expire: !turn.status.is_replica,
             sees_expired: false,
             is_no_touch: false,
+            is_cluster: turn.cluster.is_some(),
             passage: turn.passage,
             effects: turn.local.effects.lend(),
             unit,
@@ -170,6 +173,28 @@ impl<'g> Keys<'g> {
     #[inline]
     pub(crate) fn set_places(&mut self, places: Places) {
         self.places = places;
+    }
+
+    /// Locks the slot of a key that is not among the command's arguments, which no command may use before. `Err`: somebody
+    /// holds it, or so many are locked that closing the gate is cheaper; the command, which must not have changed anything
+    /// yet, hands the error on and runs again with the gate closed. For commands with [`crate::spec::flag::ANY_KEY`].
+    pub fn reach(&mut self, key: &[u8]) -> Result<(), Error> {
+        const SLOTS_MAX: usize = 256; // a choice: inserting among more of them begins to cost
+        const SPINS_MAX: usize = 200; // a choice: some microseconds
+        let slot = [Slot::of_key(key)];
+        if self.locks.closed().is_some() || self.locks.holds(slot[0]) {
+            return Ok(());
+        }
+        let may_more = self.locks.len() < SLOTS_MAX;
+        let is_locked = may_more
+            && (0..SPINS_MAX).any(|_| {
+                let is_locked = self.locks.try_extend(&slot);
+                if !is_locked {
+                    std::hint::spin_loop();
+                }
+                is_locked
+            });
+        if is_locked { Ok(()) } else { Err(Error::NeedsGate) }
     }
 
     /// Slot and hash of a key.

@@ -145,6 +145,13 @@ fn run_step(bytes: &mut [u8], field: Field, action: Action) -> (Option<i128>, Op
         Action::Get => return (Some(old), None),
         // Redis 7.0: a negative number for an unsigned field is a very large one.
         Action::Set(value, overflow) if !field.is_signed => (value as u64 as i128, overflow, true),
+        // Redis 7.0 computes the distance to the highest number in 64 bits: where that overflows, what is far too low
+        // counts as too high.
+        Action::Set(value, Overflow::Saturate)
+            if field.width < 64 && field.limits().1 - value as i128 > i64::MAX as i128 =>
+        {
+            (field.limits().1, Overflow::Saturate, true)
+        }
         Action::Set(value, overflow) => (value as i128, overflow, true),
         Action::Add(by, overflow) => (old + by as i128, overflow, false),
     };

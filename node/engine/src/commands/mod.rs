@@ -12,12 +12,14 @@ pub mod geo;
 pub mod geo_search;
 pub mod hash;
 pub mod hyperloglog;
+pub mod lcs;
 pub mod list;
 pub mod list_blocking;
 pub mod scan;
 pub mod scripting;
 pub mod set;
 pub mod set_algebra;
+pub mod sort;
 pub mod stream;
 pub mod stream_add;
 pub mod stream_claim;
@@ -38,6 +40,8 @@ use crate::spec::Command;
 pub fn all() -> impl Iterator<Item = &'static Command> {
     [
         string::COMMANDS,
+        lcs::COMMANDS,
+        sort::COMMANDS,
         bitmap::COMMANDS,
         bitfield::COMMANDS,
         hyperloglog::COMMANDS,
