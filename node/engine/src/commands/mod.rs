@@ -29,6 +29,7 @@ pub mod stream_info;
 pub mod stream_range;
 pub mod stream_read;
 pub mod string;
+pub mod string_if;
 pub mod zset;
 pub mod zset_algebra;
 pub mod zset_pop;
@@ -40,6 +41,7 @@ use crate::spec::Command;
 pub fn all() -> impl Iterator<Item = &'static Command> {
     [
         string::COMMANDS,
+        string_if::COMMANDS,
         lcs::COMMANDS,
         sort::COMMANDS,
         bitmap::COMMANDS,
