@@ -11,6 +11,7 @@ pub mod generic;
 pub mod geo;
 pub mod geo_search;
 pub mod hash;
+pub mod hash_expiry;
 pub mod hyperloglog;
 pub mod lcs;
 pub mod list;
@@ -55,6 +56,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         scan::COMMANDS,
         crate::multi::COMMANDS,
         hash::COMMANDS,
+        hash_expiry::COMMANDS,
         list::COMMANDS,
         list_blocking::COMMANDS,
         set::COMMANDS,

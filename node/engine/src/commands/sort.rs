@@ -190,9 +190,10 @@ impl<'a> Pattern<'a> {
         };
         let key = [before, element, after].concat();
         keys.reach(&key)?;
+        let at_ms = keys.fields_at();
         Ok(match (keys.read(&key).map(|entry| entry.value()), field) {
             (Some(ValueRef::Str(bytes)), None) => Some(bytes.to_vec()),
-            (Some(ValueRef::Hash(hash)), Some(field)) => hash.get(field).map(<[u8]>::to_vec),
+            (Some(ValueRef::Hash(hash)), Some(field)) => hash.live(at_ms).get(field).map(<[u8]>::to_vec),
             _ => None,
         })
     }
