@@ -259,13 +259,24 @@ fn run_placed(
         return Err(error);
     }
     let waiting = if session.is_primary_link { Waiting::Refused } else { Waiting::Allowed };
-    let wait = run_one(turn, spec, args, raw, out, &mut keys, waiting);
-    let blocked = wait.map(|request| {
-        let mailbox = &turn.local.mailbox;
-        blocking::enqueue(&mut keys, session.id, session.is_resp3, spec, args, request, mailbox)
-    });
+    let outcome = match run_one(turn, spec, args, raw, out, &mut keys, waiting) {
+        None => Outcome::Done,
+        Some(Unfinished::NeedsGate) => Outcome::NeedsGate,
+        Some(Unfinished::Waits(request)) => {
+            let mailbox = &turn.local.mailbox;
+            Outcome::Blocked(blocking::enqueue(
+                &mut keys,
+                session.id,
+                session.is_resp3,
+                spec,
+                args,
+                request,
+                mailbox,
+            ))
+        }
+    };
     conclude(turn, session, &mut keys, slots);
-    Ok(blocked.map_or(Outcome::Done, Outcome::Blocked))
+    Ok(outcome)
 }
 
 /// A slot that pauses for a hand-over: its commands wait.
@@ -286,7 +297,15 @@ pub(crate) fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>)
     keys
 }
 
-/// Runs one command whose slots are locked; writes its reply or its error. Returns what it wants to wait for.
+/// Why a command has no reply yet.
+pub(crate) enum Unfinished {
+    /// Its client waits.
+    Waits(blocking::WaitRequest),
+    /// It is to run again with the gate closed, and has changed nothing.
+    NeedsGate,
+}
+
+/// Runs one command whose slots are locked; writes its reply or its error, or tells why there is none.
 pub(crate) fn run_one(
     turn: &mut Turn,
     spec: &'static Spec,
@@ -295,7 +314,7 @@ pub(crate) fn run_one(
     out: &mut Reply,
     keys: &mut Keys<'_>,
     waiting: Waiting,
-) -> Option<blocking::WaitRequest> {
+) -> Option<Unfinished> {
     let Handler::Keys(run) = spec.command.run else {
         unreachable!("only commands with keys run under locks")
     };
@@ -309,16 +328,20 @@ pub(crate) fn run_one(
     stats.calls += 1;
     stats.ticks += ticks;
     if let Err(error) = result {
+        out.truncate(start);
+        if error == Error::NeedsGate {
+            stats.calls -= 1;
+            return Some(Unfinished::NeedsGate);
+        }
         stats.failed += 1;
         keys.stats.count_error(error.code());
-        out.truncate(start);
         out.error(&error.to_string());
     }
     let is_as_is = replay == Replay::AsIs && spec.has(flag::WRITE | flag::MAY_REPLICATE);
     if keys.effects.dirty > dirty && is_as_is && turn.engine.feed.is_attached() {
         push(keys, args, raw);
     }
-    wait
+    wait.map(Unfinished::Waits)
 }
 
 /// Replays a command as it came.
@@ -396,7 +419,8 @@ fn exec(
         return Err(Error::text("EXECABORT Transaction discarded because of previous errors."));
     }
     let flags = transaction.flags();
-    if flags & (flag::EXCLUSIVE | flag::WHOLE_DB | flag::SCRIPT) != 0 && turn.exclusive.is_none() {
+    let is_all = flags & (flag::EXCLUSIVE | flag::WHOLE_DB | flag::SCRIPT | flag::ANY_KEY) != 0;
+    if is_all && turn.exclusive.is_none() {
         return Ok(Outcome::NeedsGate);
     }
     if turn.status.is_paused && flags & flag::WRITE != 0 {

@@ -6,6 +6,7 @@ use crate::Turn;
 use crate::keys::Keys;
 use crate::locks::Locks;
 use proto::Slot;
+use storage::Due;
 
 /// Segments of one slot looked at under one lock: bounds the pause of a slot with very many keys.
 const SEGMENTS_MAX: usize = 256;
@@ -57,7 +58,8 @@ pub fn cycle(
 fn next_due(turn: &Turn, from: usize) -> Option<Slot> {
     let from = Slot::new(u16::try_from(from).ok()?)?;
     let keyspace = &turn.engine.keyspace;
-    let with_expiry = (0..keyspace.databases()).filter(|db| keyspace.expires_len(*db) > 0);
+    let with_expiry = (0..keyspace.databases())
+        .filter(|db| keyspace.expires_len(*db) > 0 || keyspace.field_expires_len(*db) > 0);
     with_expiry.filter_map(|db| keyspace.next_due(db, from, turn.now.wall.0)).min()
 }
 
@@ -91,16 +93,26 @@ fn expire_part(turn: &mut Turn, slot: Slot, db: u16, segment: u64) -> Option<(us
     if read.next_expiry() > now_ms {
         return Some((0, 0));
     }
-    let mut due: Vec<Vec<u8>> = Vec::new();
-    let next = read.collect_due(now_ms, segment, SEGMENTS_MAX, &mut |key| due.push(key.to_vec()));
+    let mut due: Vec<(Vec<u8>, Due)> = Vec::new();
+    let next =
+        read.collect_due(now_ms, segment, SEGMENTS_MAX, &mut |key, what| due.push((key.to_vec(), what)));
     if due.is_empty() {
         return Some((0, next));
     }
     let mut keys = Keys::new(turn, locks, db);
-    due.iter().for_each(|key| keys.expire(key));
+    let mut removed = 0;
+    for (key, what) in &due {
+        removed += match what {
+            Due::Key => {
+                keys.expire(key);
+                1
+            }
+            Due::Fields => keys.expire_fields(key, &[]),
+        };
+    }
     if !keys.unit.is_empty() {
         turn.engine.feed.append(Some(slot), &keys.unit);
     }
     keys.give_back(turn);
-    Some((due.len(), next))
+    Some((removed, next))
 }

@@ -21,6 +21,8 @@ pub struct Stats {
     pub hits: u64,
     pub misses: u64,
     pub expired: u64,
+    /// Fields of hashes that expired by themselves.
+    pub expired_fields: u64,
     pub evicted: u64,
     pub errors: u64,
     /// Replies with an error, by its code.
@@ -56,6 +58,7 @@ impl Stats {
         self.hits += other.hits;
         self.misses += other.misses;
         self.expired += other.expired;
+        self.expired_fields += other.expired_fields;
         self.evicted += other.evicted;
         self.errors += other.errors;
         self.dirty += other.dirty;

@@ -132,8 +132,9 @@ fn find_script(engine: &Engine, text: &[u8], is_sha: bool) -> Result<Arc<Script>
 }
 
 fn new_script(engine: &Engine, text: &[u8]) -> Result<Arc<Script>, Error> {
-    let names_whole_db =
-        |word: &[u8]| engine.table.by_name(word).is_some_and(|s| s.has(flag::EXCLUSIVE | flag::WHOLE_DB));
+    let names_whole_db = |word: &[u8]| {
+        engine.table.by_name(word).is_some_and(|s| s.has(flag::EXCLUSIVE | flag::WHOLE_DB | flag::ANY_KEY))
+    };
     Script::new(text, names_whole_db).map(Arc::new).map_err(|text| Error::err(&text))
 }
 
@@ -664,7 +665,7 @@ impl Run<'_, '_> {
             self.slots.dedup();
             return Ok(());
         }
-        if spec.has(flag::EXCLUSIVE | flag::WHOLE_DB) {
+        if spec.has(flag::EXCLUSIVE | flag::WHOLE_DB | flag::ANY_KEY) {
             return self.give_up(Retry::Gate);
         }
         for slot in slots {
