@@ -5,6 +5,16 @@ use crate::keys::Keys;
 use crate::{Args, Error, Rng, Settings, Turn, number};
 use proto::resp::Reply;
 
+/// Whether a command that finds nothing may wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waiting {
+    Allowed,
+    /// In a transaction, or from a stream of replayed commands.
+    Refused,
+    /// Refused, and some commands say so where they are asked to.
+    InScript,
+}
+
 /// One run of a command.
 pub struct Cx<'a, 'g> {
     pub args: Args<'a>,
@@ -12,8 +22,7 @@ pub struct Cx<'a, 'g> {
     pub out: &'a mut Reply,
     pub rng: &'a mut Rng,
     pub settings: &'g Settings,
-    /// Whether the connection can wait: not inside MULTI or a script, nor for a stream.
-    may_block: bool,
+    pub waiting: Waiting,
     /// Whether the client waited, and the command runs again since a key it waits for changed.
     pub(crate) is_resumed: bool,
     pub(crate) wait: Option<WaitRequest>,
@@ -35,10 +44,10 @@ impl<'a, 'g> Cx<'a, 'g> {
         keys: &'a mut Keys<'g>,
         out: &'a mut Reply,
         rng: &'a mut Rng,
-        may_block: bool,
+        waiting: Waiting,
     ) -> Cx<'a, 'g> {
         let settings = keys.settings;
-        Cx { args, keys, out, rng, settings, may_block, is_resumed: false, wait: None, replay: Replay::AsIs }
+        Cx { args, keys, out, rng, settings, waiting, is_resumed: false, wait: None, replay: Replay::AsIs }
     }
 
     /// Replays this command instead of the one that came; several calls: all of them, together.
@@ -61,16 +70,11 @@ impl<'a, 'g> Cx<'a, 'g> {
     /// As [`Cx::block`], with all that a wait may ask for.
     pub fn block_with(&mut self, request: WaitRequest, nothing: Nothing) {
         assert!(!request.keys.is_empty());
-        if self.may_block {
+        if self.waiting == Waiting::Allowed {
             self.wait = Some(request);
         } else {
             nothing.write(self.out);
         }
-    }
-
-    /// Whether the command is part of a script or a transaction, or comes with a stream.
-    pub fn is_part(&self) -> bool {
-        !self.may_block
     }
 
     pub fn arg(&self, index: usize) -> &'a [u8] {

@@ -2,7 +2,7 @@
 
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
-use crate::cx::{Cx, EngineCx, Replay};
+use crate::cx::{Cx, EngineCx, Replay, Waiting};
 use crate::keys::Keys;
 use crate::locks::{Locks, Place, Places};
 use crate::multi::{self, FlowCommand};
@@ -258,7 +258,8 @@ fn run_placed(
         conclude(turn, session, &mut keys, slots);
         return Err(error);
     }
-    let outcome = match run_one(turn, spec, args, raw, out, &mut keys, !session.is_primary_link) {
+    let waiting = if session.is_primary_link { Waiting::Refused } else { Waiting::Allowed };
+    let outcome = match run_one(turn, spec, args, raw, out, &mut keys, waiting) {
         None => Outcome::Done,
         Some(Unfinished::NeedsGate) => Outcome::NeedsGate,
         Some(Unfinished::Waits(request)) => {
@@ -312,14 +313,14 @@ pub(crate) fn run_one(
     raw: Option<&[u8]>,
     out: &mut Reply,
     keys: &mut Keys<'_>,
-    may_block: bool,
+    waiting: Waiting,
 ) -> Option<Unfinished> {
     let Handler::Keys(run) = spec.command.run else {
         unreachable!("only commands with keys run under locks")
     };
     let start = out.len();
     let dirty = keys.effects.dirty;
-    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, may_block);
+    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, waiting);
     let result = run(&mut cx);
     let (wait, replay) = (cx.wait, cx.replay);
     let ticks = turn.local.lap(turn.ticks);
@@ -480,7 +481,7 @@ fn run_queue<'g>(
                     out.error(&error.to_string());
                     continue;
                 }
-                run_one(turn, spec, &args, None, out, keys, false);
+                run_one(turn, spec, &args, None, out, keys, Waiting::Refused);
             }
             Handler::Host => {
                 // The host uses the worker's statistics: lend them back for the call.

@@ -35,7 +35,7 @@ pub mod settings;
 pub mod spec;
 pub mod stats;
 pub mod table;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod testing;
 pub mod turn;
 

@@ -150,6 +150,12 @@ impl Runner {
         String::from_utf8_lossy(&self.run_bytes(args)).into_owned()
     }
     fn run_bytes(&mut self, args: &[&[u8]]) -> Vec<u8> {
+        let (outcome, reply) = self.answer(args);
+        assert!(matches!(outcome, Outcome::Done));
+        reply
+    }
+    /// What becomes of a command, and the bytes of its reply.
+    pub fn answer(&mut self, args: &[&[u8]]) -> (Outcome, Vec<u8>) {
         let mut session = std::mem::replace(&mut self.session, Session::new(0));
         let mut out = Reply::new(session.is_resp3);
         let mut outcome = self.attempt(&mut session, args, &mut out, None);
@@ -158,9 +164,8 @@ impl Runner {
             let closed = keyspace.gate().close();
             outcome = self.attempt(&mut session, args, &mut out, Some(&closed));
         }
-        assert!(matches!(outcome, Outcome::Done));
         self.session = session;
-        out.take()
+        (outcome, out.take())
     }
     /// What becomes of a command whose slots may be held, with the gate open.
     pub fn first_attempt(&mut self, args: &[&[u8]]) -> Outcome {

@@ -19,7 +19,8 @@ pub fn dump(value: ValueRef<'_>, format: &Format) -> Vec<u8> {
     out
 }
 
-fn put_footer(out: &mut Vec<u8>, format: &Format) {
+/// Ends a payload: version and checksum over all that stands before them.
+pub fn put_footer(out: &mut Vec<u8>, format: &Format) {
     out.extend_from_slice(&format.version.to_le_bytes());
     let crc = crc64(0, out);
     out.extend_from_slice(&crc.to_le_bytes());

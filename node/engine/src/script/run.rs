@@ -8,6 +8,7 @@ use super::interpreter::{Finish, Interpreter, Invocation, Kind, MEMORY_MAX};
 use super::library::Library;
 use super::native;
 use crate::admission::{self, Route};
+use crate::cx::Waiting;
 use crate::execute::{self, Outcome};
 use crate::keys::Keys;
 use crate::locks::{Locks, Places};
@@ -549,7 +550,7 @@ impl Run<'_, '_> {
         self.keys.db = self.session.db;
         match spec.command.run {
             Handler::Keys(_) => {
-                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, false);
+                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, Waiting::InScript);
                 // They name the arguments by their addresses, which the next command's may have.
                 self.keys.set_places(Default::default());
             }
