@@ -77,11 +77,6 @@ impl<'a, 'g> Cx<'a, 'g> {
         }
     }
 
-    /// Whether the command is part of a script or a transaction, or comes with a stream.
-    pub fn is_part(&self) -> bool {
-        self.waiting != Waiting::Allowed
-    }
-
     pub fn arg(&self, index: usize) -> &'a [u8] {
         self.args[index]
     }

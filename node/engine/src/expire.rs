@@ -3,7 +3,7 @@
 //! A slot knows a lower bound of its next expiry, so that one with nothing due costs one look.
 
 use crate::Turn;
-use crate::keys::Keys;
+use crate::keys::{FIELDS_MAX, Keys};
 use crate::locks::Locks;
 use proto::Slot;
 use storage::Due;
@@ -69,11 +69,13 @@ fn expire_slot(turn: &mut Turn, slot: Slot, (db, segment): (u16, u64)) -> (usize
     let (mut removed, mut turns, mut at) = (0, 0, segment);
     for db in db..turn.engine.keyspace.databases() {
         loop {
-            let Some((count, next)) = expire_part(turn, slot, db, at) else { return (removed, None) };
-            removed += count;
-            at = next;
-            if at == 0 {
-                break;
+            let Some(part) = expire_part(turn, slot, db, at) else { return (removed, None) };
+            removed += part.removed;
+            if !part.has_more {
+                at = part.next;
+                if at == 0 {
+                    break;
+                }
             }
             turns += 1;
             if turns >= TURNS_MAX {
@@ -84,35 +86,48 @@ fn expire_slot(turn: &mut Turn, slot: Slot, (db, segment): (u16, u64)) -> (usize
     (removed, None)
 }
 
+/// What was done under one lock.
+struct Part {
+    removed: usize,
+    /// Where to go on; 0: nowhere.
+    next: u64,
+    /// A hash has further fields whose time has come: this place is to be visited again.
+    has_more: bool,
+}
+
 /// `None`: the slot is held by somebody.
-fn expire_part(turn: &mut Turn, slot: Slot, db: u16, segment: u64) -> Option<(usize, u64)> {
+fn expire_part(turn: &mut Turn, slot: Slot, db: u16, segment: u64) -> Option<Part> {
     let keyspace = &*turn.engine.keyspace;
     let now_ms = turn.now.wall.0;
     let mut locks = Locks::take(keyspace, &[slot]).ok()?;
     let read = locks.guard(slot).db(db);
     if read.next_expiry() > now_ms {
-        return Some((0, 0));
+        return Some(Part { removed: 0, next: 0, has_more: false });
     }
     let mut due: Vec<(Vec<u8>, Due)> = Vec::new();
     let next =
         read.collect_due(now_ms, segment, SEGMENTS_MAX, &mut |key, what| due.push((key.to_vec(), what)));
     if due.is_empty() {
-        return Some((0, next));
+        return Some(Part { removed: 0, next, has_more: false });
     }
     let mut keys = Keys::new(turn, locks, db);
-    let mut removed = 0;
+    let (mut removed, mut has_more) = (0, false);
     for (key, what) in &due {
         removed += match what {
             Due::Key => {
                 keys.expire(key);
                 1
             }
-            Due::Fields => keys.expire_fields(key, &[]),
+            Due::Fields => {
+                let fields = keys.expire_fields(key, &[]);
+                has_more |= fields >= FIELDS_MAX;
+                fields
+            }
         };
     }
     if !keys.unit.is_empty() {
         turn.engine.feed.append(Some(slot), &keys.unit);
     }
     keys.give_back(turn);
-    Some((removed, next))
+    Some(Part { removed, next, has_more })
 }

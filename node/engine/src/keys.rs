@@ -126,10 +126,11 @@ collection!(ZSet, |v| v.len() == 0, |v| v);
 // A stream without entries still has its last id and its groups.
 collection!(Stream, |_| false, Box::new);
 
-/// Removes fields whose time has come: a number of them, and all of `named`.
+/// Fields of one hash that expire at once: some hundred microseconds of work.
+pub const FIELDS_MAX: usize = 512;
+
+/// Removes fields whose time has come: at most [`FIELDS_MAX`] of them, and all of `named`.
 pub fn take_due(hash: &mut Hash, now_ms: i64, named: &[&[u8]]) -> Vec<Vec<u8>> {
-    /// Fields removed at once: some hundred microseconds of work.
-    const FIELDS_MAX: usize = 512;
     if hash.next_expiry().is_none_or(|at| at > now_ms) {
         return Vec::new();
     }

@@ -193,6 +193,25 @@ impl Runner {
         self.bytes_of(&[b"DUMP", key.as_bytes()])
     }
 
+    /// One round of the expiry cycle over all slots. Returns how much was removed.
+    pub fn expire_cycle(&mut self) -> usize {
+        let mut turn = Turn {
+            engine: &self.engine,
+            settings: &self.settings,
+            cluster: None,
+            status: self.status,
+            now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
+            ticks: || 0,
+            first_key: None,
+            watched: crate::admission::watched(&self.status, &self.settings),
+            exclusive: None,
+            passage: None,
+            local: &mut self.local,
+            host: &mut self.host,
+        };
+        crate::expire::cycle(&mut turn, 0, 1, Default::default(), usize::MAX).1
+    }
+
     fn attempt(
         &mut self,
         session: &mut Session,

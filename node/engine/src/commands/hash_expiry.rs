@@ -702,6 +702,26 @@ mod tests {
     }
 
     #[test]
+    fn the_cycle_removes_a_bounded_number_under_one_lock() {
+        let mut r = Runner::default();
+        for i in 0..2000 {
+            r.run(&format!("HSETEX h PX 10 FIELDS 1 f{i} v"));
+        }
+        r.run("HSET h stays v");
+        r.run("HSETEX gone PX 10 FIELDS 1 f v");
+        r.replayed();
+        assert_eq!(r.expire_cycle(), 0);
+        r.now_ms += 10;
+        assert_eq!(r.expire_cycle(), 2001);
+        let replayed = r.replayed();
+        assert_eq!(replayed.len(), 5);
+        assert!(replayed.iter().all(|unit| unit.starts_with("HDEL ") && unit.split(' ').count() <= 514));
+        assert_eq!(r.run("DBSIZE"), ":1\r\n");
+        assert_eq!(r.run("OBJECT ENCODING h"), "$9\r\nhashtable\r\n");
+        assert_eq!(r.expire_cycle(), 0);
+    }
+
+    #[test]
     fn arguments() {
         for (line, error) in [
             (

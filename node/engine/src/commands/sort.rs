@@ -5,7 +5,7 @@
 //! list that it is: those keys may be older or newer elsewhere.
 
 use crate::Error;
-use crate::cx::Cx;
+use crate::cx::{Cx, Waiting};
 use crate::keys::Keys;
 use crate::settings::notify;
 use crate::spec::{Arg, Begin, Command, Find, Group, Handler, KeySpec, acl, flag, key};
@@ -287,7 +287,7 @@ fn sort(cx: &mut Cx, may_store: bool) -> Result<(), Error> {
     let mut request = Request::parse(cx, may_store)?;
     let (mut elements, is_set) = Elements::load(cx, &request)?;
     // The order of a set's members is nobody's business: where it would show in data or in a script, they are sorted.
-    if request.is_unsorted && is_set && (request.store.is_some() || cx.is_part()) {
+    if request.is_unsorted && is_set && (request.store.is_some() || cx.waiting == Waiting::InScript) {
         (request.is_unsorted, request.is_alpha) = (false, true);
     }
     if !request.is_unsorted {
