@@ -14,6 +14,8 @@ pub struct Client {
     /// Wall clock, in ms.
     pub created_ms: i64,
     pub text: Mutex<ClientText>,
+    /// Id of its user.
+    pub user_id: AtomicU64,
     pub last_active_ms: AtomicI64,
     pub db: AtomicU16,
     /// Set of [`state`]s.
@@ -79,6 +81,7 @@ impl Clients {
             own,
             created_ms: now_ms,
             text: Mutex::new(ClientText { user: "default".into(), ..ClientText::default() }),
+            user_id: AtomicU64::new(0),
             last_active_ms: AtomicI64::new(now_ms),
             db: AtomicU16::new(0),
             state: AtomicU32::new(0),
@@ -119,6 +122,11 @@ impl Clients {
 impl Client {
     pub fn text(&self) -> MutexGuard<'_, ClientText> {
         self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Says whose connection this is.
+    pub fn set_user(&self, user: &engine::acl::User) {
+        self.user_id.store(user.id, Ordering::Relaxed);
+        self.text().user = String::from_utf8_lossy(&user.name).into_owned();
     }
     pub fn has(&self, states: u32) -> bool {
         self.state.load(Ordering::Relaxed) & states != 0

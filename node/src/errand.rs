@@ -112,7 +112,7 @@ fn script_of<E: Env>(shared: &Shared<E>, spec: &Spec, args: Args) -> u64 {
 impl Errands {
     /// Where a long command runs.
     pub fn choose<E: Env>(&self, shared: &Shared<E>, spec: &Spec, args: Args, session: &Session) -> Choice {
-        let is_plain = session.is_authenticated
+        let is_plain = session.is_authenticated()
             && !session.in_multi()
             && !session.is_primary_link
             && session.importing.is_none()

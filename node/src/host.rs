@@ -6,6 +6,7 @@ use crate::env::Env;
 use crate::pubsub::Space;
 use crate::shared::{Shared, Ticket};
 use crate::worker::Setting;
+use engine::acl::{Context, Denied, Reason};
 use engine::{Args, Error, Host, HostOutcome, Session, Spec};
 use proto::resp::Reply;
 use std::any::Any;
@@ -73,6 +74,14 @@ impl<E: Env> HostCx<'_, '_, E> {
         self.out.ok();
         Ok(HostOutcome::Done)
     }
+    /// The arguments are no form of the subcommand.
+    pub fn unknown_form(&self) -> Error {
+        let container = self.spec.full_name.split('|').next().unwrap_or_default().to_uppercase();
+        let shown = String::from_utf8_lossy(&self.args[1][..self.args[1].len().min(128)]).into_owned();
+        Error::err(&format!(
+            "unknown subcommand or wrong number of arguments for '{shown}'. Try {container} HELP."
+        ))
+    }
     /// Answers with the lines of a container's help.
     pub fn help(&mut self) -> Result<HostOutcome, Error> {
         let container = self.spec.full_name.split('|').next().unwrap_or_default();
@@ -81,6 +90,25 @@ impl<E: Env> HostCx<'_, '_, E> {
         self.out.array(lines.len());
         lines.iter().for_each(|l| self.out.simple(l));
         Ok(HostOutcome::Done)
+    }
+}
+
+impl<E: Env> NodeHost<'_, E> {
+    /// Puts something that was denied into ACL LOG.
+    pub fn log_denied(&self, reason: Reason, context: Context, object: &[u8], user: &[u8]) {
+        let now_ms = self.setting.now.wall.0;
+        let entry = crate::acl_log::Entry {
+            id: 0,
+            count: 1,
+            reason,
+            context,
+            object: object.to_vec(),
+            user: user.to_vec(),
+            created_ms: now_ms,
+            updated_ms: now_ms,
+            client: crate::commands::client::line(self.shared, self.client, now_ms),
+        };
+        self.shared.users.log.add(entry, self.setting.settings.acl_log_max);
     }
 }
 
@@ -100,6 +128,14 @@ impl<E: Env> Host for NodeHost<'_, E> {
     }
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
         self.shared.publish(Space::Channel, channel, message);
+    }
+    fn denied(&mut self, denied: &Denied, context: Context, spec: &Spec, args: Args, session: &Session) {
+        let object = match denied.reason {
+            Reason::Key | Reason::Channel => args[denied.place],
+            Reason::Command | Reason::Auth => spec.full_name.as_bytes(),
+        };
+        let user = session.user().map_or(&b""[..], |u| &u.name);
+        self.log_denied(denied.reason, context, object, user);
     }
     fn log(&mut self, level: u8, line: &[u8]) {
         let line = String::from_utf8_lossy(line);

@@ -3,6 +3,7 @@
 //! Invariant: the world reaches the node through [`env::Env`] and `storage::Disk` alone.
 //! Invariant: threads meet in [`shared::Shared`] and in letter boxes, nowhere else.
 
+mod acl_log;
 pub mod alloc;
 pub mod clients;
 pub mod commands;
@@ -24,6 +25,7 @@ pub mod persist;
 pub mod pubsub;
 pub mod replica;
 pub mod shared;
+pub mod users;
 pub mod worker;
 
 pub use config::{Config, NodeSettings};

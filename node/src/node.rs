@@ -65,6 +65,7 @@ pub async fn run_until<E: Env>(
         let (_, nothing) = tokio::sync::mpsc::unbounded_channel();
         crate::free::start(&shared, std::mem::replace(&mut persist_inbox.garbage, nothing));
     }
+    crate::users::load_at_start(&shared)?;
     let persist = Persist::start(shared.clone(), persist_inbox).await?;
     shared.apply_config();
     for index in 0..workers {
@@ -129,6 +130,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
     let feed = Arc::new(Feed::new(Offset(0), settings.backlog_bytes));
     let keyspace = Arc::new(Keyspace::new(settings.engine.databases, [env.rand(), env.rand()]));
     let table = commands::table();
+    let users = crate::users::Users::new(&table);
     let (persist, persist_inbox) = PersistHandle::new();
     let (control, control_inbox) = ControlHandle::new(settings.is_cluster);
     let state = State::default();
@@ -153,6 +155,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         adopted: tokio::sync::Notify::new(),
         state,
         clients: Clients::default(),
+        users,
         pubsub: PubSub::default(),
         mail: (0..workers).map(|_| Arc::new(Mail::default())).collect(),
         load: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
@@ -237,7 +240,10 @@ fn admit<E: Env>(shared: &Shared<E>, peer: std::net::SocketAddr) -> Result<(), &
     if count >= settings.maxclients {
         return Err("-ERR max number of clients reached\r\n");
     }
-    if settings.is_protected && settings.requirepass.is_empty() && !peer.ip().to_canonical().is_loopback() {
+    if settings.is_protected
+        && !peer.ip().to_canonical().is_loopback()
+        && shared.users.default_user().is_nopass
+    {
         return Err(
             "-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. If you want to connect from external computers to Redis you may adopt one of the following solutions: 1) Just disable protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to Redis from the same host the server is running, however MAKE SURE Redis is not publicly accessible from internet if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the protected mode by editing the Redis configuration file, and setting the protected mode option to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it with the '--protected-mode no' option. 4) Set up an authentication password for the default user. NOTE: You only need to do one of the above things in order for the server to start accepting connections from the outside.\r\n",
         );

@@ -30,6 +30,7 @@ pub struct Shared<E: Env> {
     pub adopted: tokio::sync::Notify,
     pub state: State,
     pub clients: Clients,
+    pub users: crate::users::Users,
     pub pubsub: PubSub,
     pub mail: Vec<Arc<Mail<E::Socket>>>,
     /// Clients per worker, for the acceptor.
@@ -285,6 +286,7 @@ impl<E: Env> Shared<E> {
         }
         self.clients.accepted.store(0, Ordering::Relaxed);
         self.clients.rejected.store(0, Ordering::Relaxed);
+        self.users.log.reset_counts();
         self.counters.net_in.store(0, Ordering::Relaxed);
         self.counters.net_out.store(0, Ordering::Relaxed);
     }

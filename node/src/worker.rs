@@ -15,6 +15,7 @@ use crate::mail::{Letter, Mail};
 use crate::pubsub::Space;
 use crate::shared::Released;
 use crate::shared::Shared;
+use crate::users::Renewed;
 use engine::blocking::SlotSide;
 use engine::stats::Stats;
 use engine::{Args, Host, Local, Outcome, Session, Spec, Status, Turn, evict, execute};
@@ -88,6 +89,8 @@ pub struct Setting<'a> {
     pub now: Now,
     pub status: Status,
     pub watched: u32,
+    /// State of the users; sessions with another take theirs anew.
+    pub users_epoch: u64,
     /// The term in which the batch began.
     pub term: u64,
     /// As it was before the view was looked at.
@@ -105,9 +108,16 @@ impl<'a> Setting<'a> {
         let term = shared.state.term.load(Ordering::Acquire);
         let status = shared.status(now.mono);
         let watched = engine::admission::watched(&status, &settings.engine);
-        let setting =
-            Setting { settings: &settings, view: (*view).as_deref(), now, status, watched, term, slots_left };
-        f(&setting)
+        f(&Setting {
+            settings: &settings,
+            view: (*view).as_deref(),
+            now,
+            status,
+            watched,
+            users_epoch: shared.users.epoch(),
+            term,
+            slots_left,
+        })
     }
 
     /// The role changed, with the gate closed, since this was read, or slots left: it is true no more. To be asked
@@ -273,6 +283,7 @@ impl<E: Env> Worker<E> {
             }
             Letter::Kill { client, is_soft } => self.on(client, |c| c.close(is_soft)),
             Letter::Unblock(client, is_error) => self.on(client, |c| self.unblock(c, is_error)),
+            Letter::UsersChanged => self.recheck_waiting(),
             Letter::Released => {
                 let released = self.released();
                 let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
@@ -310,10 +321,10 @@ impl<E: Env> Worker<E> {
             self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);
             return;
         };
-        let settings = self.shared.settings();
         let client = self.shared.clients.add(self.index, peer, own, self.shared.env.now().wall.0);
         let mut session = Session::new(client.id);
-        session.is_authenticated = settings.requirepass.is_empty();
+        self.shared.users.begin(&mut session);
+        session.user().into_iter().for_each(|user| client.set_user(user));
         let connection = Rc::new(Connection::new(client, stream, session));
         self.connections.borrow_mut().insert(connection.id, connection.clone());
         tokio::task::spawn_local(connection.run(self.clone()));
@@ -403,7 +414,7 @@ impl<E: Env> Worker<E> {
 
     fn check_query(&self, connection: &Rc<Connection<E>>) -> bool {
         let len = connection.input.borrow().len();
-        let max = match connection.session.borrow().is_authenticated {
+        let max = match connection.session.borrow().is_authenticated() {
             true => self.shared.settings().query_bytes_max,
             false => proto::limits::QUERY_BYTES_MAX_UNAUTHENTICATED,
         };
@@ -599,7 +610,13 @@ impl<E: Env> Worker<E> {
     ) {
         let connection = &group.connection;
         core.out.clear();
-        let written = connection.session.borrow().written;
+        let (written, users_epoch) = {
+            let session = connection.session.borrow();
+            (session.written, session.users_epoch)
+        };
+        if users_epoch != setting.users_epoch {
+            self.renew_user(connection);
+        }
         let (mut ran, mut later) = (0, 0);
         let looked_up = |core: &Core| core.local.stats.hits + core.local.stats.misses;
         let (looked_up_before, mut is_data) = (looked_up(core), false);
@@ -728,6 +745,27 @@ impl<E: Env> Worker<E> {
             let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
             execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
         })
+    }
+
+    /// Users have changed: the connection's own may have other rights now, or be gone.
+    #[cold]
+    fn renew_user(&self, connection: &Rc<Connection<E>>) {
+        if let Renewed::Gone = self.shared.users.renew(&mut connection.session.borrow_mut()) {
+            connection.close(false);
+        }
+    }
+
+    /// Whoever waits for keys that its user may not use any more runs its command again, to be told so.
+    fn recheck_waiting(self: &Rc<Self>) {
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for connection in connections {
+            let phase = connection.phase.borrow().clone();
+            let Phase::Blocked(waiter) = phase else { continue };
+            self.renew_user(&connection);
+            if !waiter.is_allowed_to(&connection.session.borrow()) {
+                self.run_again(&connection);
+            }
+        }
     }
 
     /// Commands that could not run yet go back to the connection, before what it read later.

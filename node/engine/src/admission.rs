@@ -1,5 +1,6 @@
 //! What may run, here and now: an ordered list of gates, as in Redis's `processCommand`. Each refusal changes nothing.
 
+use crate::acl::Context;
 use crate::keys::Keys;
 use crate::spec::flag;
 use crate::table::Spec;
@@ -27,13 +28,19 @@ pub fn watched(status: &Status, settings: &Settings) -> u32 {
 }
 
 /// Gates that need neither keys nor locks.
-pub fn admit(turn: &mut Turn, session: &Session, spec: &Spec) -> Result<(), Error> {
-    admit_as(turn, session, spec, spec.command.flags)
+pub fn admit(turn: &mut Turn, session: &Session, spec: &Spec, args: Args) -> Result<(), Error> {
+    admit_as(turn, session, spec, args, spec.command.flags)
 }
 
 /// As [`admit`], with other flags than the declared ones: a script may say what it will do.
-pub fn admit_as(turn: &mut Turn, session: &Session, spec: &Spec, flags: u32) -> Result<(), Error> {
-    if !session.is_authenticated && !spec.has(flag::NO_AUTH) {
+pub fn admit_as(
+    turn: &mut Turn,
+    session: &Session,
+    spec: &Spec,
+    args: Args,
+    flags: u32,
+) -> Result<(), Error> {
+    if !session.is_authenticated() && !spec.has(flag::NO_AUTH) {
         return Err(Error::text("NOAUTH Authentication required."));
     }
     if session.is_primary_link {
@@ -41,6 +48,11 @@ pub fn admit_as(turn: &mut Turn, session: &Session, spec: &Spec, flags: u32) -> 
     }
     if session.in_multi() && spec.has(flag::NO_MULTI) {
         return Err(Error::text("ERR Command not allowed inside a transaction"));
+    }
+    if let Err(denied) = session.check(spec, args) {
+        let context = if session.in_multi() { Context::Multi } else { Context::Toplevel };
+        turn.host.denied(&denied, context, spec, args, session);
+        return Err(denied.error(spec));
     }
     if (flags | queued_flags(session, spec)) & flag::DENYOOM != 0 {
         evict::make_room(turn)?;

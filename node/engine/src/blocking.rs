@@ -9,7 +9,7 @@ use crate::cx::{Cx, Replay};
 use crate::keys::Keys;
 use crate::spec::Handler;
 use crate::table::Spec;
-use crate::{Args, Error, Rng};
+use crate::{Args, Error, Rng, Session};
 use proto::Slot;
 use proto::resp::Reply;
 use smallvec::SmallVec;
@@ -103,6 +103,11 @@ impl Waiter {
         slots.sort_unstable();
         slots.dedup();
         slots
+    }
+    /// Whether the session's user may run the command that waits.
+    pub fn is_allowed_to(&self, session: &Session) -> bool {
+        let args: SmallVec<[&[u8]; 8]> = self.args.iter().map(|a| a.as_slice()).collect();
+        session.check(self.spec, &args).is_ok()
     }
     /// The command that waits.
     pub fn args(&self) -> &[Vec<u8>] {

@@ -1,5 +1,6 @@
 //! The way of one command: resolve, admit, queue or lock, run, replay, serve, unlock.
 
+use crate::acl::Context;
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
 use crate::cx::{Cx, EngineCx, Replay};
@@ -112,7 +113,7 @@ fn run_resolved(
     {
         return run_keys(turn, session, spec, args, raw, out);
     }
-    admission::admit(turn, session, spec)?;
+    admission::admit(turn, session, spec, args)?;
     let is_queued = session.in_multi() && !spec.has(flag::NOT_QUEUED);
     if is_queued {
         // Redirects are told while queueing, so that the client need not send the rest.
@@ -247,6 +248,9 @@ fn run_placed(
     admission::check_import(session)?;
     let mut keys = keys(turn, session, locks);
     keys.set_places(places);
+    if !session.is_free() {
+        keys.may_read_any = session.may_read_any_key(spec, args);
+    }
     if let Some(slot) = paused(&mut keys, session, slots) {
         keys.give_back(turn);
         return Ok(Outcome::Busy(slot));
@@ -449,6 +453,14 @@ fn run_queue<'g>(
     for (spec, args) in &transaction.queue {
         let args: SmallVec<[&[u8]; 8]> = args.iter().map(|a| a.as_slice()).collect();
         keys.db = session.db;
+        if let Err(denied) = session.check(spec, &args) {
+            turn.host.denied(&denied, Context::Multi, spec, &args, session);
+            let error = denied.error_in_exec();
+            keys.stats.count_error(error.code());
+            out.error(&error.to_string());
+            continue;
+        }
+        keys.may_read_any = session.is_free() || session.may_read_any_key(spec, &args);
         match spec.command.run {
             Handler::Keys(_) => {
                 let slot = spec.slots(&args).and_then(|s| s.first().copied()).unwrap_or_default();

@@ -79,6 +79,8 @@ pub struct Keys<'g> {
     pub sees_expired: bool,
     /// Reads leave the access clock alone.
     pub is_no_touch: bool,
+    /// The user may read keys that the command's arguments do not name.
+    pub may_read_any: bool,
     pub passage: Option<&'g Passage<'g>>,
     pub effects: Kept<Effects>,
     pub unit: Kept<Unit>,
@@ -140,6 +142,7 @@ impl<'g> Keys<'g> {
             may_expire: !turn.status.is_replica,
             sees_expired: false,
             is_no_touch: false,
+            may_read_any: true,
             passage: turn.passage,
             effects: turn.local.effects.lend(),
             unit,

@@ -10,6 +10,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod acl;
 pub mod admission;
 pub mod blocking;
 pub mod commands;

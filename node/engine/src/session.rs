@@ -1,6 +1,9 @@
 //! What the engine knows of one connection.
 
+use crate::acl::{Denied, User};
 use crate::multi::{Multi, Watches};
+use crate::spec::key;
+use crate::{Args, Spec};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -10,8 +13,12 @@ pub struct Session {
     pub id: u64,
     pub db: u16,
     pub is_resp3: bool,
-    pub is_authenticated: bool,
-    pub user: String,
+    /// It may run anything: the user is logged in and has no limits.
+    is_free: bool,
+    is_authenticated: bool,
+    user: Option<Arc<User>>,
+    /// State of the users that `user` was taken from.
+    pub users_epoch: u64,
     pub name: Vec<u8>,
     pub lib_name: Vec<u8>,
     pub lib_version: Vec<u8>,
@@ -54,8 +61,10 @@ impl Session {
             id,
             db: 0,
             is_resp3: false,
+            is_free: true,
             is_authenticated: true,
-            user: "default".into(),
+            user: None,
+            users_epoch: 0,
             name: Vec::new(),
             lib_name: Vec::new(),
             lib_version: Vec::new(),
@@ -79,10 +88,40 @@ impl Session {
         Session { is_primary_link: true, ..Session::new(0) }
     }
 
+    /// Sets whose connection this is; `None`: nobody's, which may run anything.
+    pub fn set_user(&mut self, user: Option<Arc<User>>, is_authenticated: bool) {
+        self.is_free = is_authenticated && user.as_ref().is_none_or(|u| u.is_unrestricted());
+        self.is_authenticated = is_authenticated;
+        self.user = user;
+    }
+    pub fn user(&self) -> Option<&Arc<User>> {
+        self.user.as_ref()
+    }
+    #[inline]
+    pub fn is_authenticated(&self) -> bool {
+        self.is_authenticated
+    }
+    #[inline]
+    pub fn is_free(&self) -> bool {
+        self.is_free
+    }
+    /// Whether the user may run this, authenticated or not.
+    #[inline]
+    pub fn check(&self, spec: &Spec, args: Args) -> Result<(), Denied> {
+        match &self.user {
+            Some(user) if !self.is_free => user.check(spec, args),
+            _ => Ok(()),
+        }
+    }
+    /// Whether the command may read keys that its arguments do not name.
+    pub fn may_read_any_key(&self, spec: &Spec, args: Args) -> bool {
+        self.is_free || self.user.as_ref().is_none_or(|u| u.may_use_any_key(spec, args, key::ACCESS))
+    }
+
     /// Nothing about this connection makes its commands different from anybody's.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.is_authenticated
+        self.is_free
             && self.multi.is_none()
             && !self.is_asking
             && !self.is_primary_link
@@ -97,8 +136,10 @@ impl Session {
             id: self.id,
             db: self.db,
             is_resp3: self.is_resp3,
+            is_free: self.is_free,
             is_authenticated: self.is_authenticated,
             user: self.user.clone(),
+            users_epoch: self.users_epoch,
             name: self.name.clone(),
             lib_name: self.lib_name.clone(),
             lib_version: self.lib_version.clone(),
@@ -115,6 +156,21 @@ impl Session {
             watches: None,
             written: self.written,
         }
+    }
+
+    /// What the commands of a script see of their client.
+    pub fn for_script(&self) -> Session {
+        let mut own = Session {
+            db: self.db,
+            is_readonly: self.is_readonly,
+            is_asking: self.is_asking,
+            is_no_touch: self.is_no_touch,
+            is_primary_link: self.is_primary_link,
+            importing: self.importing.clone(),
+            ..Session::new(self.id)
+        };
+        own.set_user(self.user.clone(), true);
+        own
     }
 
     /// What a command that ran with [`Session::lend`] has left behind: its one-shot states and what it wrote.

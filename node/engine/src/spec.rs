@@ -22,6 +22,9 @@ pub struct Command {
     /// Set of [`acl`] categories beyond those that flags and group imply.
     pub acl: u32,
     pub keys: &'static [KeySpec],
+    /// What the flags of a key spec with [`key::VARIABLE_FLAGS`] are for these arguments.
+    pub vary: Option<fn(&[&[u8]]) -> u16>,
+    pub channels: Channels,
     /// Number of the argument that names an element of the collection at the first key, whose memory is asked for ahead;
     /// 0: none.
     pub element: u8,
@@ -51,6 +54,8 @@ impl Command {
         flags: 0,
         acl: 0,
         keys: &[],
+        vary: None,
+        channels: Channels::NONE,
         element: 0,
         args: &[],
         tips: &[],
@@ -140,6 +145,9 @@ pub mod flag {
     /// May take long: a node may run it beside the worker that serves its client.
     pub const LONG: u32 = 1 << 24;
 
+    /// Of a container: to users' rights any word may be its subcommand, as where its commands are plain arguments.
+    pub const OPEN_SUBCOMMANDS: u32 = 1 << 25;
+
     /// Counts as set on every command.
     pub const ANY: u32 = 1 << 31;
 
@@ -213,6 +221,11 @@ pub mod acl {
         (TRANSACTION, "transaction"),
         (SCRIPTING, "scripting"),
     ];
+
+    /// A category by its name in any case.
+    pub fn named(name: &[u8]) -> Option<u32> {
+        NAMES.iter().find(|(_, n)| n.as_bytes().eq_ignore_ascii_case(name)).map(|(c, _)| *c)
+    }
 }
 
 /// Section of the command reference that a command belongs to.
@@ -325,6 +338,41 @@ pub mod key {
         (INCOMPLETE, "incomplete"),
         (VARIABLE_FLAGS, "variable_flags"),
     ];
+}
+
+/// Which arguments name channels, and what for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Channels {
+    /// Set of [`channel`] flags; 0: the command has none.
+    pub flags: u8,
+    /// Argument 1 alone, or all from 1 on.
+    pub is_one: bool,
+}
+
+impl Channels {
+    pub const NONE: Channels = Channels { flags: 0, is_one: false };
+
+    /// One channel at argument 1.
+    pub const fn one(flags: u8) -> Channels {
+        Channels { flags, is_one: true }
+    }
+    /// All arguments.
+    pub const fn all(flags: u8) -> Channels {
+        Channels { flags, is_one: false }
+    }
+    /// Their places among so many arguments.
+    pub fn places(&self, args: usize) -> std::ops::Range<usize> {
+        1..if self.is_one { args.min(2) } else { args }
+    }
+}
+
+/// What channels are named for.
+pub mod channel {
+    pub const PUBLISH: u8 = 1 << 0;
+    pub const SUBSCRIBE: u8 = 1 << 1;
+    pub const UNSUBSCRIBE: u8 = 1 << 2;
+    /// The names are patterns.
+    pub const PATTERN: u8 = 1 << 3;
 }
 
 impl KeySpec {

@@ -1,6 +1,7 @@
 //! What holds for a batch of commands: time, configuration, cluster view, role. Read once, so that each command of
 //! the batch sees the same.
 
+use crate::acl::{Context, Denied};
 use crate::blocking::Mailbox;
 use crate::keys::Effects;
 use crate::propagate::Unit;
@@ -111,6 +112,9 @@ pub trait Host {
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>);
     /// A keyspace notification that somebody may have subscribed to.
     fn publish(&mut self, channel: &[u8], message: &[u8]);
+    /// A user was denied a command.
+    fn denied(&mut self, _denied: &Denied, _context: Context, _spec: &Spec, _args: Args, _session: &Session) {
+    }
     /// A line that a script logs, of level 0 (debug) to 3 (warning).
     fn log(&mut self, _level: u8, _line: &[u8]) {}
 }

@@ -5,6 +5,7 @@ use crate::clients::Client;
 use crate::env::Env;
 use crate::host::HostCx;
 use crate::mail::Letter;
+use crate::shared::Shared;
 use engine::session::ReplyMode;
 use engine::spec::{Arg, Command, Group, Handler, acl, flag};
 use engine::{Error, HostOutcome};
@@ -176,11 +177,12 @@ fn set_info<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     cx.ok()
 }
 
-fn line<E: Env>(cx: &HostCx<E>, client: &Client) -> String {
-    let table = &cx.shared().engine.table;
+/// A client's line of CLIENT LIST, without its end.
+pub fn line<E: Env>(shared: &Shared<E>, client: &Client, now_ms: i64) -> String {
+    let table = &shared.engine.table;
     let id = client.command.load(Ordering::Relaxed);
     let command = id.checked_sub(1).and_then(|i| table.specs().get(i)).map_or("NULL", |s| &s.full_name);
-    client.line(cx.host.setting.now.wall.0, command)
+    client.line(now_ms, command)
 }
 
 /// Clients that conditions choose. Follows CLIENT LIST and CLIENT KILL of Redis 7.0.
@@ -229,7 +231,7 @@ impl Filter {
                 }
                 filter.kind = Some(kind);
             } else if cx.is_word(i, "USER") {
-                if value != "default" {
+                if cx.shared().users.get(cx.args[i + 1]).is_none() {
                     return Err(Error::err(&format!("No such user '{value}'")));
                 }
                 filter.user = Some(value);
@@ -264,14 +266,15 @@ impl Filter {
 fn list<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let filter = Filter::parse(cx, 2)?;
     let clients = cx.shared().clients.all();
-    let chosen = clients.iter().filter(|c| filter.holds(c, cx.session.id));
-    let text: String = chosen.map(|c| line(cx, c) + "\n").collect();
+    let is_shown = |c: &&Arc<Client>| !c.is_killed.load(Ordering::Relaxed) && filter.holds(c, cx.session.id);
+    let now_ms = cx.host.setting.now.wall.0;
+    let text: String = clients.iter().filter(is_shown).map(|c| line(cx.shared(), c, now_ms) + "\n").collect();
     cx.out.verbatim("txt", text.as_bytes());
     Ok(HostOutcome::Done)
 }
 
 fn info<E: Env>(cx: &mut HostCx<E>) -> Outcome {
-    let text = line(cx, cx.host.client) + "\n";
+    let text = line(cx.shared(), cx.host.client, cx.host.setting.now.wall.0) + "\n";
     cx.out.verbatim("txt", text.as_bytes());
     Ok(HostOutcome::Done)
 }

@@ -3,6 +3,7 @@
 use super::Functions;
 use crate::env::Env;
 use crate::host::HostCx;
+use engine::acl::{Context, Reason};
 use engine::multi;
 use engine::spec::{Arg, Command, Group, Handler, acl, flag};
 use engine::{Error, HostOutcome};
@@ -96,8 +97,7 @@ fn auth<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     if cx.args.len() > 3 {
         return Err(Error::Syntax);
     }
-    let required = &cx.host.setting.settings.requirepass;
-    if cx.args.len() == 2 && required.is_empty() {
+    if cx.args.len() == 2 && cx.shared().users.default_user().is_nopass {
         return Err(Error::text(
             "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
         ));
@@ -111,17 +111,17 @@ fn auth<E: Env>(cx: &mut HostCx<E>) -> Outcome {
 }
 
 fn authenticate<E: Env>(cx: &mut HostCx<E>, user: &[u8], password: &[u8]) -> Result<(), Error> {
-    let required = cx.host.setting.settings.requirepass.as_bytes();
-    if user != b"default" || !required.is_empty() && !is_equal(required, password) {
+    // Before the user is looked up: a change after this is seen with the next batch.
+    let epoch = cx.shared().users.epoch();
+    let Some(user) = cx.shared().users.authenticate(user, password) else {
+        let context = if cx.session.in_multi() { Context::Multi } else { Context::Toplevel };
+        cx.host.log_denied(Reason::Auth, context, cx.args[0], user);
         return Err(Error::text("WRONGPASS invalid username-password pair or user is disabled."));
-    }
-    cx.session.is_authenticated = true;
+    };
+    cx.host.client.set_user(&user);
+    cx.session.users_epoch = epoch;
+    cx.session.set_user(Some(user), true);
     Ok(())
-}
-
-/// Compares in a time that tells nothing about where the texts differ.
-fn is_equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0
 }
 
 const HELLO: Command = Command {
@@ -171,7 +171,7 @@ fn hello<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     if let Some((user, password)) = credentials {
         authenticate(cx, user, password)?;
     }
-    if !cx.session.is_authenticated {
+    if !cx.session.is_authenticated() {
         return Err(Error::text(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
         ));
@@ -245,7 +245,8 @@ fn reset<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     cx.session.is_no_touch = false;
     cx.session.is_no_evict = false;
     cx.session.reply_mode = engine::session::ReplyMode::On;
-    cx.session.is_authenticated = cx.host.setting.settings.requirepass.is_empty();
+    shared.users.begin(cx.session);
+    cx.session.user().into_iter().for_each(|user| cx.host.client.set_user(user));
     super::client::set_name(cx, Vec::new());
     cx.out.simple("RESET");
     Ok(HostOutcome::Done)

@@ -24,6 +24,7 @@ pub static COMMANDS: &[Command] = &[Command {
     summary: "A container for debugging commands.",
     complexity: "Depends on subcommand.",
     arity: -2,
+    flags: SUB.flags | flag::OPEN_SUBCOMMANDS,
     run: Handler::Container,
     subcommands: &[
         Command {

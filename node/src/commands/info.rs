@@ -2,6 +2,7 @@
 
 use crate::env::Env;
 use crate::shared::Shared;
+use engine::acl::Reason;
 use engine::stats::Stats;
 use proto::Now;
 use proto::view::Role;
@@ -286,6 +287,11 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("total_forks", 0);
     i.line("migrate_cached_sockets", 0);
     i.line("slave_expires_tracked_keys", 0);
+    for (name, reason) in
+        [("auth", Reason::Auth), ("cmd", Reason::Command), ("key", Reason::Key), ("channel", Reason::Channel)]
+    {
+        i.line(&format!("acl_access_denied_{name}"), s.users.log.count(reason));
+    }
     i.line("total_error_replies", total.errors);
     i.line("unexpected_error_replies", 0);
     i.stats = total;

@@ -1,5 +1,6 @@
 //! The commands that the node runs itself: connections, channels, the server, replication, the cluster.
 
+pub mod acl;
 pub mod client;
 pub mod cluster;
 pub mod command;
@@ -22,6 +23,7 @@ pub type Functions<E> = &'static [(&'static str, HostFn<E>)];
 pub fn declared() -> impl Iterator<Item = &'static Command> {
     let own = [
         connection::COMMANDS,
+        acl::COMMANDS,
         client::COMMANDS,
         pubsub::COMMANDS,
         server::COMMANDS,
@@ -42,6 +44,7 @@ pub fn table() -> Table {
 fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
     [
         connection::functions::<E>(),
+        acl::functions::<E>(),
         client::functions::<E>(),
         pubsub::functions::<E>(),
         server::functions::<E>(),

@@ -193,9 +193,14 @@ fn config_set<E: Env>(cx: &mut HostCx<E>) -> Outcome {
             "CONFIG SET failed (possibly related to argument '{shown}') - {reason}"
         )));
     }
+    let password = next.get("requirepass").to_string();
+    let is_password_set = seen.contains("requirepass");
     *config = next;
     shared.publish_config(&config);
     drop(config);
+    if is_password_set {
+        shared.users.set_default_password(&crate::users::rules(&shared), password.as_bytes());
+    }
     shared.persist.request(PersistRequest::ConfigChanged);
     shared.apply_config();
     cx.ok()
@@ -208,7 +213,16 @@ fn config_rewrite<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         return Err(Error::text("ERR The server is running without a config file"));
     };
     let old = std::fs::read_to_string(&path).unwrap_or_default();
-    let text = rewrite(&config, &old);
+    let users: Vec<String> = match config.get("aclfile").is_empty() {
+        true => shared
+            .users
+            .all()
+            .iter()
+            .map(|u| String::from_utf8_lossy(&u.line(&shared.engine.table)).into_owned())
+            .collect(),
+        false => Vec::new(),
+    };
+    let text = rewrite(&config, &old, &users);
     let fail = |e: std::io::Error| Error::err(&format!("Rewriting config file: {e}"));
     let temporary = format!("{path}.tmp-{}", shared.run_id);
     std::fs::write(&temporary, text).map_err(fail)?;

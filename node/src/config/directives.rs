@@ -29,6 +29,7 @@ pub static DIRECTIVES: &[Directive] = &[
         Any,
         "Channels that a new user may use.",
     ),
+    d("acllog-max-len", Int(0, I32), "128", Any, "Entries kept of what users were denied."),
     d("aclfile", Text, "", AtStart, "File with users."),
     d("active-expire-effort", Int(1, 10), "1", Any, "How eagerly expired keys are looked for."),
     d("activedefrag", Bool, "no", Any, "Accepted for compatibility: tables are compacted as they change."),

@@ -38,6 +38,8 @@ pub enum Change {
 #[derive(Clone)]
 pub struct Config {
     values: BTreeMap<&'static str, String>,
+    /// Users as they stood in the file: name and rules.
+    pub users: Vec<Vec<String>>,
     /// File that CONFIG REWRITE changes.
     pub path: Option<String>,
 }
@@ -52,7 +54,11 @@ pub enum SetError {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { values: DIRECTIVES.iter().map(|d| (d.name, d.default.to_string())).collect(), path: None }
+        Config {
+            values: DIRECTIVES.iter().map(|d| (d.name, d.default.to_string())).collect(),
+            users: Vec::new(),
+            path: None,
+        }
     }
 }
 

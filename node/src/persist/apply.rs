@@ -273,6 +273,7 @@ impl<E: Env> Applier<E> {
             now,
             status: Status::default(),
             watched: 0,
+            users_epoch: 0,
             term: 0,
             slots_left: 0,
         };

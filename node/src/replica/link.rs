@@ -127,7 +127,7 @@ async fn introduce<E: Env>(
         }
         let answer = wire.line().await?;
         if answer.starts_with('-') {
-            return Err(LinkEnd::Refused(format!("unable to AUTH: {answer}")));
+            return Err(LinkEnd::Refused(format!("Unable to AUTH to MASTER: {answer}")));
         }
     }
     let port = match (settings.replica_announce_port, settings.announce_port) {

@@ -7,6 +7,7 @@ use super::convert::{self, COUNTED, ScriptError, Writer};
 use super::interpreter::{Finish, Interpreter, Invocation, Kind, MEMORY_MAX};
 use super::library::Library;
 use super::native;
+use crate::acl::Context;
 use crate::admission::{self, Route};
 use crate::execute::{self, Outcome};
 use crate::keys::Keys;
@@ -207,7 +208,7 @@ pub(crate) fn execute(
     };
     let flags = prepared.flags.command_flags(spec.command.flags);
     if !prepared.flags.has(ScriptFlags::COMPAT) {
-        admission::admit_as(turn, session, spec, flags)?;
+        admission::admit_as(turn, session, spec, args, flags)?;
     }
     // Here, since no slot may be locked yet.
     let has_limit = turn.settings.maxmemory > 0 && !session.is_primary_link;
@@ -322,7 +323,7 @@ fn invoke<'g>(
     let vm = turn.local.scripts.take(prepared.kind);
     let db = keys.db;
     let mut run = Run {
-        session: script_session(session),
+        session: session.for_script(),
         vm: &vm,
         prepared,
         running: &running,
@@ -340,7 +341,7 @@ fn invoke<'g>(
         running: &running,
     };
     let finish = vm.run(&prepared.function, &invocation, |lua, place, values| match place {
-        native::CHECK => acl_check(lua, engine, &values),
+        native::CHECK => acl_check(lua, engine, &run.session, &values),
         _ => run.call_from_lua(lua, &values),
     });
     engine.scripts.control.end(&running);
@@ -368,21 +369,6 @@ fn invoke<'g>(
         turn.local.scripts.put_back(prepared.kind, vm, &engine.scripts);
     }
     (slots, retry)
-}
-
-/// What the commands of a script see of their client.
-fn script_session(session: &Session) -> Session {
-    Session {
-        db: session.db,
-        user: session.user.clone(),
-        is_authenticated: true,
-        is_readonly: session.is_readonly,
-        is_asking: session.is_asking,
-        is_no_touch: session.is_no_touch,
-        is_primary_link: session.is_primary_link,
-        importing: session.importing.clone(),
-        ..Session::new(session.id)
-    }
 }
 
 /// Writes what a script ended with. Gives the code of an error; an empty one if it is counted already.
@@ -428,8 +414,13 @@ fn answer(vm: &Interpreter, finish: Finish, name: &str, out: &mut Reply) -> Opti
     }
 }
 
-/// `redis.acl_check_cmd`: everything is allowed until there are users with fewer rights.
-fn acl_check(lua: &Lua, engine: &Engine, values: &MultiValue) -> mlua::Result<(i32, Value)> {
+/// `redis.acl_check_cmd`: whether the script's user may run a command.
+fn acl_check(
+    lua: &Lua,
+    engine: &Engine,
+    session: &Session,
+    values: &MultiValue,
+) -> mlua::Result<(i32, Value)> {
     let error = |text: &str| Ok((native::ERROR, Value::Table(convert::error_table(lua, text)?)));
     let args: Option<SmallVec<[Vec<u8>; 8]>> = values.iter().map(convert::argument).collect();
     let Some(args) = args else {
@@ -439,8 +430,8 @@ fn acl_check(lua: &Lua, engine: &Engine, values: &MultiValue) -> mlua::Result<(i
     if args.is_empty() {
         return error("ERR Please specify at least one argument for this redis lib call");
     }
-    match engine.table.resolve(&args) {
-        Ok(_) | Err(Error::Arity(_)) => Ok((native::OK, Value::Boolean(true))),
+    match engine.table.find(&args) {
+        Ok(spec) => Ok((native::OK, Value::Boolean(session.check(spec, &args).is_ok()))),
         Err(_) => error("ERR Invalid command passed to redis.acl_check_cmd()"),
     }
 }
@@ -532,7 +523,7 @@ impl Run<'_, '_> {
             }
             Err(_) => return refused("ERR Unknown Redis command called from script"),
         };
-        let result = self.admit(spec).and_then(|()| {
+        let result = self.admit(spec, args).and_then(|()| {
             let (places, slots) = Places::of(self.turn, spec, args, self.session.db);
             let route = self.route(spec, &slots)?;
             self.lock(spec, &slots)?;
@@ -546,6 +537,7 @@ impl Run<'_, '_> {
             return Err(refusal);
         }
         self.keys.db = self.session.db;
+        self.keys.may_read_any = self.session.may_read_any_key(spec, args);
         match spec.command.run {
             Handler::Keys(_) => {
                 execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, false);
@@ -576,7 +568,7 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn admit(&self, spec: &Spec) -> Result<(), Refusal> {
+    fn admit(&mut self, spec: &Spec, args: Args) -> Result<(), Refusal> {
         if spec.has(flag::NOSCRIPT) {
             return refused(NOT_ALLOWED);
         }
@@ -584,6 +576,10 @@ impl Run<'_, '_> {
         let is_stale = status.is_replica && !status.is_link_up && !settings.replica_serve_stale_data;
         if is_stale && !spec.has(flag::STALE) {
             return refused("ERR Can not execute the command on a stale replica");
+        }
+        if let Err(denied) = self.session.check(spec, args) {
+            self.turn.host.denied(&denied, Context::Script, spec, args, &self.session);
+            return Err(denied.error_in_script().into());
         }
         let flags = self.prepared.flags;
         let has = |set: u32| flags.has(set) && !flags.has(ScriptFlags::COMPAT);
