@@ -55,6 +55,7 @@ pub mod state {
     pub const NO_TOUCH: u32 = 1 << 7;
     pub const DIRTY: u32 = 1 << 8;
     pub const CLOSING: u32 = 1 << 9;
+    pub const MONITOR: u32 = 1 << 10;
 }
 
 /// All clients, by id.
@@ -132,6 +133,11 @@ impl Client {
         self.state.load(Ordering::Relaxed) & states != 0
     }
 
+    /// Bytes of its buffers, and of what is kept for it anyway.
+    pub fn memory_bytes(&self) -> usize {
+        const KEPT: usize = 1024;
+        self.query_bytes.load(Ordering::Relaxed) + self.output_bytes.load(Ordering::Relaxed) + KEPT
+    }
     /// `normal`, `pubsub`, `replica` or `master`.
     pub fn kind(&self) -> &'static str {
         if self.has(state::REPLICA) {
@@ -147,7 +153,8 @@ impl Client {
 
     /// The line of CLIENT LIST, without its end.
     pub fn line(&self, now_ms: i64, command: &str) -> String {
-        const LETTERS: [(u32, char); 9] = [
+        const LETTERS: [(u32, char); 10] = [
+            (state::MONITOR, 'O'),
             (state::REPLICA, 'S'),
             (state::PRIMARY, 'M'),
             (state::SUBSCRIBED, 'P'),
@@ -178,7 +185,7 @@ impl Client {
             self.multi.load(Ordering::Relaxed),
             load(&self.query_bytes),
             load(&self.output_bytes),
-            load(&self.query_bytes) + load(&self.output_bytes) + 1024,
+            self.memory_bytes(),
             text.user,
             self.resp.load(Ordering::Relaxed),
             text.lib_name,

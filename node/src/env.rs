@@ -67,6 +67,8 @@ pub trait Env: Clone + Send + Sync + 'static {
     fn is_memory_sparse(&self) -> bool;
     /// Which allocator this is, and what it counts; `None` where it is not the process's own.
     fn allocator(&self) -> Option<(&'static str, crate::alloc::Memory)>;
+    /// Makes the allocator give back what it keeps for later.
+    fn purge_allocator(&self) {}
     /// Ends the process, or in simulation the node.
     fn exit(&self, code: i32);
 }
@@ -252,6 +254,12 @@ impl Env for Real {
     fn allocator(&self) -> Option<(&'static str, crate::alloc::Memory)> {
         let name = self.allocator?;
         Some((name, crate::alloc::memory()?))
+    }
+
+    fn purge_allocator(&self) {
+        if self.allocator.is_some() {
+            crate::alloc::purge();
+        }
     }
 
     fn exit(&self, code: i32) {

@@ -21,7 +21,6 @@ use crate::mail::Letter;
 use crate::shared::Shared;
 use crate::worker::{Setting, Worker};
 use engine::spec::flag;
-use engine::stats::Stats;
 use engine::{Args, Local, Outcome, Passage, Session, Spec, evict, execute};
 use proto::Slot;
 use proto::resp::{Reply, Span};
@@ -252,7 +251,7 @@ impl<E: Env> Side<E> {
             Order::Run(errand) => waiting.push_back(errand),
             Order::ResetStats => {
                 let stats = &mut *self.local.stats;
-                *stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
+                stats.reset();
                 self.publish();
             }
         }

@@ -7,7 +7,7 @@ use crate::pubsub::Space;
 use crate::shared::{Shared, Ticket};
 use crate::worker::Setting;
 use engine::acl::{Context, Denied, Reason};
-use engine::{Args, Error, Host, HostOutcome, Session, Spec};
+use engine::{Args, Error, Host, HostOutcome, Ran, Session, Spec};
 use proto::resp::Reply;
 use std::any::Any;
 use std::rc::Rc;
@@ -56,6 +56,10 @@ impl<E: Env> HostCx<'_, '_, E> {
     pub fn is_nested(&self) -> bool {
         let own = self.host.client.command.load(std::sync::atomic::Ordering::Relaxed);
         own != self.spec.id + 1
+    }
+    /// Statistics of all threads, this one's up to now.
+    pub fn stats(&self) -> engine::stats::Stats {
+        self.host.shared.total_stats()
     }
     pub fn arg(&self, index: usize) -> &[u8] {
         self.args[index]
@@ -128,6 +132,15 @@ impl<E: Env> Host for NodeHost<'_, E> {
     }
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
         self.shared.publish(Space::Channel, channel, message);
+    }
+    fn ran(&mut self, ran: &Ran) {
+        crate::observe::ran(self.shared, self.client, ran);
+    }
+    fn begins(&mut self, ran: &Ran) {
+        crate::observe::show(self.shared, self.client, ran);
+    }
+    fn told_ticks(&self) -> u64 {
+        self.shared.observe.told_ticks()
     }
     fn denied(&mut self, denied: &Denied, context: Context, spec: &Spec, args: Args, session: &Session) {
         let object = match denied.reason {

@@ -21,6 +21,7 @@ pub mod log;
 pub mod mail;
 pub mod migrate;
 pub mod node;
+pub mod observe;
 pub mod persist;
 pub mod pubsub;
 pub mod replica;

@@ -68,6 +68,7 @@ pub async fn run_until<E: Env>(
     crate::users::load_at_start(&shared)?;
     let persist = Persist::start(shared.clone(), persist_inbox).await?;
     shared.apply_config();
+    measure_ticks(&shared);
     for index in 0..workers {
         let shared_ = shared.clone();
         let main = move || -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
@@ -156,6 +157,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         state,
         clients: Clients::default(),
         users,
+        observe: Default::default(),
         pubsub: PubSub::default(),
         mail: (0..workers).map(|_| Arc::new(Mail::default())).collect(),
         load: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
@@ -266,6 +268,16 @@ async fn control<E: Env>(shared: Arc<Shared<E>>, inbox: crate::control::ControlI
     }
 }
 
+/// How fast the counter runs that commands are measured with; [`sample`] measures it better by and by.
+fn measure_ticks<E: Env>(shared: &Shared<E>) {
+    let (ticks, at) = ((shared.env.ticks())(), shared.env.now().mono);
+    shared.env.stall(std::time::Duration::from_millis(2));
+    let ticks = (shared.env.ticks())().wrapping_sub(ticks);
+    let micros = (shared.env.now().mono.since(at).as_micros() as u64).max(1);
+    shared.counters.ticks_per_us.store((ticks / micros).max(1), Ordering::Relaxed);
+    shared.renew_observe();
+}
+
 /// Rates that INFO shows.
 async fn sample<E: Env>(shared: Arc<Shared<E>>) {
     const PERIOD: std::time::Duration = std::time::Duration::from_millis(1000);
@@ -284,6 +296,7 @@ async fn sample<E: Env>(shared: Arc<Shared<E>>) {
             .counters
             .ticks_per_us
             .store((ticks.wrapping_sub(ticks_before) / micros).max(1), Ordering::Relaxed);
+        shared.renew_observe();
         shared.counters.peak_bytes.fetch_max(shared.engine.keyspace.used_bytes(), Ordering::Relaxed);
         (calls_before, ticks_before, at) = (calls, ticks, now);
     }

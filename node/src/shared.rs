@@ -31,6 +31,7 @@ pub struct Shared<E: Env> {
     pub state: State,
     pub clients: Clients,
     pub users: crate::users::Users,
+    pub observe: crate::observe::Observe,
     pub pubsub: PubSub,
     pub mail: Vec<Arc<Mail<E::Socket>>>,
     /// Clients per worker, for the acceptor.
@@ -154,6 +155,7 @@ impl<E: Env> Shared<E> {
         let mut settings = NodeSettings::from(config);
         settings.engine.thresholds.hash_seed = self.settings().engine.thresholds.hash_seed;
         self.settings.store(Arc::new(settings));
+        self.renew_observe();
     }
 
     pub fn status(&self, now: Mono) -> Status {

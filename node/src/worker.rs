@@ -12,12 +12,12 @@ use crate::env::Env;
 use crate::errand::{self, Choice, Errands};
 use crate::host::NodeHost;
 use crate::mail::{Letter, Mail};
+use crate::observe;
 use crate::pubsub::Space;
 use crate::shared::Released;
 use crate::shared::Shared;
 use crate::users::Renewed;
 use engine::blocking::SlotSide;
-use engine::stats::Stats;
 use engine::{Args, Host, Local, Outcome, Session, Spec, Status, Turn, evict, execute};
 use proto::resp::{ProtocolError, Reply, Request, Span, parse_request};
 use proto::{ClusterView, Now, Slot};
@@ -89,6 +89,9 @@ pub struct Setting<'a> {
     pub now: Now,
     pub status: Status,
     pub watched: u32,
+    /// See [`crate::observe::Observe`].
+    pub told_ticks: u64,
+    pub large_bytes: usize,
     /// State of the users; sessions with another take theirs anew.
     pub users_epoch: u64,
     /// The term in which the batch began.
@@ -114,6 +117,8 @@ impl<'a> Setting<'a> {
             now,
             status,
             watched,
+            told_ticks: shared.observe.told_ticks(),
+            large_bytes: shared.observe.large_bytes(),
             users_epoch: shared.users.epoch(),
             term,
             slots_left,
@@ -150,6 +155,8 @@ impl<'a> Setting<'a> {
             watched: self.watched,
             now: self.now,
             ticks: shared.env.ticks(),
+            told_ticks: self.told_ticks,
+            is_script: false,
             first_key: None,
             exclusive,
             passage: None,
@@ -298,7 +305,7 @@ impl<E: Env> Worker<E> {
             }
             Letter::ResetStats => {
                 let stats = &mut self.core.borrow_mut().local.stats;
-                **stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
+                stats.reset();
                 self.errands.borrow().reset_stats();
             }
             Letter::Stop => self.is_stopped.set(true),
@@ -342,6 +349,9 @@ impl<E: Env> Worker<E> {
             .zip(&connection.subscriptions.borrow().spaces)
         {
             names.iter().for_each(|name| self.shared.pubsub.unsubscribe(space, name, connection.id));
+        }
+        if connection.session.borrow().is_monitor {
+            observe::end_monitoring(&self.shared, connection.id);
         }
         self.shared.replication.forget_client(connection.id);
         self.connections.borrow_mut().remove(&connection.id);
@@ -632,7 +642,13 @@ impl<E: Env> Worker<E> {
             }
             // Commands that a stale replica answers show no data, unless they look up keys after all.
             is_data |= batch.items[place].spec.is_none_or(|s| !s.has(engine::spec::flag::STALE));
-            match self.run_item(core, inside, connection, batch, &batch.items[place], setting) {
+            let before = core.out.len();
+            let outcome = self.run_item(core, inside, connection, batch, &batch.items[place], setting);
+            let item = &batch.items[place];
+            if item.raw.len().max(core.out.len() - before) >= setting.large_bytes {
+                self.was_large(connection, batch, item, core.out.len() - before);
+            }
+            match outcome {
                 Outcome::Done => {}
                 Outcome::Busy(_) => {
                     connection.set_phase(Phase::Parked);
@@ -745,6 +761,17 @@ impl<E: Env> Worker<E> {
             let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
             execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
         })
+    }
+
+    /// A command whose request or reply is long.
+    #[cold]
+    fn was_large(&self, connection: &Rc<Connection<E>>, batch: &Batch<E>, item: &Item, reply: usize) {
+        let buf: &[u8] = item.own.as_ref().map_or(&batch.input, |o| o);
+        let spans = &batch.spans[item.spans.start as usize..item.spans.end as usize];
+        let args: Vec<&[u8]> = spans.iter().map(|s| s.of(buf)).collect();
+        if let Ok(spec) = self.shared.engine.table.find(&args) {
+            observe::was_large(&self.shared, &connection.client, spec, &args, item.raw.len(), reply);
+        }
     }
 
     /// Users have changed: the connection's own may have other rights now, or be gone.
@@ -860,6 +887,7 @@ impl<E: Env> Worker<E> {
             (session.in_multi(), state::MULTI),
             (session.is_subscribed(), state::SUBSCRIBED),
             (session.is_replica, state::REPLICA),
+            (session.is_monitor, state::MONITOR),
             (session.is_readonly, state::READONLY),
             (session.is_no_evict, state::NO_EVICT),
             (session.is_no_touch, state::NO_TOUCH),
@@ -886,8 +914,11 @@ impl<E: Env> Worker<E> {
     /// A waiting connection's reply has come.
     fn answer(&self, connection: &Rc<Connection<E>>, bytes: &[u8], written: u64) {
         let phase = connection.phase.borrow().clone();
-        if let Phase::Blocked(_) = phase {
+        if let Phase::Blocked(waiter) = &phase {
             self.shared.counters.blocked.fetch_sub(1, Ordering::Relaxed);
+            if self.shared.observe.told_ticks() == 0 {
+                self.tell_served(connection, waiter);
+            }
         }
         *connection.deadline.borrow_mut() = None;
         let state = &self.shared.state;
@@ -908,6 +939,13 @@ impl<E: Env> Worker<E> {
         connection.has_deferred.set(!connection.input.borrow().is_empty());
         self.describe(connection, 0, self.shared.env.now());
         connection.wake();
+    }
+
+    /// A command that waited has been served: it belongs into the log of slow ones if all do.
+    #[cold]
+    fn tell_served(&self, connection: &Rc<Connection<E>>, waiter: &engine::blocking::Waiter) {
+        let args: Vec<&[u8]> = waiter.args().iter().map(|a| a.as_slice()).collect();
+        observe::was_served(&self.shared, &connection.client, waiter.spec, &args);
     }
 
     /// The waiter's queues cannot be served by another: the command runs again here.
@@ -989,7 +1027,12 @@ impl<E: Env> Worker<E> {
     fn round_in(self: &Rc<Self>, setting: &Setting) {
         let Setting { settings, now, status, .. } = *setting;
         if !status.is_replica && !status.is_loading && self.shared.state.is_expiring.load(Ordering::Relaxed) {
+            let begun = self.shared.env.now().mono;
             self.expire(setting);
+            let ms = self.shared.env.now().mono.since(begun).as_millis() as u64;
+            if settings.latency_threshold_ms > 0 && ms >= settings.latency_threshold_ms {
+                self.shared.observe.events.add("expire-cycle", now.wall.0 / 1000, ms);
+            }
             self.publish_dirty();
         }
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();

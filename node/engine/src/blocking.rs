@@ -61,9 +61,9 @@ const ENDED: u8 = 2;
 /// A client that waits.
 pub struct Waiter {
     pub session: u64,
-    spec: &'static Spec,
+    pub spec: &'static Spec,
     args: Vec<Vec<u8>>,
-    db: u16,
+    pub db: u16,
     is_resp3: bool,
     keys: Vec<Vec<u8>>,
     /// 0: for ever.

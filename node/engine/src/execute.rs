@@ -11,7 +11,7 @@ use crate::script;
 use crate::session::{ReplyMode, Session};
 use crate::spec::{Handler, flag};
 use crate::table::Spec;
-use crate::turn::{HostOutcome, Turn};
+use crate::turn::{HostOutcome, Ran, Turn};
 use crate::{Args, Error};
 use proto::Slot;
 use proto::resp::Reply;
@@ -135,7 +135,7 @@ fn run_resolved(
         Handler::Host => run_host(turn, session, spec, args, out),
         Handler::Script(command) => script::run::execute(turn, session, spec, command, args, out),
         Handler::Engine(_) => {
-            if run_engine(turn, spec, args, out) {
+            if run_engine(turn, spec, args, session.db, out) {
                 let locks = Locks::take_for(turn, &[]).expect("no lock is asked for");
                 let mut keys = keys(turn, session, locks);
                 keys.effects.dirty += 1;
@@ -144,10 +144,42 @@ fn run_resolved(
             }
             Ok(Outcome::Done)
         }
-        Handler::Flow(FlowCommand::Exec) => exec(turn, session, spec, out),
-        Handler::Flow(FlowCommand::Watch) => watch(turn, session, spec, args, out),
-        Handler::Flow(command) => multi::unlocked(command, session, turn.engine, out).map(|()| Outcome::Done),
+        Handler::Flow(command) => run_flow(turn, session, spec, command, args, out),
         Handler::Container => Err(Error::Arity(spec.full_name.clone())),
+    }
+}
+
+/// Runs a command that steers a transaction.
+fn run_flow(
+    turn: &mut Turn,
+    session: &mut Session,
+    spec: &'static Spec,
+    command: FlowCommand,
+    args: Args,
+    out: &mut Reply,
+) -> Result<Outcome, Error> {
+    let db = session.db;
+    let outcome = match command {
+        FlowCommand::Exec => exec(turn, session, out),
+        FlowCommand::Watch => watch(turn, session, spec, args, out),
+        command => multi::unlocked(command, session, turn.engine, out).map(|()| Outcome::Done),
+    };
+    if !matches!(outcome, Ok(Outcome::Busy(_) | Outcome::NeedsGate)) {
+        let ticks = turn.local.lap(turn.ticks);
+        let stats = turn.local.stats.ran(spec.id, ticks);
+        stats.failed += u64::from(outcome.is_err());
+        if ticks >= turn.told_ticks {
+            tell(turn, spec, args, ticks, db, false);
+        }
+    }
+    match outcome {
+        Err(error) => {
+            // It ran, and failed: it was not refused.
+            turn.local.stats.count_error(error.code());
+            out.error(&error.to_string());
+            Ok(Outcome::Done)
+        }
+        outcome => outcome,
     }
 }
 
@@ -158,13 +190,17 @@ pub(crate) fn run_host(
     args: Args,
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
+    let db = session.db;
     let result = turn.host.run(spec, args, session, out);
-    let ticks = turn.local.lap(turn.ticks);
-    let stats = &mut turn.local.stats.commands[spec.id];
     if !matches!(result, Ok(HostOutcome::NeedsGate)) {
-        stats.calls += 1;
-        stats.ticks += ticks;
+        let ticks = turn.local.lap(turn.ticks);
+        turn.local.stats.ran(spec.id, ticks);
+        turn.told_ticks = turn.host.told_ticks();
+        if ticks >= turn.told_ticks {
+            tell(turn, spec, args, ticks, db, false);
+        }
     }
+    let stats = &mut turn.local.stats.commands[spec.id];
     match result {
         Ok(HostOutcome::Done) => Ok(Outcome::Done),
         Ok(HostOutcome::Later) => Ok(Outcome::Later),
@@ -180,16 +216,17 @@ pub(crate) fn run_host(
 }
 
 /// Runs a command without keys; writes its reply or its error. Returns whether it is to be replayed.
-pub(crate) fn run_engine(turn: &mut Turn, spec: &Spec, args: Args, out: &mut Reply) -> bool {
+pub(crate) fn run_engine(turn: &mut Turn, spec: &'static Spec, args: Args, db: u16, out: &mut Reply) -> bool {
     let Handler::Engine(run) = spec.command.run else { unreachable!("the caller has looked") };
     let start = out.len();
     let mut cx = EngineCx { turn, args, out, has_changed: false };
     let result = run(&mut cx);
     let has_changed = cx.has_changed;
     let ticks = turn.local.lap(turn.ticks);
-    let stats = &mut turn.local.stats.commands[spec.id];
-    stats.calls += 1;
-    stats.ticks += ticks;
+    if ticks >= turn.told_ticks {
+        tell(turn, spec, args, ticks, db, false);
+    }
+    let stats = turn.local.stats.ran(spec.id, ticks);
     if let Err(error) = result {
         stats.failed += 1;
         turn.local.stats.count_error(error.code());
@@ -308,20 +345,28 @@ pub(crate) fn run_one(
     let result = run(&mut cx);
     let (wait, replay) = (cx.wait, cx.replay);
     let ticks = turn.local.lap(turn.ticks);
-    let stats = &mut keys.stats.commands[spec.id];
-    stats.calls += 1;
-    stats.ticks += ticks;
+    let stats = keys.stats.ran(spec.id, ticks);
     if let Err(error) = result {
         stats.failed += 1;
         keys.stats.count_error(error.code());
         out.truncate(start);
         out.error(&error.to_string());
     }
+    if ticks >= turn.told_ticks {
+        tell(turn, spec, args, ticks, keys.db, wait.is_some());
+    }
     let is_as_is = replay == Replay::AsIs && spec.has(flag::WRITE | flag::MAY_REPLICATE);
     if keys.effects.dirty > dirty && is_as_is && turn.engine.feed.is_attached() {
         push(keys, args, raw);
     }
     wait
+}
+
+/// Tells the host of a command that was slow, or that somebody wants to see.
+#[cold]
+pub(crate) fn tell(turn: &mut Turn, spec: &'static Spec, args: Args, ticks: u64, db: u16, is_waiting: bool) {
+    let ran = Ran { spec, args, ticks, db, is_script: turn.is_script, is_waiting };
+    turn.host.ran(&ran);
 }
 
 /// Replays a command as it came.
@@ -386,12 +431,7 @@ fn watch(
     Ok(Outcome::Done)
 }
 
-fn exec(
-    turn: &mut Turn,
-    session: &mut Session,
-    spec: &'static Spec,
-    out: &mut Reply,
-) -> Result<Outcome, Error> {
+fn exec(turn: &mut Turn, session: &mut Session, out: &mut Reply) -> Result<Outcome, Error> {
     let Some(transaction) = &session.multi else { return Err(Error::text("ERR EXEC without MULTI")) };
     if transaction.is_aborted {
         session.multi = None;
@@ -429,7 +469,6 @@ fn exec(
         keys.give_back(turn);
         return Ok(Outcome::Busy(slot));
     }
-    keys.stats.commands[spec.id].calls += 1;
     let transaction = *session.multi.take().expect("checked above");
     if multi::is_watch_broken(session, &mut keys) {
         out.null_array();
@@ -486,7 +525,7 @@ fn run_queue<'g>(
             }
             Handler::Engine(_) => {
                 std::mem::swap(&mut keys.stats, &mut turn.local.stats);
-                let has_changed = run_engine(turn, spec, &args, out);
+                let has_changed = run_engine(turn, spec, &args, session.db, out);
                 std::mem::swap(&mut keys.stats, &mut turn.local.stats);
                 if has_changed {
                     keys.effects.dirty += 1;

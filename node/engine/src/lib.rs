@@ -20,6 +20,7 @@ pub mod evict;
 pub mod execute;
 pub mod expire;
 pub mod glob;
+pub mod histogram;
 mod kept;
 pub mod keys;
 pub mod locks;
@@ -46,7 +47,7 @@ pub use session::Session;
 pub use settings::Settings;
 pub use spec::Command;
 pub use table::{Spec, Table};
-pub use turn::{Host, HostOutcome, Local, Passage, Status, Turn};
+pub use turn::{Host, HostOutcome, Local, Passage, Ran, Status, Turn};
 
 use std::sync::Arc;
 use storage::Keyspace;

@@ -32,6 +32,8 @@ pub struct Session {
     /// Applies the stream of a primary: neither refused as a write on a replica nor expired lazily.
     pub is_primary_link: bool,
     pub is_replica: bool,
+    /// MONITOR: it is shown all commands.
+    pub is_monitor: bool,
     /// Brings slots from another shard: its keys are taken although they are not ours yet, for as long as this holds
     /// true.
     pub importing: Option<Arc<AtomicBool>>,
@@ -74,6 +76,7 @@ impl Session {
             is_no_evict: false,
             is_primary_link: false,
             is_replica: false,
+            is_monitor: false,
             importing: None,
             reply_mode: ReplyMode::On,
             subscriptions: [0; 3],
@@ -149,6 +152,7 @@ impl Session {
             is_no_evict: self.is_no_evict,
             is_primary_link: self.is_primary_link,
             is_replica: self.is_replica,
+            is_monitor: self.is_monitor,
             importing: self.importing.clone(),
             reply_mode: self.reply_mode,
             subscriptions: self.subscriptions,

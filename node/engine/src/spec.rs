@@ -25,6 +25,8 @@ pub struct Command {
     /// What the flags of a key spec with [`key::VARIABLE_FLAGS`] are for these arguments.
     pub vary: Option<fn(&[&[u8]]) -> u16>,
     pub channels: Channels,
+    /// Whether logs must not show this argument of these; `None`: they may show all.
+    pub is_secret: Option<fn(&[&[u8]], usize) -> bool>,
     /// Number of the argument that names an element of the collection at the first key, whose memory is asked for ahead;
     /// 0: none.
     pub element: u8,
@@ -56,6 +58,7 @@ impl Command {
         keys: &[],
         vary: None,
         channels: Channels::NONE,
+        is_secret: None,
         element: 0,
         args: &[],
         tips: &[],
@@ -324,6 +327,8 @@ pub mod key {
     pub const NOT_KEY: u16 = 1 << 8;
     pub const INCOMPLETE: u16 = 1 << 9;
     pub const VARIABLE_FLAGS: u16 = 1 << 10;
+    /// An empty argument there is no key.
+    pub const NOT_EMPTY: u16 = 1 << 11;
 
     pub const NAMES: &[(u16, &str)] = &[
         (RO, "RO"),
@@ -432,7 +437,8 @@ impl KeySpec {
         if first >= argc || last >= argc {
             return None;
         }
-        (first..=last).step_by(step.max(1) as usize).for_each(|i| out(i as usize));
+        let is_key = |i: &i64| self.flags & key::NOT_EMPTY == 0 || !args[*i as usize].is_empty();
+        (first..=last).step_by(step.max(1) as usize).filter(is_key).for_each(|i| out(i as usize));
         Some(())
     }
 }

@@ -1,5 +1,7 @@
 //! Counters of one worker. Written without synchronisation by their owner, added up by INFO.
 
+use crate::histogram::{self, BUCKETS};
+
 /// Counters of one command.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct CommandStats {
@@ -17,6 +19,8 @@ pub struct CommandStats {
 pub struct Stats {
     /// By [`crate::Spec::id`].
     pub commands: Vec<CommandStats>,
+    /// By the same id, [`histogram::BUCKETS`] counts each.
+    times: Vec<u32>,
     pub calls: u64,
     pub hits: u64,
     pub misses: u64,
@@ -33,7 +37,31 @@ pub struct Stats {
 
 impl Stats {
     pub fn new(commands: usize) -> Stats {
-        Stats { commands: vec![CommandStats::default(); commands], ..Stats::default() }
+        Stats {
+            commands: vec![CommandStats::default(); commands],
+            times: vec![0; commands * BUCKETS],
+            ..Stats::default()
+        }
+    }
+
+    /// Forgets all but the count of changes.
+    pub fn reset(&mut self) {
+        *self = Stats { dirty: self.dirty, ..Stats::new(self.commands.len()) };
+    }
+
+    /// Counts a command that ran for so many ticks.
+    #[inline]
+    pub fn ran(&mut self, id: usize, ticks: u64) -> &mut CommandStats {
+        let time = &mut self.times[id * BUCKETS + histogram::bucket(ticks)];
+        *time = time.wrapping_add(1);
+        let stats = &mut self.commands[id];
+        stats.calls += 1;
+        stats.ticks += ticks;
+        stats
+    }
+    /// How often a command took how long.
+    pub fn times(&self, id: usize) -> &[u32] {
+        &self.times[id * BUCKETS..(id + 1) * BUCKETS]
     }
 
     pub fn count_error(&mut self, code: String) {
@@ -51,6 +79,10 @@ impl Stats {
             mine.ticks += theirs.ticks;
             mine.rejected += theirs.rejected;
             mine.failed += theirs.failed;
+        }
+        self.times.resize(self.times.len().max(other.times.len()), 0);
+        for (mine, theirs) in self.times.iter_mut().zip(&other.times) {
+            *mine = mine.wrapping_add(*theirs);
         }
         self.calls += other.calls;
         self.hits += other.hits;

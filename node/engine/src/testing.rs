@@ -202,6 +202,8 @@ impl Runner {
             status: self.status,
             now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
             ticks: || 0,
+            told_ticks: u64::MAX,
+            is_script: false,
             first_key: None,
             watched: crate::admission::watched(&self.status, &self.settings),
             exclusive,

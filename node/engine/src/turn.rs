@@ -28,6 +28,10 @@ pub struct Turn<'a> {
     pub now: Now,
     /// A counter for measuring commands, such as the cycle counter; constant in simulation.
     pub ticks: fn() -> u64,
+    /// Commands that take so many ticks are told to the host; 0: all are, since somebody looks on.
+    pub told_ticks: u64,
+    /// What runs is part of a script.
+    pub is_script: bool,
     /// Slot and hash of the command's first key, where whoever runs it has them already.
     pub first_key: Option<(Slot, u64)>,
     /// The gate is closed: this worker alone runs, and may take any slot.
@@ -98,6 +102,19 @@ impl Local {
     }
 }
 
+/// A command that ran.
+#[derive(Clone, Copy)]
+pub struct Ran<'a> {
+    pub spec: &'static Spec,
+    pub args: Args<'a>,
+    pub ticks: u64,
+    pub db: u16,
+    /// A script called it.
+    pub is_script: bool,
+    /// It found nothing, and its client waits.
+    pub is_waiting: bool,
+}
+
 /// The node, as the engine sees it.
 pub trait Host {
     /// Runs a command whose handler is [`crate::spec::Handler::Host`].
@@ -114,6 +131,14 @@ pub trait Host {
     fn publish(&mut self, channel: &[u8], message: &[u8]);
     /// A user was denied a command.
     fn denied(&mut self, _denied: &Denied, _context: Context, _spec: &Spec, _args: Args, _session: &Session) {
+    }
+    /// A command ran that took as long as [`Turn::told_ticks`], maybe with slots locked.
+    fn ran(&mut self, _ran: &Ran) {}
+    /// A script begins, while all commands are told.
+    fn begins(&mut self, _ran: &Ran) {}
+    /// What [`Turn::told_ticks`] is now, after a command that may have changed it.
+    fn told_ticks(&self) -> u64 {
+        u64::MAX
     }
     /// A line that a script logs, of level 0 (debug) to 3 (warning).
     fn log(&mut self, _level: u8, _line: &[u8]) {}

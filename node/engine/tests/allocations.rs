@@ -129,6 +129,8 @@ impl Bench {
             status: Status::default(),
             now: Now { mono: Mono(0), wall: WallMs(1_700_000_000_000) },
             ticks: || 0,
+            told_ticks: u64::MAX,
+            is_script: false,
             first_key: None,
             watched: engine::admission::watched(&Status::default(), &self.settings),
             exclusive: None,

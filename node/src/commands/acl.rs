@@ -117,6 +117,7 @@ pub static COMMANDS: &[Command] = &[Command {
             complexity: "O(N). Where N is the number of rules provided.",
             arity: -3,
             args: &[USERNAME, Arg::string("rule").multiple().optional()],
+            is_secret: Some(|_, i| i > 1),
             tips: &["request_policy:all_nodes", "response_policy:all_succeeded"],
             history: &[
                 ("6.2.0", "Added Pub/Sub channel patterns."),

@@ -88,7 +88,8 @@ const AUTH: Command = Command {
     name: "auth",
     summary: "Authenticates the connection.",
     arity: -2,
-    flags: OPEN | flag::NO_AUTH | flag::SKIP_MONITOR | flag::SKIP_SLOWLOG | flag::ALLOW_BUSY,
+    flags: OPEN | flag::NO_AUTH | flag::ALLOW_BUSY,
+    is_secret: Some(|_, i| i > 0),
     args: &[Arg::string("username").since("6.0.0").optional(), Arg::string("password")],
     history: &[("6.0.0", "Added ACL style (username and password).")],
     ..BASE
@@ -129,7 +130,11 @@ const HELLO: Command = Command {
     summary: "Handshakes with the server.",
     since: "6.0.0",
     arity: -1,
-    flags: OPEN | flag::NO_AUTH | flag::SKIP_MONITOR | flag::SKIP_SLOWLOG | flag::ALLOW_BUSY,
+    flags: OPEN | flag::NO_AUTH | flag::ALLOW_BUSY,
+    is_secret: Some(|args, i| {
+        let is_auth = |i: Option<usize>| i.is_some_and(|i| args[i].eq_ignore_ascii_case(b"AUTH"));
+        i > 2 && (is_auth(i.checked_sub(1)) || i > 3 && is_auth(i.checked_sub(2)))
+    }),
     args: &[Arg::block(
         "arguments",
         &[
@@ -235,6 +240,9 @@ fn reset<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     cx.session.multi = None;
     if !cx.host.is_exclusive {
         multi::unwatch(cx.session, &shared.engine);
+    }
+    if std::mem::take(&mut cx.session.is_monitor) {
+        crate::observe::end_monitoring(&shared, cx.session.id);
     }
     super::pubsub::unsubscribe_all(cx);
     cx.session.db = 0;

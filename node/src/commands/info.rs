@@ -22,7 +22,7 @@ struct Info<'a, E: Env> {
 
 type Section<E> = fn(&mut Info<'_, E>);
 
-fn sections<E: Env>() -> [(&'static str, bool, Section<E>); 11] {
+fn sections<E: Env>() -> [(&'static str, bool, Section<E>); 12] {
     // Name, shown by default, function.
     [
         ("server", true, server),
@@ -33,6 +33,7 @@ fn sections<E: Env>() -> [(&'static str, bool, Section<E>); 11] {
         ("replication", true, replication),
         ("cpu", true, cpu),
         ("commandstats", false, command_stats),
+        ("latencystats", false, latency_stats),
         ("errorstats", true, error_stats),
         ("cluster", true, cluster),
         ("keyspace", true, keyspace),
@@ -188,7 +189,7 @@ fn scripts<E: Env>(i: &mut Info<'_, E>) {
     i.line("used_memory_scripts_human", human((eval + set.bytes()) as u64));
 }
 
-fn resident_bytes() -> Option<u64> {
+pub fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
@@ -336,6 +337,27 @@ fn command_stats<E: Env>(i: &mut Info<'_, E>) {
                 s.calls, s.rejected, s.failed
             ),
         );
+    }
+    i.stats = total;
+}
+
+fn latency_stats<E: Env>(i: &mut Info<'_, E>) {
+    let settings = i.shared.settings();
+    if !settings.is_latency_tracked {
+        return;
+    }
+    let per_us = i.shared.counters.ticks_per_us.load(Ordering::Relaxed).max(1);
+    let total = std::mem::take(&mut i.stats);
+    for spec in i.shared.engine.table.specs() {
+        let times = total.times(spec.id);
+        let part = |percent: &f64| {
+            let ticks = engine::histogram::percentile(times, *percent)?;
+            Some(format!("p{percent}={:.3}", ticks as f64 / per_us as f64))
+        };
+        let parts: Vec<String> = settings.latency_percentiles.iter().filter_map(part).collect();
+        if !parts.is_empty() {
+            i.line(&format!("latency_percentiles_usec_{}", spec.full_name), parts.join(","));
+        }
     }
     i.stats = total;
 }

@@ -7,10 +7,13 @@ pub mod command;
 pub mod connection;
 pub mod debug;
 pub mod info;
+pub mod latency;
+pub mod memory;
 pub mod migrate;
 pub mod pubsub;
 pub mod replication;
 pub mod server;
+pub mod slowlog;
 
 use crate::env::Env;
 use crate::host::HostFn;
@@ -27,6 +30,8 @@ pub fn declared() -> impl Iterator<Item = &'static Command> {
         client::COMMANDS,
         pubsub::COMMANDS,
         server::COMMANDS,
+        slowlog::COMMANDS,
+        latency::COMMANDS,
         command::COMMANDS,
         debug::COMMANDS,
         replication::COMMANDS,
@@ -48,6 +53,9 @@ fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
         client::functions::<E>(),
         pubsub::functions::<E>(),
         server::functions::<E>(),
+        slowlog::functions::<E>(),
+        latency::functions::<E>(),
+        memory::functions::<E>(),
         command::functions::<E>(),
         debug::functions::<E>(),
         replication::functions::<E>(),

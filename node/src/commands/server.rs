@@ -56,6 +56,10 @@ pub static COMMANDS: &[Command] = &[
                 summary: "Sets configuration parameters in-flight.",
                 arity: -4,
                 args: &[Arg::block("data", &[Arg::string("parameter"), Arg::string("value")]).multiple()],
+                is_secret: Some(|args, i| {
+                    let name = |i: usize| String::from_utf8_lossy(args[i]).into_owned();
+                    i > 2 && i % 2 == 1 && Config::directive(&name(i - 1)).is_some_and(|d| d.kind.is_secret())
+                }),
                 tips: &["request_policy:all_nodes", "response_policy:all_succeeded"],
                 ..CONFIG_SUB
             },
@@ -178,9 +182,10 @@ fn config_set<E: Env>(cx: &mut HostCx<E>) -> Outcome {
             next.clear(directive.name);
         }
         let words = match directive.kind {
-            crate::config::Kind::Words | crate::config::Kind::Save | crate::config::Kind::OutputLimits => {
-                value.split_whitespace().map(String::from).collect()
-            }
+            crate::config::Kind::Words
+            | crate::config::Kind::Percentiles
+            | crate::config::Kind::Save
+            | crate::config::Kind::OutputLimits => value.split_whitespace().map(String::from).collect(),
             _ => vec![value],
         };
         let reason = match next.set(&name, &words, false) {

@@ -217,9 +217,11 @@ fn lines(config: &Config, name: &'static str) -> Vec<String> {
         super::Kind::Save => per_line(2),
         super::Kind::OutputLimits => per_line(4),
         // `replicaof` without words is no line that Redis reads.
-        super::Kind::Words if value.is_empty() && config.is_default(directive) => Vec::new(),
-        super::Kind::Words if value.is_empty() => vec![format!("{name} \"\"")],
-        super::Kind::Words => {
+        super::Kind::Words | super::Kind::Percentiles if value.is_empty() && config.is_default(directive) => {
+            Vec::new()
+        }
+        super::Kind::Words | super::Kind::Percentiles if value.is_empty() => vec![format!("{name} \"\"")],
+        super::Kind::Words | super::Kind::Percentiles => {
             let words: Vec<String> = value.split_whitespace().map(quoted).collect();
             vec![format!("{name} {}", words.join(" "))]
         }

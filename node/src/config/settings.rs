@@ -16,6 +16,13 @@ pub struct NodeSettings {
     /// `acl-pubsub-default allchannels`.
     pub has_all_channels_by_default: bool,
     pub acl_log_max: usize,
+    /// Limits of what is slow (in us), a large request and a large reply (in bytes); negative: none.
+    pub log_limits: [i64; 3],
+    pub log_lens: [usize; 3],
+    /// 0: spikes are not kept.
+    pub latency_threshold_ms: u64,
+    pub is_latency_tracked: bool,
+    pub latency_percentiles: Vec<f64>,
     pub masterauth: String,
     pub masteruser: String,
     pub is_protected: bool,
@@ -141,6 +148,23 @@ impl NodeSettings {
             maxclients: num("maxclients") as usize,
             has_all_channels_by_default: config.get("acl-pubsub-default") == "allchannels",
             acl_log_max: num("acllog-max-len") as usize,
+            log_limits: [
+                int("slowlog-log-slower-than"),
+                int("commandlog-request-larger-than"),
+                int("commandlog-reply-larger-than"),
+            ],
+            log_lens: [
+                num("slowlog-max-len") as usize,
+                num("commandlog-large-request-max-len") as usize,
+                num("commandlog-large-reply-max-len") as usize,
+            ],
+            latency_threshold_ms: num("latency-monitor-threshold"),
+            is_latency_tracked: flag("latency-tracking"),
+            latency_percentiles: config
+                .get("latency-tracking-info-percentiles")
+                .split_whitespace()
+                .filter_map(|p| p.parse().ok())
+                .collect(),
             masterauth: text("masterauth"),
             masteruser: text("masteruser"),
             is_protected: flag("protected-mode"),

@@ -12,6 +12,10 @@ pub enum Kind {
     /// Bytes, or a negative count, as `list-max-listpack-size`.
     Enum(&'static [&'static str]),
     Text,
+    /// Text that logs must not show.
+    Secret,
+    /// Numbers from 0 to 100.
+    Percentiles,
     /// Several words, kept with a space between.
     Words,
     /// Pairs of seconds and changes; each line adds one, `""` clears.
@@ -28,6 +32,11 @@ impl Kind {
     /// Whether several lines of a file add up.
     pub fn is_accumulating(&self) -> bool {
         matches!(self, Kind::Save | Kind::OutputLimits)
+    }
+
+    /// Whether logs must not show its values.
+    pub fn is_secret(&self) -> bool {
+        matches!(self, Kind::Secret)
     }
 
     /// The canonical text of what `words` say; `old` is the present one. `Err`: what is wrong with them.
@@ -58,7 +67,8 @@ impl Kind {
                     .map(|n| n.to_string())
                     .ok_or_else(|| format!("argument(s) must be one of the following: {}", names.join(", ")))
             }
-            Kind::Text => Ok(one()?.to_string()),
+            Kind::Text | Kind::Secret => Ok(one()?.to_string()),
+            Kind::Percentiles => percentiles(words),
             Kind::Words => Ok(words.iter().flat_map(|w| w.split_whitespace()).collect::<Vec<_>>().join(" ")),
             Kind::Save => save(words, old),
             Kind::OutputLimits => output_limits(words, old),
@@ -81,6 +91,15 @@ fn in_bounds<T: PartialOrd + std::fmt::Display>(n: T, min: T, max: T) -> Result<
         return Err(format!("argument must be between {min} and {max} inclusive"));
     }
     Ok(n)
+}
+
+fn percentiles(words: &[String]) -> Result<String, String> {
+    let words: Vec<&str> = words.iter().flat_map(|w| w.split_whitespace()).collect();
+    let is_percentile = |w: &&&str| w.parse::<f64>().is_ok_and(|p| (0.0..=100.0).contains(&p));
+    match words.iter().find(|w| !is_percentile(w)) {
+        Some(_) => Err("latency-tracking-info-percentiles should be numbers between 0.0 and 100.0".into()),
+        None => Ok(words.join(" ")),
+    }
 }
 
 /// Bytes from a text such as `100`, `64mb` or `1g`. Follows redis.conf: `k` is 1000, `kb` 1024.

@@ -273,6 +273,8 @@ impl<E: Env> Applier<E> {
             now,
             status: Status::default(),
             watched: 0,
+            told_ticks: u64::MAX,
+            large_bytes: usize::MAX,
             users_epoch: 0,
             term: 0,
             slots_left: 0,

@@ -9,6 +9,7 @@ pub mod generic;
 pub mod hash;
 pub mod list;
 pub mod list_blocking;
+pub mod memory;
 pub mod scan;
 pub mod scripting;
 pub mod set;
@@ -37,6 +38,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         expiry::COMMANDS,
         dump::COMMANDS,
         scan::COMMANDS,
+        memory::COMMANDS,
         crate::multi::COMMANDS,
         hash::COMMANDS,
         list::COMMANDS,

@@ -14,6 +14,7 @@ use crate::keys::Keys;
 use crate::locks::{Locks, Places};
 use crate::spec::{Handler, flag};
 use crate::table::Spec;
+use crate::turn::Ran;
 use crate::{Args, Engine, Error, Session, Turn, evict};
 use mlua::{Function, Lua, MultiValue, Value};
 use proto::Slot;
@@ -316,6 +317,11 @@ fn invoke<'g>(
     let engine = turn.engine;
     let started = turn.local.ticked;
     turn.first_key = None;
+    if turn.told_ticks == 0 {
+        let begins = Ran { spec, args, ticks: 0, db: keys.db, is_script: turn.is_script, is_waiting: false };
+        turn.host.begins(&begins);
+    }
+    turn.is_script = true;
     let is_eval = prepared.kind == Kind::Eval;
     let name = prepared.name.clone();
     let running = Arc::new(Running::new(name, is_eval, session.is_primary_link, turn.now.mono, args));
@@ -345,15 +351,17 @@ fn invoke<'g>(
         _ => run.call_from_lua(lua, &values),
     });
     engine.scripts.control.end(&running);
+    run.turn.is_script = false;
     let (retry, slots) = (run.retry, run.slots);
     keys.db = db;
     if retry.is_none() {
         turn.local.lap(turn.ticks);
         let ticks = turn.local.ticked.wrapping_sub(started);
         let error = answer(&vm, finish, &prepared.name, out);
-        let stats = &mut keys.stats.commands[spec.id];
-        stats.calls += 1;
-        stats.ticks += ticks;
+        if ticks >= turn.told_ticks {
+            execute::tell(turn, spec, args, ticks, db, false);
+        }
+        let stats = keys.stats.ran(spec.id, ticks);
         if let Some(code) = error {
             stats.failed += 1;
             if !code.is_empty() {
@@ -554,7 +562,7 @@ impl Run<'_, '_> {
                         matches!(result, Ok(Outcome::Done))
                     }
                     _ => {
-                        execute::run_engine(self.turn, spec, args, &mut self.out);
+                        execute::run_engine(self.turn, spec, args, self.session.db, &mut self.out);
                         true
                     }
                 };
