@@ -14,6 +14,8 @@ pub struct Client {
     /// Wall clock, in ms.
     pub created_ms: i64,
     pub text: Mutex<ClientText>,
+    /// Id of the client that is told instead of it; -1: it does not track.
+    pub redirect: AtomicI64,
     /// Id of its user.
     pub user_id: AtomicU64,
     pub last_active_ms: AtomicI64,
@@ -25,6 +27,14 @@ pub struct Client {
     pub multi: AtomicI64,
     pub query_bytes: AtomicUsize,
     pub output_bytes: AtomicUsize,
+    /// Replies that wait to be sent.
+    pub outputs: AtomicUsize,
+    /// Bytes of the arguments that are queued since MULTI.
+    pub multi_bytes: AtomicUsize,
+    /// Keys that it watches.
+    pub watched: AtomicUsize,
+    /// What of its memory stands in the sum over all clients.
+    counted: AtomicUsize,
     pub resp: AtomicU32,
     /// Id of the last command's spec plus one; 0: none yet.
     pub command: AtomicUsize,
@@ -56,6 +66,8 @@ pub mod state {
     pub const DIRTY: u32 = 1 << 8;
     pub const CLOSING: u32 = 1 << 9;
     pub const MONITOR: u32 = 1 << 10;
+    pub const TRACKING: u32 = 1 << 11;
+    pub const BCAST: u32 = 1 << 12;
 }
 
 /// All clients, by id.
@@ -66,6 +78,9 @@ pub struct Clients {
     pub count: AtomicUsize,
     pub accepted: AtomicU64,
     pub rejected: AtomicU64,
+    pub evicted: AtomicU64,
+    /// Bytes of all clients' buffers.
+    bytes: AtomicUsize,
 }
 
 impl Clients {
@@ -82,6 +97,7 @@ impl Clients {
             own,
             created_ms: now_ms,
             text: Mutex::new(ClientText { user: "default".into(), ..ClientText::default() }),
+            redirect: AtomicI64::new(-1),
             user_id: AtomicU64::new(0),
             last_active_ms: AtomicI64::new(now_ms),
             db: AtomicU16::new(0),
@@ -90,6 +106,10 @@ impl Clients {
             multi: AtomicI64::new(-1),
             query_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
+            outputs: AtomicUsize::new(0),
+            multi_bytes: AtomicUsize::new(0),
+            watched: AtomicUsize::new(0),
+            counted: AtomicUsize::new(0),
             resp: AtomicU32::new(2),
             command: AtomicUsize::new(0),
             total_commands: AtomicU64::new(0),
@@ -105,8 +125,45 @@ impl Clients {
         let removed = self.lock().remove(&id);
         if let Some(client) = removed {
             client.is_gone.store(true, Ordering::Relaxed);
+            self.bytes.fetch_sub(client.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+    /// Bytes of all clients' buffers.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+    /// Counts what a client takes now. Returns what all take.
+    pub fn count_bytes(&self, client: &Client) -> usize {
+        let now = client.memory_bytes();
+        let before = client.counted.swap(now, Ordering::Relaxed);
+        let change = now.wrapping_sub(before);
+        if change == 0 {
+            return self.bytes();
+        }
+        self.bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
+    }
+    /// Chooses clients to be disconnected, the largest first, until the others take at most `max` bytes. Links of
+    /// replicas and of the primary stay, and who said CLIENT NO-EVICT ON.
+    pub fn choose_victims(&self, max: usize) -> Vec<Arc<Client>> {
+        let mut all = self.all();
+        all.retain(|c| {
+            !c.has(state::NO_EVICT | state::REPLICA | state::PRIMARY) && !c.is_killed.load(Ordering::Relaxed)
+        });
+        all.sort_by_key(|c| std::cmp::Reverse(c.counted.load(Ordering::Relaxed)));
+        let mut victims = Vec::new();
+        for client in all {
+            if self.bytes() <= max {
+                break;
+            }
+            if client.is_killed.swap(true, Ordering::Relaxed) {
+                continue;
+            }
+            self.bytes.fetch_sub(client.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+            victims.push(client);
+        }
+        victims
     }
     pub fn get(&self, id: u64) -> Option<Arc<Client>> {
         self.lock().get(&id).cloned()
@@ -136,7 +193,36 @@ impl Client {
     /// Bytes of its buffers, and of what is kept for it anyway.
     pub fn memory_bytes(&self) -> usize {
         const KEPT: usize = 1024;
-        self.query_bytes.load(Ordering::Relaxed) + self.output_bytes.load(Ordering::Relaxed) + KEPT
+        let buffers = [&self.query_bytes, &self.output_bytes, &self.multi_bytes];
+        buffers.iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>() + KEPT
+    }
+    /// The letters of its states, as CLIENT LIST shows them.
+    pub fn flags(&self) -> String {
+        const LETTERS: [(u32, char); 13] = [
+            (state::MONITOR, 'O'),
+            (state::REPLICA, 'S'),
+            (state::PRIMARY, 'M'),
+            (state::SUBSCRIBED, 'P'),
+            (state::MULTI, 'x'),
+            (state::BLOCKED, 'b'),
+            (state::TRACKING, 't'),
+            (state::BCAST, 'B'),
+            (state::DIRTY, 'd'),
+            (state::CLOSING, 'c'),
+            (state::READONLY, 'r'),
+            (state::NO_EVICT, 'e'),
+            (state::NO_TOUCH, 'T'),
+        ];
+        let flags: String = LETTERS.iter().filter(|(s, _)| self.has(*s)).map(|(_, l)| *l).collect();
+        if flags.is_empty() { "N".into() } else { flags }
+    }
+    /// Whole seconds since its last command.
+    pub fn idle_s(&self, now_ms: i64) -> i64 {
+        (now_ms - self.last_active_ms.load(Ordering::Relaxed)).max(0) / 1000
+    }
+    /// Whole seconds since it came.
+    pub fn age_s(&self, now_ms: i64) -> i64 {
+        (now_ms - self.created_ms).max(0) / 1000
     }
     /// `normal`, `pubsub`, `replica` or `master`.
     pub fn kind(&self) -> &'static str {
@@ -151,45 +237,64 @@ impl Client {
         }
     }
 
-    /// The line of CLIENT LIST, without its end.
-    pub fn line(&self, now_ms: i64, command: &str) -> String {
-        const LETTERS: [(u32, char); 10] = [
-            (state::MONITOR, 'O'),
-            (state::REPLICA, 'S'),
-            (state::PRIMARY, 'M'),
-            (state::SUBSCRIBED, 'P'),
-            (state::MULTI, 'x'),
-            (state::BLOCKED, 'b'),
-            (state::DIRTY, 'd'),
-            (state::CLOSING, 'c'),
-            (state::READONLY, 'r'),
-            (state::NO_EVICT, 'e'),
-        ];
-        let mut flags: String = LETTERS.iter().filter(|(s, _)| self.has(*s)).map(|(_, l)| *l).collect();
-        if flags.is_empty() {
-            flags.push('N');
-        }
+    /// The line of CLIENT LIST, without its end. `query`: bytes of its command, if it is the one that asks.
+    pub fn line(&self, now_ms: i64, command: &str, query: Option<usize>) -> String {
         let text = self.text().clone();
         let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
         let [sub, psub, ssub] = [0, 1, 2].map(|i: usize| self.subscriptions[i].load(Ordering::Relaxed));
-        let idle_s = (now_ms - self.last_active_ms.load(Ordering::Relaxed)).max(0) / 1000;
+        let query_bytes = query.unwrap_or_else(|| load(&self.query_bytes));
+        let argv_bytes = query.unwrap_or(0);
         format!(
-            "id={} addr={} laddr={} fd={} name={} age={} idle={idle_s} flags={flags} db={} sub={sub} psub={psub} ssub={ssub} multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll=0 omem=0 tot-mem={} events=r cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={}",
+            "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={sub} psub={psub} ssub={ssub} multi={} qbuf={query_bytes} qbuf-free=0 argv-mem={argv_bytes} multi-mem={} rbs=0 rbp=0 obl=0 oll={} omem={} tot-mem={} events=r cmd={command} user={} redir={} resp={} lib-name={} lib-ver={} tot-cmds={} watch={}",
             self.id,
             self.peer,
             self.own,
             self.id + 7,
             text.name,
-            (now_ms - self.created_ms).max(0) / 1000,
+            self.age_s(now_ms),
+            self.idle_s(now_ms),
+            self.flags(),
             self.db.load(Ordering::Relaxed),
             self.multi.load(Ordering::Relaxed),
-            load(&self.query_bytes),
+            load(&self.multi_bytes),
+            load(&self.outputs),
             load(&self.output_bytes),
-            self.memory_bytes(),
+            self.memory_bytes() + argv_bytes,
             text.user,
+            self.redirect.load(Ordering::Relaxed),
             self.resp.load(Ordering::Relaxed),
             text.lib_name,
             text.lib_version,
+            self.total_commands.load(Ordering::Relaxed),
+            load(&self.watched),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_go_until_the_rest_fits() {
+        let clients = Clients::default();
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let sizes = [10_000, 50_000, 30_000, 90_000];
+        let all: Vec<_> = sizes
+            .iter()
+            .map(|bytes| {
+                let client = clients.add(0, address, address, 0);
+                client.query_bytes.store(*bytes, Ordering::Relaxed);
+                clients.count_bytes(&client);
+                client
+            })
+            .collect();
+        all[3].state.store(state::NO_EVICT, Ordering::Relaxed);
+        assert_eq!(clients.bytes(), 180_000 + 4 * 1024);
+        let victims: Vec<u64> = clients.choose_victims(140_000).iter().map(|c| c.id).collect();
+        assert_eq!(victims, [all[1].id]);
+        assert!(clients.choose_victims(140_000).is_empty());
+        clients.remove(all[3].id);
+        assert_eq!(clients.bytes(), 40_000 + 2 * 1024);
     }
 }

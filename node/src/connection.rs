@@ -98,6 +98,8 @@ pub struct Connection<E: Env> {
     is_cut: Cell<bool>,
     /// Since when the output is above the soft limit, in ms of the monotonic clock; 0: it is not.
     soft_since_ms: Cell<u64>,
+    /// It waits for a pause to end, and is counted as blocked.
+    pub is_postponed: Cell<bool>,
     /// What it waits for runs on the side thread.
     pub is_errand: Cell<bool>,
     /// The socket gave an error instead of its end.
@@ -128,6 +130,7 @@ impl<E: Env> Connection<E> {
             output_bytes: Cell::new(0),
             is_cut: Cell::new(false),
             soft_since_ms: Cell::new(0),
+            is_postponed: Cell::new(false),
             is_errand: Cell::new(false),
             has_failed: Cell::new(false),
             waker: RefCell::new(None),
@@ -433,6 +436,10 @@ impl<E: Env> Connection<E> {
         }
     }
 
+    /// Pieces of output that wait.
+    pub fn outputs(&self) -> usize {
+        self.output.borrow().len()
+    }
     pub fn output_bytes(&self) -> usize {
         self.output_bytes.get()
     }

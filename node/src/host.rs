@@ -5,9 +5,10 @@ use crate::connection::Connection;
 use crate::env::Env;
 use crate::pubsub::Space;
 use crate::shared::{Shared, Ticket};
+use crate::tracking;
 use crate::worker::Setting;
 use engine::acl::{Context, Denied, Reason};
-use engine::{Args, Error, Host, HostOutcome, Ran, Session, Spec};
+use engine::{Args, ChangedKey, Error, Host, HostOutcome, Ran, Session, Spec};
 use proto::resp::Reply;
 use std::any::Any;
 use std::rc::Rc;
@@ -110,7 +111,7 @@ impl<E: Env> NodeHost<'_, E> {
             user: user.to_vec(),
             created_ms: now_ms,
             updated_ms: now_ms,
-            client: crate::commands::client::line(self.shared, self.client, now_ms),
+            client: crate::commands::client::line(self.shared, self.client, now_ms, None),
         };
         self.shared.users.log.add(entry, self.setting.settings.acl_log_max);
     }
@@ -132,6 +133,15 @@ impl<E: Env> Host for NodeHost<'_, E> {
     }
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
         self.shared.publish(Space::Channel, channel, message);
+    }
+    fn remember(&mut self, keys: &mut dyn Iterator<Item = &[u8]>) {
+        tracking::remember(self.shared, self.client.id, keys);
+    }
+    fn invalidate(&mut self, changed: &[ChangedKey]) {
+        tracking::invalidate(self.shared, Some(self.client.id), changed);
+    }
+    fn invalidate_all(&mut self) {
+        tracking::invalidate_all(self.shared);
     }
     fn ran(&mut self, ran: &Ran) {
         crate::observe::ran(self.shared, self.client, ran);
@@ -176,6 +186,12 @@ impl<E: Env> Host for RoundHost<'_, E> {
     ) -> Result<HostOutcome, Error> {
         // A replication stream and a log hold only commands that change data.
         Err(Error::err(&format!("'{}' does not belong into a stream of writes", spec.full_name)))
+    }
+    fn invalidate(&mut self, changed: &[ChangedKey]) {
+        tracking::invalidate(self.shared, None, changed);
+    }
+    fn invalidate_all(&mut self) {
+        tracking::invalidate_all(self.shared);
     }
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
         dispose(self.shared, garbage);

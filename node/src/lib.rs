@@ -22,10 +22,12 @@ pub mod mail;
 pub mod migrate;
 pub mod node;
 pub mod observe;
+pub mod pause;
 pub mod persist;
 pub mod pubsub;
 pub mod replica;
 pub mod shared;
+pub mod tracking;
 pub mod users;
 pub mod worker;
 

@@ -32,6 +32,8 @@ pub struct Shared<E: Env> {
     pub clients: Clients,
     pub users: crate::users::Users,
     pub observe: crate::observe::Observe,
+    pub tracking: crate::tracking::Tracking,
+    pub pause: crate::pause::Pause,
     pub pubsub: PubSub,
     pub mail: Vec<Arc<Mail<E::Socket>>>,
     /// Clients per worker, for the acceptor.
@@ -169,7 +171,8 @@ impl<E: Env> Shared<E> {
             is_save_failing: load(&s.is_save_failing),
             is_log_failing: load(&s.is_log_failing),
             good_replicas: s.good_replicas.load(Ordering::Relaxed),
-            is_paused: s.holds_writes(),
+            is_paused: s.holds_writes() || self.pause.holds_writes(now),
+            is_paused_for_all: self.pause.holds_all(now),
             is_short_of_copies: load(&s.is_short_of_copies),
         }
     }
@@ -256,6 +259,7 @@ impl<E: Env> Shared<E> {
     /// Carries out what follows from the settings in force.
     pub fn apply_config(&self) {
         let settings = self.settings();
+        crate::tracking::trim(self);
         self.feed.set_backlog_bytes(settings.backlog_bytes);
         // From the reply to CONFIG SET on, not from when the log's task comes to it.
         let is_complete = self.persist.status().is_log_complete;
@@ -276,6 +280,7 @@ impl<E: Env> Shared<E> {
                 }
             }
         }
+        crate::tracking::invalidate_all(self);
         drop(closed);
         self.persist.dispose(garbage);
     }
@@ -288,6 +293,7 @@ impl<E: Env> Shared<E> {
         }
         self.clients.accepted.store(0, Ordering::Relaxed);
         self.clients.rejected.store(0, Ordering::Relaxed);
+        self.clients.evicted.store(0, Ordering::Relaxed);
         self.users.log.reset_counts();
         self.counters.net_in.store(0, Ordering::Relaxed);
         self.counters.net_out.store(0, Ordering::Relaxed);

@@ -35,6 +35,10 @@ use tokio::sync::Notify;
 const BATCH_MAX: usize = 32;
 /// Input gathered at which the batch runs before its turn: bounds the worker's buffer.
 const INPUT_BYTES_MAX: usize = 1 << 20;
+/// Input of a command that has not come whole at which it is counted as the client's memory.
+const LONG_QUERY_BYTES: usize = 32 * 1024;
+/// Between two looks at whether a pause has ended.
+const PAUSE_ROUND: Duration = Duration::from_millis(10);
 /// Rounds a second of background work: expiry, limits, statistics.
 const ROUND: Duration = Duration::from_millis(100);
 
@@ -92,6 +96,8 @@ pub struct Setting<'a> {
     /// See [`crate::observe::Observe`].
     pub told_ticks: u64,
     pub large_bytes: usize,
+    /// Clients want to be told of keys that change.
+    pub is_tracked: bool,
     /// State of the users; sessions with another take theirs anew.
     pub users_epoch: u64,
     /// The term in which the batch began.
@@ -119,6 +125,7 @@ impl<'a> Setting<'a> {
             watched,
             told_ticks: shared.observe.told_ticks(),
             large_bytes: shared.observe.large_bytes(),
+            is_tracked: shared.tracking.is_on(),
             users_epoch: shared.users.epoch(),
             term,
             slots_left,
@@ -156,6 +163,7 @@ impl<'a> Setting<'a> {
             now: self.now,
             ticks: shared.env.ticks(),
             told_ticks: self.told_ticks,
+            is_tracked: self.is_tracked,
             is_script: false,
             first_key: None,
             exclusive,
@@ -255,6 +263,9 @@ impl<E: Env> Worker<E> {
             times_parked += 1;
             match times_parked {
                 1 => tokio::task::yield_now().await,
+                _ if self.shared.pause.holds_writes(self.shared.env.now().mono) => {
+                    tokio::time::sleep(PAUSE_ROUND).await;
+                }
                 _ => tokio::time::sleep(Duration::from_millis(1)).await,
             }
             for connection in parked {
@@ -350,6 +361,8 @@ impl<E: Env> Worker<E> {
         {
             names.iter().for_each(|name| self.shared.pubsub.unsubscribe(space, name, connection.id));
         }
+        self.shared.tracking.end(connection.id);
+        self.postpone(connection, false);
         if connection.session.borrow().is_monitor {
             observe::end_monitoring(&self.shared, connection.id);
         }
@@ -424,6 +437,9 @@ impl<E: Env> Worker<E> {
 
     fn check_query(&self, connection: &Rc<Connection<E>>) -> bool {
         let len = connection.input.borrow().len();
+        if len >= LONG_QUERY_BYTES {
+            self.count_memory(connection);
+        }
         let max = match connection.session.borrow().is_authenticated() {
             true => self.shared.settings().query_bytes_max,
             false => proto::limits::QUERY_BYTES_MAX_UNAUTHENTICATED,
@@ -651,6 +667,7 @@ impl<E: Env> Worker<E> {
             match outcome {
                 Outcome::Done => {}
                 Outcome::Busy(_) => {
+                    self.postpone(connection, setting.status.is_paused);
                     connection.set_phase(Phase::Parked);
                     self.parked.borrow_mut().push(connection.clone());
                     break;
@@ -665,6 +682,9 @@ impl<E: Env> Worker<E> {
                 Outcome::NeedsGate => unreachable!("run_item closes the gate"),
             }
             ran += 1;
+        }
+        if ran > 0 && connection.is_ready() {
+            self.postpone(connection, false);
         }
         if ran > later && setting.has_lost_lease(&self.shared) {
             // W12: what was read may belong to another primary by now; nobody may see it as an answer. What is answered
@@ -761,6 +781,16 @@ impl<E: Env> Worker<E> {
             let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
             execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
         })
+    }
+
+    /// Counts a connection among those that wait while it is paused.
+    fn postpone(&self, connection: &Connection<E>, is_paused: bool) {
+        let was_paused = connection.is_postponed.replace(is_paused);
+        match (was_paused, is_paused) {
+            (false, true) => self.shared.counters.blocked.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.shared.counters.blocked.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
     }
 
     /// A command whose request or reply is long.
@@ -879,8 +909,8 @@ impl<E: Env> Worker<E> {
         client.total_commands.fetch_add(ran as u64, Ordering::Relaxed);
         client.resp.store(if session.is_resp3 { 3 } else { 2 }, Ordering::Relaxed);
         client.multi.store(session.multi.as_ref().map_or(-1, |m| m.queue.len() as i64), Ordering::Relaxed);
-        client.query_bytes.store(connection.input.borrow().len(), Ordering::Relaxed);
-        client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
+        client.multi_bytes.store(session.multi.as_ref().map_or(0, |m| m.bytes), Ordering::Relaxed);
+        client.watched.store(session.watches.as_ref().map_or(0, |w| w.keys.len()), Ordering::Relaxed);
         let is_blocked = matches!(*connection.phase.borrow(), Phase::Blocked(_));
         let flags = [
             (is_blocked, state::BLOCKED),
@@ -888,6 +918,8 @@ impl<E: Env> Worker<E> {
             (session.is_subscribed(), state::SUBSCRIBED),
             (session.is_replica, state::REPLICA),
             (session.is_monitor, state::MONITOR),
+            (session.tracking().is_some(), state::TRACKING),
+            (session.tracking().is_some_and(|t| t.is_bcast), state::BCAST),
             (session.is_readonly, state::READONLY),
             (session.is_no_evict, state::NO_EVICT),
             (session.is_no_touch, state::NO_TOUCH),
@@ -897,6 +929,24 @@ impl<E: Env> Worker<E> {
         client.state.store(set, Ordering::Relaxed);
         for (count, n) in client.subscriptions.iter().zip(session.subscriptions) {
             count.store(n as u32, Ordering::Relaxed);
+        }
+        drop(session);
+        self.count_memory(connection);
+    }
+
+    /// Renews what is known of a connection's buffers. Where all clients' take too much, the largest clients go.
+    fn count_memory(&self, connection: &Connection<E>) {
+        let client = &connection.client;
+        client.query_bytes.store(connection.input.borrow().len(), Ordering::Relaxed);
+        client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
+        client.outputs.store(connection.outputs(), Ordering::Relaxed);
+        let bytes = self.shared.clients.count_bytes(client);
+        let max = self.shared.settings().clients_bytes_max;
+        if max > 0 && bytes > max {
+            for victim in self.shared.clients.choose_victims(max) {
+                tracing::info!(client = victim.id, peer = %victim.peer, "Evicting client");
+                self.shared.mail[victim.worker].post(Letter::Kill { client: victim.id, is_soft: false });
+            }
         }
     }
 
@@ -1026,7 +1076,11 @@ impl<E: Env> Worker<E> {
 
     fn round_in(self: &Rc<Self>, setting: &Setting) {
         let Setting { settings, now, status, .. } = *setting;
-        if !status.is_replica && !status.is_loading && self.shared.state.is_expiring.load(Ordering::Relaxed) {
+        if !status.is_replica
+            && !status.is_loading
+            && !status.is_paused
+            && self.shared.state.is_expiring.load(Ordering::Relaxed)
+        {
             let begun = self.shared.env.now().mono;
             self.expire(setting);
             let ms = self.shared.env.now().mono.since(begun).as_millis() as u64;

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 /// per command.
 pub fn watched(status: &Status, settings: &Settings) -> u32 {
     let is_stale = status.is_replica && !status.is_link_up && !settings.replica_serve_stale_data;
-    if status.is_loading || is_stale {
+    if status.is_loading || is_stale || status.is_paused_for_all {
         return flag::ANY;
     }
     let is_write_watched = status.is_replica

@@ -61,15 +61,18 @@ pub fn execute(
     };
     let is_final = !matches!(outcome, Outcome::Busy(_) | Outcome::NeedsGate);
     if is_final {
-        finish(session, out, start, resolved.as_ref().is_ok_and(|spec| spec.has(flag::ASKING)));
+        finish(session, out, start, resolved.as_ref().map_or(0, |spec| spec.command.flags));
     }
     outcome
 }
 
 /// One-shot states end with the command.
-fn finish(session: &mut Session, out: &mut Reply, start: usize, is_asking: bool) {
-    if !is_asking && !session.in_multi() {
+fn finish(session: &mut Session, out: &mut Reply, start: usize, flags: u32) {
+    if flags & flag::ASKING == 0 && !session.in_multi() {
         session.is_asking = false;
+    }
+    if session.is_watched() && flags & flag::KEEPS_STATES == 0 && !session.in_multi() {
+        session.is_caching = false;
     }
     match session.reply_mode {
         ReplyMode::On => {}
@@ -126,8 +129,9 @@ fn run_resolved(
     if spec.has(flag::EXCLUSIVE) && turn.exclusive.is_none() {
         return Ok(Outcome::NeedsGate);
     }
-    if turn.status.is_paused && (spec.is_write() || spec.has(flag::MAY_REPLICATE)) && !session.is_primary_link
-    {
+    // Scripts say themselves whether they write.
+    let may_write = spec.has(flag::WRITE | flag::MAY_REPLICATE) && !spec.has(flag::SCRIPT);
+    if (turn.status.is_paused && may_write || turn.status.is_paused_for_all) && !session.is_primary_link {
         return Ok(Outcome::Busy(Slot::default()));
     }
     match spec.command.run {
@@ -285,7 +289,7 @@ fn run_placed(
     admission::check_import(session)?;
     let mut keys = keys(turn, session, locks);
     keys.set_places(places);
-    if !session.is_free() {
+    if session.is_watched() {
         keys.may_read_any = session.may_read_any_key(spec, args);
     }
     if let Some(slot) = paused(&mut keys, session, slots) {
@@ -300,6 +304,9 @@ fn run_placed(
         return Err(error);
     }
     let wait = run_one(turn, spec, args, raw, out, &mut keys, !session.is_primary_link);
+    if session.is_watched() {
+        remember(turn, session, spec, args);
+    }
     let blocked = wait.map(|request| {
         let mailbox = &turn.local.mailbox;
         blocking::enqueue(&mut keys, session.id, session.is_resp3, spec, args, request, mailbox)
@@ -360,6 +367,20 @@ pub(crate) fn run_one(
         push(keys, args, raw);
     }
     wait
+}
+
+/// Keeps in mind what a client has read that wants to be told when it changes. The slots are still locked.
+#[cold]
+pub(crate) fn remember(turn: &mut Turn, session: &Session, spec: &Spec, args: Args) {
+    if session.remembers_keys() && spec.has(flag::READONLY) {
+        remember_keys(turn, spec, args);
+    }
+}
+
+/// Keeps the keys of a command in mind.
+pub(crate) fn remember_keys(turn: &mut Turn, spec: &Spec, args: Args) {
+    let places = spec.key_positions(args).unwrap_or_default();
+    turn.host.remember(&mut places.iter().map(|place| args[*place]));
 }
 
 /// Tells the host of a command that was slow, or that somebody wants to see.
@@ -442,7 +463,7 @@ fn exec(turn: &mut Turn, session: &mut Session, out: &mut Reply) -> Result<Outco
     if flags & (flag::EXCLUSIVE | flag::WHOLE_DB | flag::SCRIPT) != 0 && turn.exclusive.is_none() {
         return Ok(Outcome::NeedsGate);
     }
-    if turn.status.is_paused && flags & flag::WRITE != 0 {
+    if turn.status.is_paused && flags & (flag::WRITE | flag::MAY_REPLICATE) != 0 {
         return Ok(Outcome::Busy(Slot::default()));
     }
     let slots = transaction.slots();
@@ -508,6 +529,9 @@ fn run_queue<'g>(
                     continue;
                 }
                 run_one(turn, spec, &args, None, out, keys, false);
+                if session.is_watched() {
+                    remember(turn, session, spec, &args);
+                }
             }
             Handler::Host => {
                 // The host uses the worker's statistics: lend them back for the call.

@@ -9,7 +9,7 @@ use crate::locks::{Locks, Places};
 use crate::propagate::Unit;
 use crate::settings::{Settings, notify};
 use crate::stats::Stats;
-use crate::turn::{Host, Passage, Turn};
+use crate::turn::{ChangedKey, Host, Passage, Turn};
 use proto::Slot;
 use smallvec::SmallVec;
 use std::any::Any;
@@ -44,6 +44,10 @@ pub struct Effects {
     events: Vec<Event>,
     /// Keys that clients wait for and that changed.
     pub ready: Vec<(u16, Vec<u8>)>,
+    /// Keys that changed, where clients want to be told so.
+    changed: Vec<ChangedKey>,
+    /// A database was emptied.
+    is_flushed: bool,
     /// Removed values and tables, to be freed elsewhere.
     pub garbage: Vec<Box<dyn Any + Send>>,
 }
@@ -79,6 +83,8 @@ pub struct Keys<'g> {
     pub sees_expired: bool,
     /// Reads leave the access clock alone.
     pub is_no_touch: bool,
+    /// Clients want to be told of keys that change.
+    is_tracked: bool,
     /// The user may read keys that the command's arguments do not name.
     pub may_read_any: bool,
     pub passage: Option<&'g Passage<'g>>,
@@ -139,9 +145,11 @@ impl<'g> Keys<'g> {
             settings: turn.settings,
             db,
             now_ms: turn.now.wall.0,
-            may_expire: !turn.status.is_replica,
+            // While writes wait nothing is removed by itself either.
+            may_expire: !turn.status.is_replica && !turn.status.is_paused,
             sees_expired: false,
             is_no_touch: false,
+            is_tracked: turn.is_tracked,
             may_read_any: true,
             passage: turn.passage,
             effects: turn.local.effects.lend(),
@@ -153,6 +161,9 @@ impl<'g> Keys<'g> {
     /// Unlocks and hands back what was borrowed; what was removed and what is to be told goes to the host.
     #[inline]
     pub fn give_back(&mut self, turn: &mut Turn<'g>) {
+        if self.is_tracked {
+            self.tell_changes(turn.host);
+        }
         self.locks.release();
         turn.local.unit = self.unit.lend();
         turn.local.stats = self.stats.lend();
@@ -161,6 +172,19 @@ impl<'g> Keys<'g> {
             self.effects.carry_out(self.settings.notify_keyspace_events, turn.host);
         }
         turn.local.effects = self.effects.lend();
+    }
+
+    /// Tells clients of what changed while nobody else can read it: whoever reads it later is remembered anew.
+    #[cold]
+    fn tell_changes(&mut self, host: &mut dyn Host) {
+        let effects = &mut *self.effects;
+        if !effects.changed.is_empty() {
+            host.invalidate(&effects.changed);
+            effects.changed.clear();
+        }
+        if std::mem::take(&mut effects.is_flushed) {
+            host.invalidate_all();
+        }
     }
 
     /// Takes the places of the command that runs next.
@@ -228,6 +252,9 @@ impl<'g> Keys<'g> {
         self.unit.push(self.db, &[verb, key]);
         self.stats.expired += 1;
         self.changed(key, notify::EXPIRED, "expired");
+        if let Some(change) = self.effects.changed.last_mut() {
+            change.is_own = false;
+        }
     }
 
     /// The entry of a key for reading, which counts as a hit or a miss.
@@ -425,6 +452,7 @@ impl<'g> Keys<'g> {
 
     /// Removes all keys of a database, or of all. Only with the gate closed.
     pub fn flush(&mut self, db: Option<u16>) {
+        self.effects.is_flushed |= self.is_tracked;
         for slot in Slot::all() {
             let guard = self.locks.guard(slot);
             for db in db.map_or(0..self.keyspace.databases(), |db| db..db + 1) {
@@ -475,6 +503,9 @@ impl<'g> Keys<'g> {
     pub fn touched(&mut self, key: &[u8]) {
         let db = self.db;
         let (slot, _) = self.place(key);
+        if self.is_tracked {
+            self.effects.changed.push(ChangedKey { key: key.to_vec(), is_own: true });
+        }
         let state = self.locks.guard(slot).state_mut();
         if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
             side.mark_watchers(db, key);

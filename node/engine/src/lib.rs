@@ -47,7 +47,7 @@ pub use session::Session;
 pub use settings::Settings;
 pub use spec::Command;
 pub use table::{Spec, Table};
-pub use turn::{Host, HostOutcome, Local, Passage, Ran, Status, Turn};
+pub use turn::{ChangedKey, Host, HostOutcome, Local, Passage, Ran, Status, Turn};
 
 use std::sync::Arc;
 use storage::Keyspace;

@@ -15,6 +15,11 @@ pub struct Session {
     pub is_resp3: bool,
     /// It may run anything: the user is logged in and has no limits.
     is_free: bool,
+    /// Its commands are looked at, or remembered: it is not free, or it tracks keys.
+    is_watched: bool,
+    tracking: Option<Tracking>,
+    /// CLIENT CACHING: holds for the next command or transaction.
+    pub is_caching: bool,
     is_authenticated: bool,
     user: Option<Arc<User>>,
     /// State of the users that `user` was taken from.
@@ -46,6 +51,17 @@ pub struct Session {
     pub written: u64,
 }
 
+/// How a client wants to be told of keys that changed. Follows CLIENT TRACKING.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tracking {
+    /// It is told of all keys with its prefixes, whether it read them or not.
+    pub is_bcast: bool,
+    /// Keys are remembered only after CLIENT CACHING YES.
+    pub is_optin: bool,
+    /// Keys are remembered unless CLIENT CACHING NO was said.
+    pub is_optout: bool,
+}
+
 /// CLIENT REPLY.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReplyMode {
@@ -64,6 +80,9 @@ impl Session {
             db: 0,
             is_resp3: false,
             is_free: true,
+            is_watched: false,
+            tracking: None,
+            is_caching: false,
             is_authenticated: true,
             user: None,
             users_epoch: 0,
@@ -96,6 +115,27 @@ impl Session {
         self.is_free = is_authenticated && user.as_ref().is_none_or(|u| u.is_unrestricted());
         self.is_authenticated = is_authenticated;
         self.user = user;
+        self.is_watched = !self.is_free || self.tracking.is_some();
+    }
+    /// CLIENT TRACKING.
+    pub fn set_tracking(&mut self, tracking: Option<Tracking>) {
+        self.tracking = tracking;
+        self.is_caching = false;
+        self.is_watched = !self.is_free || self.tracking.is_some();
+    }
+    pub fn tracking(&self) -> Option<Tracking> {
+        self.tracking
+    }
+    /// Its commands are looked at, or remembered.
+    #[inline]
+    pub fn is_watched(&self) -> bool {
+        self.is_watched
+    }
+    /// The client is to be told when the keys that it reads now change.
+    pub fn remembers_keys(&self) -> bool {
+        self.tracking.is_some_and(|t| {
+            !t.is_bcast && (!t.is_optin || self.is_caching) && (!t.is_optout || !self.is_caching)
+        })
     }
     pub fn user(&self) -> Option<&Arc<User>> {
         self.user.as_ref()
@@ -124,7 +164,7 @@ impl Session {
     /// Nothing about this connection makes its commands different from anybody's.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.is_free
+        !self.is_watched
             && self.multi.is_none()
             && !self.is_asking
             && !self.is_primary_link
@@ -140,6 +180,9 @@ impl Session {
             db: self.db,
             is_resp3: self.is_resp3,
             is_free: self.is_free,
+            is_watched: self.is_watched,
+            tracking: self.tracking,
+            is_caching: self.is_caching,
             is_authenticated: self.is_authenticated,
             user: self.user.clone(),
             users_epoch: self.users_epoch,
@@ -174,12 +217,15 @@ impl Session {
             ..Session::new(self.id)
         };
         own.set_user(self.user.clone(), true);
+        own.set_tracking(self.tracking);
+        own.is_caching = self.is_caching;
         own
     }
 
     /// What a command that ran with [`Session::lend`] has left behind: its one-shot states and what it wrote.
     pub fn take_back(&mut self, lent: &Session) {
         self.is_asking = lent.is_asking;
+        self.is_caching = lent.is_caching;
         self.reply_mode = lent.reply_mode;
         self.written = lent.written;
     }

@@ -151,6 +151,9 @@ pub mod flag {
     /// Of a container: to users' rights any word may be its subcommand, as where its commands are plain arguments.
     pub const OPEN_SUBCOMMANDS: u32 = 1 << 25;
 
+    /// About its client: states that hold for one command outlive it.
+    pub const KEEPS_STATES: u32 = 1 << 26;
+
     /// Counts as set on every command.
     pub const ANY: u32 = 1 << 31;
 

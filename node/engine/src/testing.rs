@@ -203,6 +203,7 @@ impl Runner {
             now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
             ticks: || 0,
             told_ticks: u64::MAX,
+            is_tracked: false,
             is_script: false,
             first_key: None,
             watched: crate::admission::watched(&self.status, &self.settings),

@@ -30,6 +30,8 @@ pub struct Turn<'a> {
     pub ticks: fn() -> u64,
     /// Commands that take so many ticks are told to the host; 0: all are, since somebody looks on.
     pub told_ticks: u64,
+    /// Clients want to be told of keys that change.
+    pub is_tracked: bool,
     /// What runs is part of a script.
     pub is_script: bool,
     /// Slot and hash of the command's first key, where whoever runs it has them already.
@@ -63,6 +65,8 @@ pub struct Status {
     pub good_replicas: u32,
     /// Writes wait: a hand-over of the primary's role is under way.
     pub is_paused: bool,
+    /// All commands wait: CLIENT PAUSE.
+    pub is_paused_for_all: bool,
     /// The in-sync set is smaller than writes demand.
     pub is_short_of_copies: bool,
 }
@@ -102,6 +106,14 @@ impl Local {
     }
 }
 
+/// A key that changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChangedKey {
+    pub key: Vec<u8>,
+    /// The client's command changed it, and not its expiry.
+    pub is_own: bool,
+}
+
 /// A command that ran.
 #[derive(Clone, Copy)]
 pub struct Ran<'a> {
@@ -132,6 +144,12 @@ pub trait Host {
     /// A user was denied a command.
     fn denied(&mut self, _denied: &Denied, _context: Context, _spec: &Spec, _args: Args, _session: &Session) {
     }
+    /// The client read these keys, whose slots are locked, and wants to be told when they change.
+    fn remember(&mut self, _keys: &mut dyn Iterator<Item = &[u8]>) {}
+    /// Keys changed, whose slots are locked, while clients want to be told so.
+    fn invalidate(&mut self, _changed: &[ChangedKey]) {}
+    /// All keys of a database are gone.
+    fn invalidate_all(&mut self) {}
     /// A command ran that took as long as [`Turn::told_ticks`], maybe with slots locked.
     fn ran(&mut self, _ran: &Ran) {}
     /// A script begins, while all commands are told.

@@ -130,6 +130,7 @@ impl Bench {
             now: Now { mono: Mono(0), wall: WallMs(1_700_000_000_000) },
             ticks: || 0,
             told_ticks: u64::MAX,
+            is_tracked: false,
             is_script: false,
             first_key: None,
             watched: engine::admission::watched(&Status::default(), &self.settings),

@@ -244,6 +244,7 @@ fn reset<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     if std::mem::take(&mut cx.session.is_monitor) {
         crate::observe::end_monitoring(&shared, cx.session.id);
     }
+    super::client::stop_tracking(cx);
     super::pubsub::unsubscribe_all(cx);
     cx.session.db = 0;
     cx.session.is_resp3 = false;

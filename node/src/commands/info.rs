@@ -120,7 +120,7 @@ fn clients<E: Env>(i: &mut Info<'_, E>) {
         all.iter().map(|c| c.output_bytes.load(Ordering::Relaxed)).max().unwrap_or(0),
     );
     i.line("blocked_clients", i.shared.counters.blocked.load(Ordering::Relaxed));
-    i.line("tracking_clients", 0);
+    i.line("tracking_clients", i.shared.tracking.figures()[0]);
     i.line("pubsub_clients", pubsub);
     i.line("clients_in_timeout_table", 0);
 }
@@ -150,7 +150,7 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
     i.line("mem_fragmentation_ratio", format!("{:.2}", rss as f64 / used.max(1) as f64));
     i.line("mem_fragmentation_bytes", rss as i64 - used as i64);
     i.line("mem_replication_backlog", i.shared.feed.end().0.saturating_sub(i.shared.feed.first().0));
-    i.line("mem_clients_normal", 0);
+    i.line("mem_clients_normal", i.shared.clients.bytes());
     i.line("mem_aof_buffer", i.shared.feed.kept_bytes());
     let allocator = i.shared.env.allocator();
     i.line("mem_allocator", allocator.map_or("system", |(name, _)| name));
@@ -278,7 +278,7 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("expired_stale_perc", "0.00");
     i.line("expired_time_cap_reached_count", 0);
     i.line("evicted_keys", total.evicted);
-    i.line("evicted_clients", 0);
+    i.line("evicted_clients", load(&s.clients.evicted));
     i.line("keyspace_hits", total.hits);
     i.line("keyspace_misses", total.misses);
     i.line("pubsub_channels", s.pubsub.len(crate::pubsub::Space::Channel));
@@ -293,6 +293,10 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     {
         i.line(&format!("acl_access_denied_{name}"), s.users.log.count(reason));
     }
+    let [_, keys, items, prefixes] = s.tracking.figures();
+    i.line("tracking_total_keys", keys);
+    i.line("tracking_total_items", items);
+    i.line("tracking_total_prefixes", prefixes);
     i.line("total_error_replies", total.errors);
     i.line("unexpected_error_replies", 0);
     i.stats = total;

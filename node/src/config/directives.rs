@@ -259,7 +259,7 @@ pub static DIRECTIVES: &[Directive] = &[
     d("max-new-connections-per-cycle", Int(1, 1000), "10", Any, "Accepted for compatibility."),
     d("maxclients", Int(1, U32), "10000", Any, "Clients at one time."),
     d("maxmemory", Memory(0, u64::MAX), "0", Any, "Bytes of keys and values; 0: no limit."),
-    d("maxmemory-clients", Text, "0", Any, "Bytes of client buffers; 0: no limit."),
+    d("maxmemory-clients", MemoryOrPercent, "0", Any, "Bytes of client buffers; 0: no limit."),
     d("maxmemory-eviction-tenacity", Int(0, 100), "10", Any, "Accepted for compatibility."),
     d(
         "maxmemory-policy",

@@ -22,6 +22,10 @@ pub struct NodeSettings {
     /// 0: spikes are not kept.
     pub latency_threshold_ms: u64,
     pub is_latency_tracked: bool,
+    /// Bytes of all clients' buffers; 0: any number.
+    pub clients_bytes_max: usize,
+    /// 0: any number.
+    pub tracking_keys_max: usize,
     pub latency_percentiles: Vec<f64>,
     pub masterauth: String,
     pub masteruser: String,
@@ -160,6 +164,14 @@ impl NodeSettings {
             ],
             latency_threshold_ms: num("latency-monitor-threshold"),
             is_latency_tracked: flag("latency-tracking"),
+            clients_bytes_max: match config.get("maxmemory-clients").strip_suffix('%') {
+                Some(percent) => {
+                    let percent: u128 = percent.parse().expect("checked when it was set");
+                    (num("maxmemory") as u128 * percent / 100) as usize
+                }
+                None => num("maxmemory-clients") as usize,
+            },
+            tracking_keys_max: num("tracking-table-max-keys") as usize,
             latency_percentiles: config
                 .get("latency-tracking-info-percentiles")
                 .split_whitespace()

@@ -16,6 +16,8 @@ pub enum Kind {
     Secret,
     /// Numbers from 0 to 100.
     Percentiles,
+    /// Bytes, or so many per cent (0 to 100) of `maxmemory`.
+    MemoryOrPercent,
     /// Several words, kept with a space between.
     Words,
     /// Pairs of seconds and changes; each line adds one, `""` clears.
@@ -69,6 +71,7 @@ impl Kind {
             }
             Kind::Text | Kind::Secret => Ok(one()?.to_string()),
             Kind::Percentiles => percentiles(words),
+            Kind::MemoryOrPercent => memory_or_percent(one()?),
             Kind::Words => Ok(words.iter().flat_map(|w| w.split_whitespace()).collect::<Vec<_>>().join(" ")),
             Kind::Save => save(words, old),
             Kind::OutputLimits => output_limits(words, old),
@@ -91,6 +94,17 @@ fn in_bounds<T: PartialOrd + std::fmt::Display>(n: T, min: T, max: T) -> Result<
         return Err(format!("argument must be between {min} and {max} inclusive"));
     }
     Ok(n)
+}
+
+fn memory_or_percent(word: &str) -> Result<String, String> {
+    const ERROR: &str = "argument must be a memory or percent value";
+    match word.strip_suffix('%') {
+        Some(percent) => match percent.parse::<u8>() {
+            Ok(percent) if percent <= 100 => Ok(format!("{percent}%")),
+            _ => Err(ERROR.into()),
+        },
+        None => parse_memory(word).map(|n| n.to_string()).ok_or_else(|| ERROR.into()),
+    }
 }
 
 fn percentiles(words: &[String]) -> Result<String, String> {

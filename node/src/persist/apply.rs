@@ -275,6 +275,7 @@ impl<E: Env> Applier<E> {
             watched: 0,
             told_ticks: u64::MAX,
             large_bytes: usize::MAX,
+            is_tracked: shared.tracking.is_on(),
             users_epoch: 0,
             term: 0,
             slots_left: 0,
@@ -365,6 +366,12 @@ impl<E: Env> Host for StreamHost<'_, E> {
             }
         }
         Ok(HostOutcome::Done)
+    }
+    fn invalidate(&mut self, changed: &[engine::ChangedKey]) {
+        crate::tracking::invalidate(self.shared, None, changed);
+    }
+    fn invalidate_all(&mut self) {
+        crate::tracking::invalidate_all(self.shared);
     }
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
         self.shared.persist.dispose(garbage);

@@ -208,6 +208,13 @@ pub(crate) fn execute(
         Err(error) => return Ok(fail(turn, spec, &error, out)),
     };
     let flags = prepared.flags.command_flags(spec.command.flags);
+    if turn.status.is_paused
+        && !command.is_ro()
+        && flags & (flag::WRITE | flag::MAY_REPLICATE) != 0
+        && !session.is_primary_link
+    {
+        return Ok(Outcome::Busy(Slot::default()));
+    }
     if !prepared.flags.has(ScriptFlags::COMPAT) {
         admission::admit_as(turn, session, spec, args, flags)?;
     }
@@ -338,6 +345,7 @@ fn invoke<'g>(
         out: Reply::new(false),
         retry: None,
         has_written: false,
+        has_read: false,
         turn,
         keys,
     };
@@ -352,6 +360,10 @@ fn invoke<'g>(
     });
     engine.scripts.control.end(&running);
     run.turn.is_script = false;
+    if run.has_read && session.remembers_keys() {
+        // What it read is told by the keys it declared.
+        execute::remember_keys(run.turn, spec, args);
+    }
     let (retry, slots) = (run.retry, run.slots);
     keys.db = db;
     if retry.is_none() {
@@ -478,6 +490,8 @@ struct Run<'r, 'g> {
     out: Reply,
     retry: Option<Retry>,
     has_written: bool,
+    /// It has read keys.
+    has_read: bool,
 }
 
 impl Run<'_, '_> {
@@ -549,6 +563,7 @@ impl Run<'_, '_> {
         match spec.command.run {
             Handler::Keys(_) => {
                 execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, false);
+                self.has_read |= spec.has(flag::READONLY);
                 // They name the arguments by their addresses, which the next command's may have.
                 self.keys.set_places(Default::default());
             }
