@@ -1,9 +1,13 @@
 //! The register of clients: what CLIENT LIST shows of connections that other threads serve.
 
+use crate::socket::UNIX_ADDRESS;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// CLIENT LIST counts unsent bytes in blocks of this size, which Redis keeps them in.
+const OUTPUT_BLOCK_BYTES: usize = 16 * 1024;
 
 /// One client. Numbers are written by its worker after each batch, without synchronisation.
 pub struct Client {
@@ -11,6 +15,8 @@ pub struct Client {
     pub worker: usize,
     pub peer: SocketAddr,
     pub own: SocketAddr,
+    /// It came by the Unix socket at this path.
+    pub unix_path: Option<Arc<str>>,
     /// Wall clock, in ms.
     pub created_ms: i64,
     pub text: Mutex<ClientText>,
@@ -58,6 +64,8 @@ pub mod state {
 /// All clients, by id.
 #[derive(Default)]
 pub struct Clients {
+    /// Path of the Unix socket, in the place of addresses of clients that came there.
+    pub unix_path: OnceLock<Arc<str>>,
     all: Mutex<BTreeMap<u64, Arc<Client>>>,
     next: AtomicU64,
     pub count: AtomicUsize,
@@ -77,6 +85,7 @@ impl Clients {
             worker,
             peer,
             own,
+            unix_path: self.unix_path.get().filter(|_| peer == UNIX_ADDRESS).cloned(),
             created_ms: now_ms,
             text: Mutex::new(ClientText { user: "default".into(), ..ClientText::default() }),
             last_active_ms: AtomicI64::new(now_ms),
@@ -124,6 +133,15 @@ impl Client {
         self.state.load(Ordering::Relaxed) & states != 0
     }
 
+    /// The peer's address, as CLIENT LIST shows it.
+    pub fn peer_text(&self) -> String {
+        self.unix_path.as_ref().map_or_else(|| self.peer.to_string(), |path| format!("{path}:0"))
+    }
+    /// Our own address.
+    pub fn own_text(&self) -> String {
+        self.unix_path.as_ref().map_or_else(|| self.own.to_string(), |path| format!("{path}:0"))
+    }
+
     /// `normal`, `pubsub`, `replica` or `master`.
     pub fn kind(&self) -> &'static str {
         if self.has(state::REPLICA) {
@@ -151,6 +169,9 @@ impl Client {
             (state::NO_EVICT, 'e'),
         ];
         let mut flags: String = LETTERS.iter().filter(|(s, _)| self.has(*s)).map(|(_, l)| *l).collect();
+        if self.unix_path.is_some() {
+            flags.push('U');
+        }
         if flags.is_empty() {
             flags.push('N');
         }
@@ -159,16 +180,17 @@ impl Client {
         let [sub, psub, ssub] = [0, 1, 2].map(|i: usize| self.subscriptions[i].load(Ordering::Relaxed));
         let idle_s = (now_ms - self.last_active_ms.load(Ordering::Relaxed)).max(0) / 1000;
         format!(
-            "id={} addr={} laddr={} fd={} name={} age={} idle={idle_s} flags={flags} db={} sub={sub} psub={psub} ssub={ssub} multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll=0 omem=0 tot-mem={} events=r cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={}",
+            "id={} addr={} laddr={} fd={} name={} age={} idle={idle_s} flags={flags} db={} sub={sub} psub={psub} ssub={ssub} multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll={} omem={} tot-mem={} events=r cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={}",
             self.id,
-            self.peer,
-            self.own,
+            self.peer_text(),
+            self.own_text(),
             self.id + 7,
             text.name,
             (now_ms - self.created_ms).max(0) / 1000,
             self.db.load(Ordering::Relaxed),
             self.multi.load(Ordering::Relaxed),
             load(&self.query_bytes),
+            load(&self.output_bytes).div_ceil(OUTPUT_BLOCK_BYTES),
             load(&self.output_bytes),
             load(&self.query_bytes) + load(&self.output_bytes) + 1024,
             text.user,

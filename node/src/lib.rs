@@ -15,6 +15,7 @@ pub mod env;
 pub mod errand;
 pub mod free;
 pub mod host;
+mod listen;
 pub mod local_cluster;
 pub mod log;
 pub mod mail;
@@ -24,6 +25,7 @@ pub mod persist;
 pub mod pubsub;
 pub mod replica;
 pub mod shared;
+pub mod socket;
 pub mod worker;
 
 pub use config::{Config, NodeSettings};

@@ -23,8 +23,6 @@ pub enum Letter<S> {
     Unblock(u64, bool),
     /// Held replies may go.
     Released,
-    /// CONFIG RESETSTAT.
-    ResetStats,
     /// The node ends.
     Stop,
 }

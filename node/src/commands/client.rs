@@ -255,8 +255,8 @@ impl Filter {
         self.ids.as_ref().is_none_or(|ids| ids.contains(&client.id))
             && self.kind.as_ref().is_none_or(|k| k == client.kind())
             && self.user.as_ref().is_none_or(|u| *u == client.text().user)
-            && self.peer.as_ref().is_none_or(|a| *a == client.peer.to_string())
-            && self.own.as_ref().is_none_or(|a| *a == client.own.to_string())
+            && self.peer.as_ref().is_none_or(|a| *a == client.peer_text())
+            && self.own.as_ref().is_none_or(|a| *a == client.own_text())
             && (self.may_be_me || client.id != me)
     }
 }

@@ -8,6 +8,7 @@ use super::interpreter::{Finish, Interpreter, Invocation, Kind, MEMORY_MAX};
 use super::library::Library;
 use super::native;
 use crate::admission::{self, Route};
+use crate::cx::Caller;
 use crate::execute::{self, Outcome};
 use crate::keys::Keys;
 use crate::locks::{Locks, Places};
@@ -262,7 +263,6 @@ pub(crate) fn execute_queued<'g>(
     keys: &mut Keys<'g>,
     out: &mut Reply,
 ) {
-    std::mem::swap(&mut keys.stats, &mut turn.local.stats);
     let prepared = prepare(turn, command, args).and_then(|prepared| {
         // Room was made, or not, when EXEC came: here slots are locked.
         let limit = turn.settings.maxmemory;
@@ -270,7 +270,6 @@ pub(crate) fn execute_queued<'g>(
         check(turn, session, &prepared, is_oom).map(|()| (prepared, is_oom))
     });
     let prepared = prepared.map_err(|error| fail(turn, spec, &error, out));
-    std::mem::swap(&mut keys.stats, &mut turn.local.stats);
     if let Ok((prepared, is_oom)) = prepared {
         let slots = spec.slots(args).unwrap_or_default();
         let start = out.len();
@@ -283,9 +282,9 @@ pub(crate) fn execute_queued<'g>(
 }
 
 fn fail(turn: &mut Turn, spec: &Spec, error: &Error, out: &mut Reply) -> Outcome {
-    let stats = &mut turn.local.stats;
-    stats.commands[spec.id].calls += 1;
-    stats.commands[spec.id].failed += 1;
+    let stats = turn.stats;
+    stats.commands[spec.id].calls.add(1);
+    stats.commands[spec.id].failed.add(1);
     stats.count_error(error.code());
     out.error(&error.to_string());
     Outcome::Done
@@ -339,9 +338,12 @@ fn invoke<'g>(
         argv: &args[prepared.keys.end..],
         running: &running,
     };
-    let finish = vm.run(&prepared.function, &invocation, |lua, place, values| match place {
-        native::CHECK => acl_check(lua, engine, &values),
-        _ => run.call_from_lua(lua, &values),
+    let finish = vm.run(&prepared.function, &invocation, |lua, what, values| {
+        let values = if what & native::PACKED == 0 { values } else { unpacked(&values)? };
+        match what & !native::PACKED {
+            native::CHECK => acl_check(lua, engine, &values),
+            _ => run.call_from_lua(lua, &values),
+        }
     });
     engine.scripts.control.end(&running);
     let (retry, slots) = (run.retry, run.slots);
@@ -350,11 +352,11 @@ fn invoke<'g>(
         turn.local.lap(turn.ticks);
         let ticks = turn.local.ticked.wrapping_sub(started);
         let error = answer(&vm, finish, &prepared.name, out);
-        let stats = &mut keys.stats.commands[spec.id];
-        stats.calls += 1;
-        stats.ticks += ticks;
+        let stats = &keys.stats.commands[spec.id];
+        stats.calls.add(1);
+        stats.ticks.add(ticks);
         if let Some(code) = error {
-            stats.failed += 1;
+            stats.failed.add(1);
             if !code.is_empty() {
                 keys.stats.count_error(code);
             }
@@ -465,6 +467,15 @@ fn refused<T>(text: &'static str) -> Result<T, Refusal> {
     Err(Refusal::Error(Error::text(text)))
 }
 
+/// The arguments behind their number and a table of them.
+fn unpacked(values: &MultiValue) -> mlua::Result<MultiValue> {
+    let (Some(count), Some(Value::Table(table))) = (values.front().and_then(Value::as_i64), values.get(1))
+    else {
+        unreachable!("made so by the function that calls")
+    };
+    (1..=count).map(|place| table.raw_get::<Value>(place)).collect()
+}
+
 /// A script as far as it has run.
 struct Run<'r, 'g> {
     turn: &'r mut Turn<'g>,
@@ -542,31 +553,31 @@ impl Run<'_, '_> {
             Ok(())
         });
         if let Err(refusal) = result {
-            self.keys.stats.commands[spec.id].rejected += u64::from(matches!(refusal, Refusal::Error(_)));
+            self.keys.stats.commands[spec.id].rejected.add(u64::from(matches!(refusal, Refusal::Error(_))));
             return Err(refusal);
         }
         self.keys.db = self.session.db;
         match spec.command.run {
             Handler::Keys(_) => {
-                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, false);
+                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, Caller::Script);
                 // They name the arguments by their addresses, which the next command's may have.
                 self.keys.set_places(Default::default());
             }
             Handler::Host | Handler::Engine(_) => {
-                // They use the worker's statistics: lent back for the call.
-                std::mem::swap(&mut self.keys.stats, &mut self.turn.local.stats);
                 let is_done = match spec.command.run {
                     Handler::Host => {
                         let result =
                             execute::run_host(self.turn, &mut self.session, spec, args, &mut self.out);
-                        matches!(result, Ok(Outcome::Done))
+                        if let Ok((Outcome::Done, true)) = result {
+                            self.keys.unit.push(self.keys.db, args);
+                        }
+                        matches!(result, Ok((Outcome::Done, _)))
                     }
                     _ => {
                         execute::run_engine(self.turn, spec, args, &mut self.out);
                         true
                     }
                 };
-                std::mem::swap(&mut self.keys.stats, &mut self.turn.local.stats);
                 if !is_done {
                     return refused(NOT_ALLOWED);
                 }
@@ -576,8 +587,16 @@ impl Run<'_, '_> {
         Ok(())
     }
 
+    /// DEBUG SET-DISABLE-DENY-SCRIPTS: what looks at the server or debugs it may run, and nothing that needs a connection
+    /// or answers later.
+    fn may_be_denied(&self, spec: &Spec) -> bool {
+        self.turn.engine.scripts.denies_nothing.load(Ordering::Relaxed)
+            && spec.has(flag::ADMIN)
+            && !spec.has(flag::NO_MULTI | flag::PUBSUB | flag::BLOCKING | flag::WRITE)
+    }
+
     fn admit(&self, spec: &Spec) -> Result<(), Refusal> {
-        if spec.has(flag::NOSCRIPT) {
+        if spec.has(flag::NOSCRIPT) && !self.may_be_denied(spec) {
             return refused(NOT_ALLOWED);
         }
         let (status, settings) = (&self.turn.status, self.turn.settings);
