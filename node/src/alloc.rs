@@ -117,6 +117,11 @@ pub struct Memory {
     pub resident: u64,
 }
 
+/// A number that the allocator shows under a name of its manual, such as `arenas.page`.
+pub fn number(name: &str) -> Option<usize> {
+    read(&std::ffi::CString::new(name).ok()?)
+}
+
 fn read(name: &std::ffi::CStr) -> Option<usize> {
     let (mut value, mut size) = (0usize, size_of::<usize>());
     // SAFETY: the name ends with a zero; the values read here are size_t, as the manual says.

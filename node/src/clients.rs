@@ -1,9 +1,13 @@
 //! The register of clients: what CLIENT LIST shows of connections that other threads serve.
 
+use crate::socket::UNIX_ADDRESS;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// CLIENT LIST counts unsent bytes in blocks of this size, which Redis keeps them in.
+const OUTPUT_BLOCK_BYTES: usize = 16 * 1024;
 
 /// One client. Numbers are written by its worker after each batch, without synchronisation.
 pub struct Client {
@@ -11,6 +15,8 @@ pub struct Client {
     pub worker: usize,
     pub peer: SocketAddr,
     pub own: SocketAddr,
+    /// It came by the Unix socket at this path.
+    pub unix_path: Option<Arc<str>>,
     /// Wall clock, in ms.
     pub created_ms: i64,
     pub text: Mutex<ClientText>,
@@ -27,8 +33,6 @@ pub struct Client {
     pub multi: AtomicI64,
     pub query_bytes: AtomicUsize,
     pub output_bytes: AtomicUsize,
-    /// Replies that wait to be sent.
-    pub outputs: AtomicUsize,
     /// Bytes of the arguments that are queued since MULTI.
     pub multi_bytes: AtomicUsize,
     /// Keys that it watches.
@@ -73,6 +77,8 @@ pub mod state {
 /// All clients, by id.
 #[derive(Default)]
 pub struct Clients {
+    /// Path of the Unix socket, in the place of addresses of clients that came there.
+    pub unix_path: OnceLock<Arc<str>>,
     all: Mutex<BTreeMap<u64, Arc<Client>>>,
     next: AtomicU64,
     pub count: AtomicUsize,
@@ -95,6 +101,7 @@ impl Clients {
             worker,
             peer,
             own,
+            unix_path: self.unix_path.get().filter(|_| peer == UNIX_ADDRESS).cloned(),
             created_ms: now_ms,
             text: Mutex::new(ClientText { user: "default".into(), ..ClientText::default() }),
             redirect: AtomicI64::new(-1),
@@ -106,7 +113,6 @@ impl Clients {
             multi: AtomicI64::new(-1),
             query_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
-            outputs: AtomicUsize::new(0),
             multi_bytes: AtomicUsize::new(0),
             watched: AtomicUsize::new(0),
             counted: AtomicUsize::new(0),
@@ -214,6 +220,7 @@ impl Client {
             (state::NO_TOUCH, 'T'),
         ];
         let flags: String = LETTERS.iter().filter(|(s, _)| self.has(*s)).map(|(_, l)| *l).collect();
+        let flags = if self.unix_path.is_some() { flags + "U" } else { flags };
         if flags.is_empty() { "N".into() } else { flags }
     }
     /// Whole seconds since its last command.
@@ -224,6 +231,15 @@ impl Client {
     pub fn age_s(&self, now_ms: i64) -> i64 {
         (now_ms - self.created_ms).max(0) / 1000
     }
+    /// The peer's address, as CLIENT LIST shows it.
+    pub fn peer_text(&self) -> String {
+        self.unix_path.as_ref().map_or_else(|| self.peer.to_string(), |path| format!("{path}:0"))
+    }
+    /// Our own address.
+    pub fn own_text(&self) -> String {
+        self.unix_path.as_ref().map_or_else(|| self.own.to_string(), |path| format!("{path}:0"))
+    }
+
     /// `normal`, `pubsub`, `replica` or `master`.
     pub fn kind(&self) -> &'static str {
         if self.has(state::REPLICA) {
@@ -247,8 +263,8 @@ impl Client {
         format!(
             "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={sub} psub={psub} ssub={ssub} multi={} qbuf={query_bytes} qbuf-free=0 argv-mem={argv_bytes} multi-mem={} rbs=0 rbp=0 obl=0 oll={} omem={} tot-mem={} events=r cmd={command} user={} redir={} resp={} lib-name={} lib-ver={} tot-cmds={} watch={}",
             self.id,
-            self.peer,
-            self.own,
+            self.peer_text(),
+            self.own_text(),
             self.id + 7,
             text.name,
             self.age_s(now_ms),
@@ -257,7 +273,7 @@ impl Client {
             self.db.load(Ordering::Relaxed),
             self.multi.load(Ordering::Relaxed),
             load(&self.multi_bytes),
-            load(&self.outputs),
+            load(&self.output_bytes).div_ceil(OUTPUT_BLOCK_BYTES),
             load(&self.output_bytes),
             self.memory_bytes() + argv_bytes,
             text.user,

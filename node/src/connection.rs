@@ -436,10 +436,6 @@ impl<E: Env> Connection<E> {
         }
     }
 
-    /// Pieces of output that wait.
-    pub fn outputs(&self) -> usize {
-        self.output.borrow().len()
-    }
     pub fn output_bytes(&self) -> usize {
         self.output_bytes.get()
     }

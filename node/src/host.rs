@@ -49,6 +49,11 @@ impl<E: Env> HostCx<'_, '_, E> {
             self.session.is_resp3,
         )
     }
+    /// For work that nobody waits for: what it answers goes nowhere.
+    pub fn ticket_of_nobody(&self) -> Ticket<E::Socket> {
+        const NOBODY: u64 = 0; // ids of clients begin with 1
+        Ticket::new(self.host.shared.mail[self.host.client.worker].clone(), NOBODY, false)
+    }
     /// The client's connection, for commands that only its worker runs.
     pub fn connection(&self) -> &Rc<Connection<E>> {
         self.host.connection.expect("scripts, which run elsewhere, may not call this command")

@@ -25,8 +25,6 @@ pub enum Letter<S> {
     UsersChanged,
     /// Held replies may go.
     Released,
-    /// CONFIG RESETSTAT.
-    ResetStats,
     /// The node ends.
     Stop,
 }

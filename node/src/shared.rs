@@ -38,16 +38,16 @@ pub struct Shared<E: Env> {
     pub mail: Vec<Arc<Mail<E::Socket>>>,
     /// Clients per worker, for the acceptor.
     pub load: Vec<AtomicUsize>,
-    /// Statistics as each worker published them last, then as each worker's side thread did.
-    pub stats: Vec<Mutex<Stats>>,
-    /// Changes counted by each worker, then by each worker's side thread: what decides about saving. Never goes back.
-    pub worker_dirty: Vec<CachePadded<AtomicU64>>,
+    /// Counters of each worker, then of each worker's side thread, then of the control thread, which applies a primary's
+    /// stream. Each is added to by its thread alone.
+    pub stats: Vec<CachePadded<Stats>>,
     pub counters: Counters,
     pub started: Now,
     /// 40 hex digits that change with every start.
     pub run_id: String,
     pub control: crate::control::ControlHandle,
     pub persist: crate::persist::PersistHandle<E::Socket>,
+    pub listening: crate::listen::ListenHandle<E::Socket>,
     pub replication: crate::replica::ReplicationState,
     pub migrations: crate::migrate::Migrations,
 }
@@ -82,6 +82,8 @@ pub struct State {
     /// The append-only file is durable up to here; 0 while there is none.
     pub log_synced: AtomicU64,
     pub is_shutting_down: AtomicBool,
+    /// Workers do nothing that they are not asked for (DEBUG PAUSE-CRON).
+    pub is_cron_paused: AtomicBool,
     /// Active expiry is on (DEBUG SET-ACTIVE-EXPIRE).
     pub is_expiring: AtomicBool,
     /// Counts moves that took slots from here: a batch that began before the last one knows the slots' owner wrongly.
@@ -132,8 +134,6 @@ impl State {
 /// Figures of INFO that no worker owns.
 #[derive(Default)]
 pub struct Counters {
-    /// Changes that came with a primary's stream.
-    pub dirty: AtomicU64,
     /// Bytes of replication links; those of clients are counted by their workers.
     pub net_in: AtomicU64,
     pub net_out: AtomicU64,
@@ -256,6 +256,21 @@ impl<E: Env> Shared<E> {
         })
     }
 
+    /// Puts a changed configuration in force.
+    pub fn replace_config(&self, next: Config) {
+        let mut config = self.config();
+        let password = next.get("requirepass").to_string();
+        let is_password_new = config.get("requirepass") != password;
+        *config = next;
+        self.publish_config(&config);
+        drop(config);
+        if is_password_new {
+            self.users.set_default_password(&crate::users::rules(self), password.as_bytes());
+        }
+        self.persist.request(crate::persist::PersistRequest::ConfigChanged);
+        self.apply_config();
+    }
+
     /// Carries out what follows from the settings in force.
     pub fn apply_config(&self) {
         let settings = self.settings();
@@ -285,12 +300,10 @@ impl<E: Env> Shared<E> {
         self.persist.dispose(garbage);
     }
 
-    /// CONFIG RESETSTAT. Workers forget at their next look.
+    /// CONFIG RESETSTAT.
     pub fn reset_stats(&self) {
-        self.mail.iter().for_each(|m| m.post(Letter::ResetStats));
-        for stats in &self.stats {
-            *stats.lock().unwrap_or_else(PoisonError::into_inner) = Stats::new(self.engine.table.len());
-        }
+        self.stats.iter().for_each(|stats| stats.reset());
+        self.persist.disposed.store(0, Ordering::Relaxed);
         self.clients.accepted.store(0, Ordering::Relaxed);
         self.clients.rejected.store(0, Ordering::Relaxed);
         self.clients.evicted.store(0, Ordering::Relaxed);
@@ -299,18 +312,15 @@ impl<E: Env> Shared<E> {
         self.counters.net_out.store(0, Ordering::Relaxed);
     }
 
-    /// Changes of data since the node began, Redis's `dirty`; up to one batch of each worker behind.
+    /// Changes of data since the node began, Redis's `dirty`.
     pub fn dirty(&self) -> u64 {
-        let workers: u64 = self.worker_dirty.iter().map(|d| d.load(Ordering::Relaxed)).sum();
-        workers + self.counters.dirty.load(Ordering::Relaxed)
+        self.stats.iter().map(|stats| stats.dirty.get()).sum()
     }
 
     /// Statistics of all workers together.
     pub fn total_stats(&self) -> Stats {
-        let mut total = Stats::new(self.engine.table.len());
-        for stats in &self.stats {
-            total.add(&stats.lock().unwrap_or_else(PoisonError::into_inner));
-        }
+        let total = Stats::new(self.engine.table.len());
+        self.stats.iter().for_each(|stats| total.add(stats));
         total
     }
 }

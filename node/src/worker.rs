@@ -18,6 +18,7 @@ use crate::shared::Released;
 use crate::shared::Shared;
 use crate::users::Renewed;
 use engine::blocking::SlotSide;
+use engine::stats::Stats;
 use engine::{Args, Host, Local, Outcome, Session, Spec, Status, Turn, evict, execute};
 use proto::resp::{ProtocolError, Reply, Request, Span, parse_request};
 use proto::{ClusterView, Now, Slot};
@@ -35,6 +36,9 @@ use tokio::sync::Notify;
 const BATCH_MAX: usize = 32;
 /// Input gathered at which the batch runs before its turn: bounds the worker's buffer.
 const INPUT_BYTES_MAX: usize = 1 << 20;
+/// A reply that is looked at before it is sent: shorter ones are within every limit that makes sense. Redis's buffer of a
+/// client that is not counted.
+pub(crate) const LONG_REPLY_BYTES: usize = 16 * 1024;
 /// Input of a command that has not come whole at which it is counted as the client's memory.
 const LONG_QUERY_BYTES: usize = 32 * 1024;
 /// Between two looks at whether a pause has ended.
@@ -132,10 +136,11 @@ impl<'a> Setting<'a> {
         })
     }
 
-    /// The role changed, with the gate closed, since this was read, or slots left: it is true no more. To be asked
+    /// The role changed or loading began, with the gate closed, since this was read, or slots left: it is true no more. To be asked
     /// inside the gate.
     pub fn is_outdated(&self, state: &crate::shared::State) -> bool {
         self.status.is_replica != state.is_replica.load(Ordering::Relaxed)
+            || self.status.is_loading != state.is_loading.load(Ordering::Relaxed)
             || self.slots_left != state.slots_left.load(Ordering::Relaxed)
     }
 
@@ -147,6 +152,7 @@ impl<'a> Setting<'a> {
     pub fn turn<'t, E: Env>(
         &self,
         shared: &'t Shared<E>,
+        stats: &'t Stats,
         local: &'t mut Local,
         host: &'t mut dyn Host,
         exclusive: Option<&'t GateClosed<'t>>,
@@ -168,6 +174,7 @@ impl<'a> Setting<'a> {
             first_key: None,
             exclusive,
             passage: None,
+            stats,
             local,
             host,
         }
@@ -212,7 +219,7 @@ fn is_cross_protocol(name: &[u8]) -> bool {
 impl<E: Env> Worker<E> {
     pub fn new(shared: Arc<Shared<E>>, index: usize) -> Rc<Worker<E>> {
         let mail = shared.mail[index].clone();
-        let local = Local::new(shared.env.rand(), shared.engine.table.len(), mail.clone());
+        let local = Local::new(shared.env.rand(), mail.clone());
         let gate = shared.engine.keyspace.gate().register();
         Rc::new(Worker {
             index,
@@ -297,7 +304,13 @@ impl<E: Env> Worker<E> {
             Letter::Retry(client) => self.on(client, |c| self.run_again(c)),
             Letter::Push { client, bytes } => {
                 let released = self.released();
-                self.on(client, |c| c.send_shared(bytes, released));
+                self.on(client, |c| {
+                    c.send_shared(bytes, released);
+                    c.client.output_bytes.store(c.output_bytes(), Ordering::Relaxed);
+                    if c.output_bytes() > 0 {
+                        self.check_output(c, &self.shared.settings(), self.shared.env.now());
+                    }
+                });
             }
             Letter::Kill { client, is_soft } => self.on(client, |c| c.close(is_soft)),
             Letter::Unblock(client, is_error) => self.on(client, |c| self.unblock(c, is_error)),
@@ -313,11 +326,6 @@ impl<E: Env> Worker<E> {
                         connection.wake();
                     }
                 }
-            }
-            Letter::ResetStats => {
-                let stats = &mut self.core.borrow_mut().local.stats;
-                stats.reset();
-                self.errands.borrow().reset_stats();
             }
             Letter::Stop => self.is_stopped.set(true),
         }
@@ -381,7 +389,7 @@ impl<E: Env> Worker<E> {
     /// Parses what a connection just read into the worker's buffer: its own leftover and `fresh` bytes. False: it sent
     /// nonsense, or too much.
     pub fn parse_shared(self: &Rc<Self>, connection: &Rc<Connection<E>>, fresh: usize) -> bool {
-        self.core.borrow_mut().local.stats.net_in += fresh as u64;
+        self.stats().net_in.add(fresh as u64);
         let mut batch = self.batch.borrow_mut();
         let start = batch.input.len() - fresh - connection.input.borrow().len();
         let end = self.parse(connection, &mut batch, start, None);
@@ -588,7 +596,6 @@ impl<E: Env> Worker<E> {
                 self.run_group(&mut core, &mut inside, batch, group, setting, &mut prefetched);
             }
         }
-        self.publish_dirty();
         groups.clear();
         batch.groups = groups;
     }
@@ -644,8 +651,8 @@ impl<E: Env> Worker<E> {
             self.renew_user(connection);
         }
         let (mut ran, mut later) = (0, 0);
-        let looked_up = |core: &Core| core.local.stats.hits + core.local.stats.misses;
-        let (looked_up_before, mut is_data) = (looked_up(core), false);
+        let looked_up = || self.stats().hits.get() + self.stats().misses.get();
+        let (looked_up_before, mut is_data) = (looked_up(), false);
         for place in group.items.clone() {
             if place >= *prefetched {
                 *prefetched = (place + BATCH_MAX).min(batch.items.len());
@@ -692,7 +699,7 @@ impl<E: Env> Worker<E> {
             connection.set_phase(Phase::Closed);
         }
         self.put_off(connection, batch, group.items.start + ran..group.items.end);
-        is_data |= looked_up(core) != looked_up_before || connection.session.borrow().written != written;
+        is_data |= looked_up() != looked_up_before || connection.session.borrow().written != written;
         self.reply(core, connection, setting, written, (ran, is_data));
     }
 
@@ -758,7 +765,7 @@ impl<E: Env> Worker<E> {
             };
             timed = script.map(|script| (script, self.shared.env.now().mono));
         }
-        let mut turn = setting.turn(&self.shared, local, &mut host, None);
+        let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, None);
         turn.first_key = item.first_key;
         let outcome = execute(&mut turn, &mut session, &resolved, args, Some(raw), out);
         if let Some((script, begun)) = timed {
@@ -772,13 +779,13 @@ impl<E: Env> Worker<E> {
         inside.gate.outside(|| {
             // Who is inside for long is a script on a side thread: it may be ended only while others are served.
             let Some(closed): Option<GateClosed<'_>> = engine.keyspace.gate().try_close() else {
-                return errand::gate_is_held(&self.shared, setting, local, &session, out);
+                return errand::gate_is_held(&self.shared, setting, self.stats(), &session, out);
             };
             if setting.is_outdated(&self.shared.state) {
                 return Outcome::Busy(Slot::default());
             }
             host.is_exclusive = true;
-            let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
+            let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, Some(&closed));
             execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
         })
     }
@@ -862,11 +869,15 @@ impl<E: Env> Worker<E> {
             0
         };
         drop(session);
-        core.local.stats.net_out += core.out.len() as u64;
+        self.stats().net_out.add(core.out.len() as u64);
         let released = self.released();
         if released.term != setting.term && (is_data || until > 0) {
             // What ran here is acknowledged by nobody: its outcome is not known.
             connection.set_phase(Phase::Closed);
+        } else if core.out.len() > LONG_REPLY_BYTES
+            && self.is_too_long(connection, core.out.len(), setting.settings)
+        {
+            connection.close(false);
         } else if !connection.is_closed() {
             connection.send(core.out.as_bytes(), until, released);
         }
@@ -882,6 +893,26 @@ impl<E: Env> Worker<E> {
         if !connection.is_at_ease() {
             connection.wake();
         }
+    }
+
+    /// Whether so many bytes more are above the client's hard limit: then it gets none of them.
+    pub(crate) fn is_too_long(
+        &self,
+        connection: &Rc<Connection<E>>,
+        bytes: usize,
+        settings: &NodeSettings,
+    ) -> bool {
+        let class = if connection.session.borrow().is_subscribed() { 2 } else { 0 };
+        let hard_bytes = settings.output_limits[class].hard_bytes;
+        let is_too_long = hard_bytes > 0 && (connection.output_bytes() + bytes) as u64 > hard_bytes;
+        if is_too_long {
+            tracing::warn!(
+                client = connection.id,
+                bytes,
+                "client closed: its reply is above the output limit"
+            );
+        }
+        is_too_long
     }
 
     pub(crate) fn check_output(&self, connection: &Rc<Connection<E>>, settings: &NodeSettings, now: Now) {
@@ -939,7 +970,6 @@ impl<E: Env> Worker<E> {
         let client = &connection.client;
         client.query_bytes.store(connection.input.borrow().len(), Ordering::Relaxed);
         client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
-        client.outputs.store(connection.outputs(), Ordering::Relaxed);
         let bytes = self.shared.clients.count_bytes(client);
         let max = self.shared.settings().clients_bytes_max;
         if max > 0 && bytes > max {
@@ -1037,7 +1067,11 @@ impl<E: Env> Worker<E> {
         }
         self.end_wait(&waiter);
         let reply = match is_error {
-            true => b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n".to_vec(),
+            true => {
+                self.stats().count_error("UNBLOCKED".into());
+                self.stats().commands[waiter.spec().id].failed.add(1);
+                b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n".to_vec()
+            }
             false => waiter.timeout_reply(),
         };
         self.finish_wait(connection, &reply);
@@ -1070,8 +1104,10 @@ impl<E: Env> Worker<E> {
     // Background.
 
     fn round(self: &Rc<Self>) {
+        if self.shared.state.is_cron_paused.load(Ordering::Relaxed) {
+            return;
+        }
         Setting::with(&self.shared, |setting| self.round_in(setting));
-        self.publish_stats();
     }
 
     fn round_in(self: &Rc<Self>, setting: &Setting) {
@@ -1087,9 +1123,11 @@ impl<E: Env> Worker<E> {
             if settings.latency_threshold_ms > 0 && ms >= settings.latency_threshold_ms {
                 self.shared.observe.events.add("expire-cycle", now.wall.0 / 1000, ms);
             }
-            self.publish_dirty();
         }
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        if setting.view.is_some() {
+            connections.iter().for_each(|c| self.redirect_waiter(c, setting));
+        }
         for connection in connections {
             self.check_output(&connection, settings, now);
             let idle_ms = now.wall.0 - connection.client.last_active_ms.load(Ordering::Relaxed);
@@ -1108,6 +1146,22 @@ impl<E: Env> Worker<E> {
         }
     }
 
+    /// A client that waits for keys which have gone to another shard runs its command again, and is told where to.
+    fn redirect_waiter(self: &Rc<Self>, connection: &Rc<Connection<E>>, setting: &Setting) {
+        let phase = connection.phase.borrow().clone();
+        let Phase::Blocked(waiter) = phase else { return };
+        let is_welcome = {
+            let mut core = self.core.borrow_mut();
+            let mut host = crate::host::RoundHost { shared: &self.shared };
+            let turn = setting.turn(&self.shared, self.stats(), &mut core.local, &mut host, None);
+            let session = connection.session.borrow();
+            engine::admission::route(&turn, &session, &waiter.slots(), waiter.spec().command.flags).is_ok()
+        };
+        if !is_welcome {
+            self.run_again(connection);
+        }
+    }
+
     fn expire(self: &Rc<Self>, setting: &Setting) {
         // A primary of a cluster without a lease may have been replaced: its keys are not its to remove.
         if setting.view.is_some() && !setting.status.has_lease {
@@ -1123,22 +1177,19 @@ impl<E: Env> Worker<E> {
         if self.shared.state.is_replica.load(Ordering::Relaxed) {
             return;
         }
-        let mut turn = setting.turn(&self.shared, local, &mut host, None);
+        let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, None);
         let (cursor, _) =
             engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, KEYS_PER_ROUND_MAX);
         *expire_cursor = cursor;
-    }
-
-    fn publish_dirty(&self) {
-        let dirty = self.core.borrow().local.stats.dirty;
-        self.shared.worker_dirty[self.index].store(dirty, Ordering::Relaxed);
-    }
-
-    pub fn publish_stats(&self) {
-        if let Ok(core) = self.core.try_borrow()
-            && let Ok(mut stats) = self.shared.stats[self.index].lock()
-        {
-            stats.clone_from(&core.local.stats);
+        // The limit may have been lowered, or raised since the round began. Whether there is room is the next write's
+        // business.
+        if self.shared.settings().engine.maxmemory == turn.settings.maxmemory {
+            let _ = evict::make_room(&mut turn);
         }
+    }
+
+    /// The counters of this worker.
+    pub fn stats(&self) -> &Stats {
+        &self.shared.stats[self.index]
     }
 }

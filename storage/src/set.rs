@@ -190,12 +190,12 @@ impl Set {
     pub(crate) fn prefetch(&self, member: &[u8], stage: usize) -> bool {
         let View::Big(table) = self.word.view() else { return stage == 0 && !self.word.prefetch_small() };
         let hash = seeded::hash(table.seed(), member);
-        if stage == 0 {
-            table.prefetch(hash);
-        } else if let Some(element) = table.find(hash, |_| true) {
-            element.prefetch();
+        match stage {
+            0 => table.prefetch_tags(hash),
+            1 => table.prefetch_item(hash),
+            _ => _ = table.find(hash, |_| true).inspect(|element| element.prefetch()),
         }
-        stage == 0
+        stage < 2
     }
 
     /// Moves what small sets hold out of spans that are being emptied.

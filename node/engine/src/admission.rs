@@ -69,12 +69,13 @@ pub fn admit_as(
     }
     let status = &turn.status;
     let is_stale = status.is_replica && !status.is_link_up && !turn.settings.replica_serve_stale_data;
-    if is_stale && flags & flag::STALE == 0 {
+    let common = flags & common_flags(session, spec);
+    if is_stale && common & flag::STALE == 0 {
         return Err(Error::text(
             "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
         ));
     }
-    if status.is_loading && !spec.has(flag::LOADING) {
+    if status.is_loading && common & flag::LOADING == 0 {
         return Err(Error::text("LOADING Redis is loading the dataset in memory"));
     }
     Ok(())
@@ -85,6 +86,14 @@ fn queued_flags(session: &Session, spec: &Spec) -> u32 {
     match &session.multi {
         Some(multi) if spec.has(flag::NOT_QUEUED) => multi.flags(),
         _ => 0,
+    }
+}
+
+/// For EXEC, what all queued commands have.
+fn common_flags(session: &Session, spec: &Spec) -> u32 {
+    match &session.multi {
+        Some(multi) if spec.has(flag::NOT_QUEUED) => multi.common_flags(),
+        _ => u32::MAX,
     }
 }
 

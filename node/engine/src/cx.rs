@@ -12,12 +12,21 @@ pub struct Cx<'a, 'g> {
     pub out: &'a mut Reply,
     pub rng: &'a mut Rng,
     pub settings: &'g Settings,
-    /// Whether the connection can wait: not inside MULTI or a script, nor for a stream.
-    may_block: bool,
+    pub(crate) caller: Caller,
     /// Whether the client waited, and the command runs again since a key it waits for changed.
     pub(crate) is_resumed: bool,
     pub(crate) wait: Option<WaitRequest>,
     pub(crate) replay: Replay,
+}
+
+/// Who runs a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Caller {
+    /// A client, which can wait.
+    Client,
+    /// A transaction, or a replication stream.
+    Other,
+    Script,
 }
 
 /// What replicas and the log get for this command.
@@ -35,10 +44,10 @@ impl<'a, 'g> Cx<'a, 'g> {
         keys: &'a mut Keys<'g>,
         out: &'a mut Reply,
         rng: &'a mut Rng,
-        may_block: bool,
+        caller: Caller,
     ) -> Cx<'a, 'g> {
         let settings = keys.settings;
-        Cx { args, keys, out, rng, settings, may_block, is_resumed: false, wait: None, replay: Replay::AsIs }
+        Cx { args, keys, out, rng, settings, caller, is_resumed: false, wait: None, replay: Replay::AsIs }
     }
 
     /// Replays this command instead of the one that came; several calls: all of them, together.
@@ -61,7 +70,7 @@ impl<'a, 'g> Cx<'a, 'g> {
     /// As [`Cx::block`], with all that a wait may ask for.
     pub fn block_with(&mut self, request: WaitRequest, nothing: Nothing) {
         assert!(!request.keys.is_empty());
-        if self.may_block {
+        if self.caller == Caller::Client {
             self.wait = Some(request);
         } else {
             nothing.write(self.out);

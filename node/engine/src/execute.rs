@@ -3,7 +3,7 @@
 use crate::acl::Context;
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
-use crate::cx::{Cx, EngineCx, Replay};
+use crate::cx::{Caller, Cx, EngineCx, Replay};
 use crate::keys::Keys;
 use crate::locks::{Locks, Place, Places};
 use crate::multi::{self, FlowCommand};
@@ -12,7 +12,7 @@ use crate::session::{ReplyMode, Session};
 use crate::spec::{Handler, flag};
 use crate::table::Spec;
 use crate::turn::{HostOutcome, Ran, Turn};
-use crate::{Args, Error};
+use crate::{Args, Error, Rng};
 use proto::Slot;
 use proto::resp::Reply;
 use smallvec::SmallVec;
@@ -74,6 +74,14 @@ fn finish(session: &mut Session, out: &mut Reply, start: usize, flags: u32) {
     if session.is_watched() && flags & flag::KEEPS_STATES == 0 && !session.in_multi() {
         session.is_caching = false;
     }
+    const SUBSCRIBES: u32 = flag::PUBSUB | flag::SUBSCRIBED;
+    if flags & SUBSCRIBES == SUBSCRIBES {
+        // Confirmations are messages and no replies: a client that wants none of those gets them all the same.
+        if matches!(session.reply_mode, ReplyMode::Skip | ReplyMode::SkipNext) {
+            session.reply_mode = ReplyMode::On;
+        }
+        return;
+    }
     match session.reply_mode {
         ReplyMode::On => {}
         ReplyMode::Off => out.truncate(start),
@@ -89,11 +97,15 @@ fn finish(session: &mut Session, out: &mut Reply, start: usize, flags: u32) {
 }
 
 fn refuse(turn: &mut Turn, session: &mut Session, spec: Option<&'static Spec>, error: &Error) {
-    turn.local.stats.count_error(error.code());
-    if let Some(spec) = spec {
-        turn.local.stats.commands[spec.id].rejected += 1;
-    }
+    turn.stats.count_error(error.code());
     let is_exec = spec.is_some_and(|s| s.has(flag::NOT_QUEUED));
+    let spec = spec.or_else(|| match error {
+        Error::Arity(name) => turn.engine.table.by_full_name(name.as_bytes()),
+        _ => None,
+    });
+    if let Some(spec) = spec {
+        turn.stats.commands[spec.id].rejected.add(1);
+    }
     if let Some(multi) = &mut session.multi
         && !is_exec
     {
@@ -116,7 +128,9 @@ fn run_resolved(
     {
         return run_keys(turn, session, spec, args, raw, out);
     }
-    admission::admit(turn, session, spec, args)?;
+    if let Err(error) = admission::admit(turn, session, spec, args) {
+        return Err(aborted(turn, session, spec, error));
+    }
     let is_queued = session.in_multi() && !spec.has(flag::NOT_QUEUED);
     if is_queued {
         // Redirects are told while queueing, so that the client need not send the rest.
@@ -136,15 +150,17 @@ fn run_resolved(
     }
     match spec.command.run {
         Handler::Keys(_) => run_keys(turn, session, spec, args, raw, out),
-        Handler::Host => run_host(turn, session, spec, args, out),
+        Handler::Host => {
+            let (outcome, is_replayed) = run_host(turn, session, spec, args, out)?;
+            if is_replayed {
+                replay(turn, session, args, raw, 0);
+            }
+            Ok(outcome)
+        }
         Handler::Script(command) => script::run::execute(turn, session, spec, command, args, out),
         Handler::Engine(_) => {
             if run_engine(turn, spec, args, session.db, out) {
-                let locks = Locks::take_for(turn, &[]).expect("no lock is asked for");
-                let mut keys = keys(turn, session, locks);
-                keys.effects.dirty += 1;
-                push(&mut keys, args, raw);
-                conclude(turn, session, &mut keys, &[]);
+                replay(turn, session, args, raw, 1);
             }
             Ok(Outcome::Done)
         }
@@ -153,7 +169,7 @@ fn run_resolved(
     }
 }
 
-/// Runs a command that steers a transaction.
+/// Runs a command of a transaction's flow; writes its reply or its error.
 fn run_flow(
     turn: &mut Turn,
     session: &mut Session,
@@ -163,60 +179,78 @@ fn run_flow(
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
     let db = session.db;
-    let outcome = match command {
+    let result = match command {
         FlowCommand::Exec => exec(turn, session, out),
         FlowCommand::Watch => watch(turn, session, spec, args, out),
-        command => multi::unlocked(command, session, turn.engine, out).map(|()| Outcome::Done),
+        _ => multi::unlocked(command, session, turn.engine, out).map(|()| Outcome::Done),
     };
-    if !matches!(outcome, Ok(Outcome::Busy(_) | Outcome::NeedsGate)) {
-        let ticks = turn.local.lap(turn.ticks);
-        let stats = turn.local.stats.ran(spec.id, ticks);
-        stats.failed += u64::from(outcome.is_err());
-        if ticks >= turn.told_ticks {
-            tell(turn, spec, args, ticks, db, false);
-        }
+    if matches!(result, Ok(Outcome::Busy(_) | Outcome::NeedsGate)) {
+        return result;
     }
-    match outcome {
-        Err(error) => {
-            // It ran, and failed: it was not refused.
-            turn.local.stats.count_error(error.code());
-            out.error(&error.to_string());
-            Ok(Outcome::Done)
-        }
-        outcome => outcome,
+    let ticks = turn.local.lap(turn.ticks);
+    let stats = turn.stats.ran(spec.id, ticks);
+    if ticks >= turn.told_ticks {
+        tell(turn, spec, args, ticks, db, false);
     }
+    result.or_else(|error| {
+        stats.failed.add(1);
+        turn.stats.count_error(error.code());
+        out.error(&error.to_string());
+        Ok(Outcome::Done)
+    })
 }
 
+/// What a client is told of a refusal. That of an EXEC ends its transaction.
+fn aborted(turn: &Turn, session: &mut Session, spec: &Spec, error: Error) -> Error {
+    if !matches!(spec.command.run, Handler::Flow(FlowCommand::Exec)) || !session.in_multi() {
+        return error;
+    }
+    session.multi = None;
+    multi::unwatch(session, turn.engine);
+    Error::Text(format!("EXECABORT Transaction discarded because of: {error}").into())
+}
+
+/// Runs a command of the node; writes its reply or its error. Says as well whether it is to be replayed.
 pub(crate) fn run_host(
     turn: &mut Turn,
     session: &mut Session,
     spec: &'static Spec,
     args: Args,
     out: &mut Reply,
-) -> Result<Outcome, Error> {
+) -> Result<(Outcome, bool), Error> {
     let db = session.db;
     let result = turn.host.run(spec, args, session, out);
     if !matches!(result, Ok(HostOutcome::NeedsGate)) {
         let ticks = turn.local.lap(turn.ticks);
-        turn.local.stats.ran(spec.id, ticks);
+        turn.stats.ran(spec.id, ticks);
         turn.told_ticks = turn.host.told_ticks();
         if ticks >= turn.told_ticks {
             tell(turn, spec, args, ticks, db, false);
         }
     }
-    let stats = &mut turn.local.stats.commands[spec.id];
+    let stats = &turn.stats.commands[spec.id];
     match result {
-        Ok(HostOutcome::Done) => Ok(Outcome::Done),
-        Ok(HostOutcome::Later) => Ok(Outcome::Later),
-        Ok(HostOutcome::Close) => Ok(Outcome::Close),
-        Ok(HostOutcome::NeedsGate) => Ok(Outcome::NeedsGate),
+        Ok(HostOutcome::Done) => Ok((Outcome::Done, false)),
+        Ok(HostOutcome::Replayed) => Ok((Outcome::Done, true)),
+        Ok(HostOutcome::Later) => Ok((Outcome::Later, false)),
+        Ok(HostOutcome::Close) => Ok((Outcome::Close, false)),
+        Ok(HostOutcome::NeedsGate) => Ok((Outcome::NeedsGate, false)),
         Err(error) => {
-            stats.failed += 1;
-            turn.local.stats.count_error(error.code());
+            stats.failed.add(1);
+            turn.stats.count_error(error.code());
             out.error(&error.to_string());
-            Ok(Outcome::Done)
+            Ok((Outcome::Done, false))
         }
     }
+}
+
+/// Replays a command that has no keys, as it came. `dirty`: changes that it counts as.
+fn replay(turn: &mut Turn, session: &mut Session, args: Args, raw: Option<&[u8]>, dirty: u64) {
+    let locks = Locks::take_for(turn, &[]).expect("no lock is asked for");
+    let mut keys = keys(turn, session, locks);
+    keys.effects.dirty += dirty;
+    push(&mut keys, args, raw);
+    conclude(turn, session, &mut keys, &[]);
 }
 
 /// Runs a command without keys; writes its reply or its error. Returns whether it is to be replayed.
@@ -230,10 +264,10 @@ pub(crate) fn run_engine(turn: &mut Turn, spec: &'static Spec, args: Args, db: u
     if ticks >= turn.told_ticks {
         tell(turn, spec, args, ticks, db, false);
     }
-    let stats = turn.local.stats.ran(spec.id, ticks);
+    let stats = turn.stats.ran(spec.id, ticks);
     if let Err(error) = result {
-        stats.failed += 1;
-        turn.local.stats.count_error(error.code());
+        stats.failed.add(1);
+        turn.stats.count_error(error.code());
         out.truncate(start);
         out.error(&error.to_string());
         return false;
@@ -303,9 +337,10 @@ fn run_placed(
         conclude(turn, session, &mut keys, slots);
         return Err(error);
     }
-    let wait = run_one(turn, spec, args, raw, out, &mut keys, !session.is_primary_link);
+    let caller = if session.is_primary_link { Caller::Other } else { Caller::Client };
+    let wait = run_one(turn, spec, args, raw, out, &mut keys, caller);
     if session.is_watched() {
-        remember(turn, session, spec, args);
+        remember(turn, session, &mut keys, spec, args);
     }
     let blocked = wait.map(|request| {
         let mailbox = &turn.local.mailbox;
@@ -341,20 +376,20 @@ pub(crate) fn run_one(
     raw: Option<&[u8]>,
     out: &mut Reply,
     keys: &mut Keys<'_>,
-    may_block: bool,
+    caller: Caller,
 ) -> Option<blocking::WaitRequest> {
     let Handler::Keys(run) = spec.command.run else {
         unreachable!("only commands with keys run under locks")
     };
     let start = out.len();
     let dirty = keys.effects.dirty;
-    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, may_block);
+    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, caller);
     let result = run(&mut cx);
     let (wait, replay) = (cx.wait, cx.replay);
     let ticks = turn.local.lap(turn.ticks);
     let stats = keys.stats.ran(spec.id, ticks);
     if let Err(error) = result {
-        stats.failed += 1;
+        stats.failed.add(1);
         keys.stats.count_error(error.code());
         out.truncate(start);
         out.error(&error.to_string());
@@ -371,14 +406,16 @@ pub(crate) fn run_one(
 
 /// Keeps in mind what a client has read that wants to be told when it changes. The slots are still locked.
 #[cold]
-pub(crate) fn remember(turn: &mut Turn, session: &Session, spec: &Spec, args: Args) {
+pub(crate) fn remember(turn: &mut Turn, session: &Session, keys: &mut Keys<'_>, spec: &Spec, args: Args) {
     if session.remembers_keys() && spec.has(flag::READONLY) {
-        remember_keys(turn, spec, args);
+        remember_keys(turn, keys, spec, args);
     }
 }
 
 /// Keeps the keys of a command in mind.
-pub(crate) fn remember_keys(turn: &mut Turn, spec: &Spec, args: Args) {
+pub(crate) fn remember_keys(turn: &mut Turn, keys: &mut Keys<'_>, spec: &Spec, args: Args) {
+    // What changed before was changed before the client read it.
+    keys.tell_changes(turn.host);
     let places = spec.key_positions(args).unwrap_or_default();
     turn.host.remember(&mut places.iter().map(|place| args[*place]));
 }
@@ -402,16 +439,30 @@ fn push(keys: &mut Keys<'_>, args: Args, raw: Option<&[u8]>) {
 /// released, replies of the served and notifications go out.
 #[inline]
 pub(crate) fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
-    keys.stats.dirty += keys.effects.dirty;
+    keys.stats.dirty.add(keys.effects.dirty);
     if !keys.effects.ready.is_empty() {
-        // What was served is replayed after what served it, in one unit: nothing comes between them.
-        let served = blocking::serve(keys, &mut turn.local.rng);
-        let end = append(turn, session, keys, slots);
-        served.into_iter().for_each(|s| s.deliver(end));
+        serve(turn, session, keys, slots);
     } else if !keys.unit.is_empty() {
         append(turn, session, keys, slots);
     }
     keys.give_back(turn);
+}
+
+/// What serves a client that waited is replayed after what it waited for, as a unit of its own. Their slots are locked:
+/// nothing comes between them.
+#[cold]
+fn serve<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
+    append(turn, session, keys, slots);
+    keys.unit.clear();
+    let mut rng = std::mem::replace(&mut turn.local.rng, Rng::new(0));
+    let mut served = Vec::new();
+    blocking::serve(keys, &mut rng, &mut |keys, waiter| {
+        served.push((append(turn, session, keys, &[]), waiter));
+        keys.unit.clear();
+    });
+    append(turn, session, keys, &[]);
+    turn.local.rng = rng;
+    served.into_iter().for_each(|(written, served)| served.deliver(written));
 }
 
 fn append(turn: &Turn, session: &mut Session, keys: &Keys<'_>, slots: &[Slot]) -> u64 {
@@ -528,29 +579,21 @@ fn run_queue<'g>(
                     out.error(&error.to_string());
                     continue;
                 }
-                run_one(turn, spec, &args, None, out, keys, false);
+                run_one(turn, spec, &args, None, out, keys, Caller::Other);
                 if session.is_watched() {
-                    remember(turn, session, spec, &args);
+                    remember(turn, session, keys, spec, &args);
                 }
             }
-            Handler::Host => {
-                // The host uses the worker's statistics: lend them back for the call.
-                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
-                let result = run_host(turn, session, spec, &args, out);
-                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
-                assert!(
-                    matches!(result, Ok(Outcome::Done)),
-                    "{} in a transaction answers at once",
-                    spec.full_name
-                );
-            }
+            Handler::Host => match run_host(turn, session, spec, &args, out) {
+                Ok((Outcome::Done, true)) => push(keys, &args, None),
+                Ok((Outcome::Done, false)) => {}
+                _ => panic!("{} in a transaction answers at once", spec.full_name),
+            },
             Handler::Script(command) => {
                 script::run::execute_queued(turn, session, spec, command, &args, keys, out);
             }
             Handler::Engine(_) => {
-                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
                 let has_changed = run_engine(turn, spec, &args, session.db, out);
-                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
                 if has_changed {
                     keys.effects.dirty += 1;
                     push(keys, &args, None);

@@ -2,7 +2,7 @@
 //! the count of changes).
 
 use crate::Kept;
-use crate::blocking::SlotSide;
+use crate::blocking::{Presence, SlotSide};
 use crate::error::Error;
 use crate::evict;
 use crate::locks::{Locks, Places};
@@ -90,7 +90,7 @@ pub struct Keys<'g> {
     pub passage: Option<&'g Passage<'g>>,
     pub effects: Kept<Effects>,
     pub unit: Kept<Unit>,
-    pub stats: Kept<Stats>,
+    pub stats: &'g Stats,
 }
 
 /// A type of collection that a key may hold.
@@ -133,7 +133,7 @@ collection!(ZSet, |v| v.len() == 0, |v| v);
 collection!(Stream, |_| false, Box::new);
 
 impl<'g> Keys<'g> {
-    /// Borrows the worker's unit, statistics and list of effects; [`Keys::give_back`] returns them.
+    /// Borrows the worker's unit and list of effects; [`Keys::give_back`] returns them.
     #[inline]
     pub fn new(turn: &mut Turn<'g>, locks: Locks<'g>, db: u16) -> Keys<'g> {
         let mut unit = turn.local.unit.lend();
@@ -154,7 +154,7 @@ impl<'g> Keys<'g> {
             passage: turn.passage,
             effects: turn.local.effects.lend(),
             unit,
-            stats: turn.local.stats.lend(),
+            stats: turn.stats,
         }
     }
 
@@ -166,7 +166,6 @@ impl<'g> Keys<'g> {
         }
         self.locks.release();
         turn.local.unit = self.unit.lend();
-        turn.local.stats = self.stats.lend();
         self.effects.dirty = 0;
         if self.effects.has_more() {
             self.effects.carry_out(self.settings.notify_keyspace_events, turn.host);
@@ -176,7 +175,7 @@ impl<'g> Keys<'g> {
 
     /// Tells clients of what changed while nobody else can read it: whoever reads it later is remembered anew.
     #[cold]
-    fn tell_changes(&mut self, host: &mut dyn Host) {
+    pub(crate) fn tell_changes(&mut self, host: &mut dyn Host) {
         let effects = &mut *self.effects;
         if !effects.changed.is_empty() {
             host.invalidate(&effects.changed);
@@ -236,11 +235,15 @@ impl<'g> Keys<'g> {
         false
     }
 
-    /// Whether the key is still held although its time has come.
-    pub fn is_held_expired(&mut self, key: &[u8]) -> bool {
+    /// What is at a key, without removing it if its time has come.
+    pub fn presence(&mut self, key: &[u8]) -> Presence {
         let now_ms = self.now_ms;
         let (db, hash) = self.db(key);
-        db.get(key, hash).and_then(|e| e.expire_ms()).is_some_and(|at| at <= now_ms)
+        match db.get(key, hash).map(|e| e.expire_ms()) {
+            None => Presence::Absent,
+            Some(Some(at)) if at <= now_ms => Presence::Expired,
+            Some(_) => Presence::Live,
+        }
     }
 
     /// Removes a key whose time has come, as a write of its own.
@@ -250,7 +253,7 @@ impl<'g> Keys<'g> {
         value.into_iter().for_each(|value| self.discard(value));
         let verb: &[u8] = if self.settings.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
         self.unit.push(self.db, &[verb, key]);
-        self.stats.expired += 1;
+        self.stats.expired.add(1);
         self.changed(key, notify::EXPIRED, "expired");
         if let Some(change) = self.effects.changed.last_mut() {
             change.is_own = false;
@@ -266,7 +269,7 @@ impl<'g> Keys<'g> {
         let entry = if is_gone { None } else { locks.guard(slot).db(*db).get(key, hash) };
         match &entry {
             Some(entry) => {
-                stats.hits += 1;
+                stats.hits.add(1);
                 if !*is_no_touch {
                     entry.set_clock(evict::touched(
                         entry.clock(),
@@ -276,7 +279,7 @@ impl<'g> Keys<'g> {
                 }
             }
             None => {
-                stats.misses += 1;
+                stats.misses.add(1);
                 if settings.notify_keyspace_events & notify::KEY_MISS != 0 {
                     effects.events.push(Event { name: "keymiss", db: *db, key: key.to_vec() });
                 }
@@ -371,6 +374,7 @@ impl<'g> Keys<'g> {
 
     /// Puts a string at a key, whatever was there. The caller says [`Keys::changed`].
     pub fn store_str(&mut self, key: &[u8], value: &[u8], expiry: Expiry) {
+        self.note_if_new(key);
         let (mut db, hash) = self.db_mut(key);
         if let Some(old) = db.set_str(key, hash, value, expiry) {
             self.discard(old);
@@ -396,6 +400,7 @@ impl<'g> Keys<'g> {
     /// Writes `patch` at `offset` into the string at a key, which is made and filled with zeros as needed.
     /// The caller says [`Keys::changed`].
     pub fn overwrite_str(&mut self, key: &[u8], offset: usize, patch: &[u8]) {
+        self.note_if_new(key);
         let (mut db, hash) = self.db_mut(key);
         if db.get(key, hash).is_none() {
             db.set_str(key, hash, b"", Expiry::None);
@@ -411,9 +416,21 @@ impl<'g> Keys<'g> {
 
     /// Puts a value at a key, whatever was there. The caller says [`Keys::changed`].
     pub fn store(&mut self, key: &[u8], value: Value, expire_ms: Option<i64>) {
+        self.note_if_new(key);
         let (mut db, hash) = self.db_mut(key);
         if let Some(old) = db.insert(key, hash, value, expire_ms) {
             self.discard(old);
+        }
+    }
+
+    /// Tells subscribers of a key that is about to be made.
+    #[inline]
+    fn note_if_new(&mut self, key: &[u8]) {
+        if self.settings.notify_keyspace_events & notify::NEW != 0 {
+            let (db, hash) = self.db(key);
+            if db.get(key, hash).is_none() {
+                self.event(key, notify::NEW, "new");
+            }
         }
     }
 
@@ -454,6 +471,7 @@ impl<'g> Keys<'g> {
     pub fn flush(&mut self, db: Option<u16>) {
         self.effects.is_flushed |= self.is_tracked;
         for slot in Slot::all() {
+            self.mark_watched(slot, |of| db.is_none_or(|db| db == of).then_some(None));
             let guard = self.locks.guard(slot);
             for db in db.map_or(0..self.keyspace.databases(), |db| db..db + 1) {
                 if let Some(table) = guard.db_mut(db).take_table() {
@@ -461,7 +479,6 @@ impl<'g> Keys<'g> {
                 }
             }
             if let Some(side) = guard.state_mut().side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
-                side.mark_all_watchers(db);
                 // Readers of groups learn that their stream is gone.
                 let all: SmallVec<[u16; 16]> =
                     db.map_or(0..self.keyspace.databases(), |db| db..db + 1).collect();
@@ -470,16 +487,41 @@ impl<'g> Keys<'g> {
         }
     }
 
+    /// The databases of a slot are about to change as a whole. `becomes`: for those that do, the number of the one that
+    /// takes its place, or none if it will be empty.
+    fn mark_watched(&mut self, slot: Slot, becomes: impl Fn(u16) -> Option<Option<u16>>) {
+        let state = self.locks.guard(slot).state_mut();
+        let side = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>());
+        let watched = side.map(|s| s.watched_keys()).unwrap_or_default();
+        let own_db = self.db;
+        for (db, key) in watched {
+            let Some(next) = becomes(db) else { continue };
+            self.db = db;
+            let before = self.presence(&key);
+            let now = match next {
+                Some(next) => {
+                    self.db = next;
+                    self.presence(&key)
+                }
+                None => Presence::Absent,
+            };
+            self.side(slot).mark_watchers(db, &key, before, now);
+        }
+        self.db = own_db;
+    }
+
     /// Swaps two databases. Only with the gate closed. Clients that wait for keys of either may find them now.
     pub fn swap_dbs(&mut self, a: u16, b: u16) {
         let closed = self.locks.closed().expect("runs with the gate closed");
+        for slot in Slot::all() {
+            let other = |db| if db == a { Some(Some(b)) } else { (db == b).then_some(Some(a)) };
+            self.mark_watched(slot, other);
+        }
         self.locks.release();
         self.keyspace.swap_dbs(a, b, closed);
         for slot in Slot::all() {
             let state = self.locks.guard(slot).state_mut();
             if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
-                side.mark_all_watchers(Some(a));
-                side.mark_all_watchers(Some(b));
                 self.effects.ready.extend(side.waited_keys(&[a, b]));
             }
         }
@@ -508,11 +550,21 @@ impl<'g> Keys<'g> {
         }
         let state = self.locks.guard(slot).state_mut();
         if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
-            side.mark_watchers(db, key);
+            let is_watched = side.is_watched(db, key);
             if side.has_waiters(db, key) {
                 self.effects.ready.push((db, key.to_vec()));
             }
+            if is_watched {
+                self.mark(slot, key);
+            }
         }
+    }
+
+    #[cold]
+    fn mark(&mut self, slot: Slot, key: &[u8]) {
+        let (db, now) = (self.db, self.presence(key));
+        // Whatever was there: it changed.
+        self.side(slot).mark_watchers(db, key, Presence::Live, now);
     }
 
     /// Tells subscribers of keyspace notifications, if any class is switched on.

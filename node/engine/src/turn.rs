@@ -40,6 +40,8 @@ pub struct Turn<'a> {
     pub exclusive: Option<&'a GateClosed<'a>>,
     /// Where a long command that holds no lock may let closers of the gate pass; `None`: it may not.
     pub passage: Option<&'a Passage<'a>>,
+    /// Counters of whoever runs this.
+    pub stats: &'a Stats,
     pub local: &'a mut Local,
     pub host: &'a mut dyn Host,
 }
@@ -74,7 +76,6 @@ pub struct Status {
 /// What a worker keeps between batches.
 pub struct Local {
     pub rng: Rng,
-    pub stats: Kept<Stats>,
     pub unit: Kept<Unit>,
     pub effects: Kept<Effects>,
     /// When the last command ended, in [`Turn::ticks`]: the next one begins there. Set it before a batch.
@@ -85,16 +86,14 @@ pub struct Local {
 }
 
 impl Local {
-    /// `commands`: number of specs in the table.
-    pub fn new(seed: u64, commands: usize, mailbox: Arc<dyn Mailbox>) -> Local {
+    pub fn new(seed: u64, mailbox: Arc<dyn Mailbox>) -> Local {
         Local {
             rng: Rng::new(seed),
-            stats: Kept::new(Stats::new(commands)),
             unit: Kept::new(Unit::default()),
             effects: Kept::new(Effects::default()),
             ticked: 0,
             mailbox,
-            scripts: LocalScripts::default(),
+            scripts: LocalScripts::new(seed),
         }
     }
 
@@ -166,6 +165,8 @@ pub trait Host {
 pub enum HostOutcome {
     /// The reply was written.
     Done,
+    /// As `Done`; the command is replayed elsewhere as it came.
+    Replayed,
     /// The reply comes later; the connection runs nothing else until then.
     Later,
     /// The connection ends after its replies are sent.

@@ -24,7 +24,7 @@ const PING: Command = Command {
     name: "ping",
     summary: "Returns the server's liveliness response.",
     arity: -1,
-    flags: flag::FAST | flag::SUBSCRIBED | flag::LOADING | flag::STALE,
+    flags: flag::FAST | flag::SUBSCRIBED,
     args: &[Arg::string("message").optional()],
     tips: &["request_policy:all_shards", "response_policy:all_succeeded"],
     ..BASE

@@ -165,7 +165,8 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
         i.line("allocator_rss_bytes", m.resident.saturating_sub(m.active));
     }
     i.line("active_defrag_running", 0);
-    i.line("lazyfree_pending_objects", 0);
+    i.line("lazyfree_pending_objects", i.shared.persist.waiting_garbage.load(Ordering::Relaxed));
+    i.line("lazyfreed_objects", i.shared.persist.disposed.load(Ordering::Relaxed));
 }
 
 /// Interpreters, texts of scripts and libraries. Interpreters are counted after each run of a script.
@@ -262,25 +263,25 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
     let repl = s.replication.info();
     let total = std::mem::take(&mut i.stats);
-    let calls: u64 = total.commands.iter().map(|c| c.calls).sum();
+    let calls: u64 = total.commands.iter().map(|c| c.calls.get()).sum();
     i.line("total_connections_received", load(&s.clients.accepted));
     i.line("total_commands_processed", calls);
     i.line("instantaneous_ops_per_sec", load(&s.counters.ops_per_s));
-    i.line("total_net_input_bytes", load(&s.counters.net_in) + total.net_in);
-    i.line("total_net_output_bytes", load(&s.counters.net_out) + total.net_out);
+    i.line("total_net_input_bytes", load(&s.counters.net_in) + total.net_in.get());
+    i.line("total_net_output_bytes", load(&s.counters.net_out) + total.net_out.get());
     i.line("instantaneous_input_kbps", "0.00");
     i.line("instantaneous_output_kbps", "0.00");
     i.line("rejected_connections", load(&s.clients.rejected));
     i.line("sync_full", repl.full_syncs);
     i.line("sync_partial_ok", repl.partial_ok);
     i.line("sync_partial_err", repl.partial_err);
-    i.line("expired_keys", total.expired);
+    i.line("expired_keys", total.expired.get());
     i.line("expired_stale_perc", "0.00");
     i.line("expired_time_cap_reached_count", 0);
-    i.line("evicted_keys", total.evicted);
+    i.line("evicted_keys", total.evicted.get());
     i.line("evicted_clients", load(&s.clients.evicted));
-    i.line("keyspace_hits", total.hits);
-    i.line("keyspace_misses", total.misses);
+    i.line("keyspace_hits", total.hits.get());
+    i.line("keyspace_misses", total.misses.get());
     i.line("pubsub_channels", s.pubsub.len(crate::pubsub::Space::Channel));
     i.line("pubsub_patterns", s.pubsub.len(crate::pubsub::Space::Pattern));
     i.line("pubsubshard_channels", s.pubsub.len(crate::pubsub::Space::Sharded));
@@ -297,7 +298,7 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("tracking_total_keys", keys);
     i.line("tracking_total_items", items);
     i.line("tracking_total_prefixes", prefixes);
-    i.line("total_error_replies", total.errors);
+    i.line("total_error_replies", total.errors.get());
     i.line("unexpected_error_replies", 0);
     i.stats = total;
 }
@@ -331,14 +332,18 @@ fn command_stats<E: Env>(i: &mut Info<'_, E>) {
     let per_us = i.shared.counters.ticks_per_us.load(Ordering::Relaxed).max(1);
     let total = std::mem::take(&mut i.stats);
     for spec in i.shared.engine.table.specs() {
-        let Some(s) = total.commands.get(spec.id).filter(|s| s.calls + s.rejected > 0) else { continue };
-        let usec = s.ticks / per_us;
-        let each = s.ticks as f64 / per_us as f64 / s.calls.max(1) as f64;
+        let Some(s) = total.commands.get(spec.id).filter(|s| s.calls.get() + s.rejected.get() > 0) else {
+            continue;
+        };
+        let (calls, ticks) = (s.calls.get(), s.ticks.get());
+        let usec = ticks / per_us;
+        let each = ticks as f64 / per_us as f64 / calls.max(1) as f64;
         i.line(
             &format!("cmdstat_{}", spec.full_name),
             format!(
-                "calls={},usec={usec},usec_per_call={each:.2},rejected_calls={},failed_calls={}",
-                s.calls, s.rejected, s.failed
+                "calls={calls},usec={usec},usec_per_call={each:.2},rejected_calls={},failed_calls={}",
+                s.rejected.get(),
+                s.failed.get()
             ),
         );
     }
@@ -355,7 +360,7 @@ fn latency_stats<E: Env>(i: &mut Info<'_, E>) {
     for spec in i.shared.engine.table.specs() {
         let times = total.times(spec.id);
         let part = |percent: &f64| {
-            let ticks = engine::histogram::percentile(times, *percent)?;
+            let ticks = engine::histogram::percentile(&times, *percent)?;
             Some(format!("p{percent}={:.3}", ticks as f64 / per_us as f64))
         };
         let parts: Vec<String> = settings.latency_percentiles.iter().filter_map(part).collect();
@@ -367,7 +372,8 @@ fn latency_stats<E: Env>(i: &mut Info<'_, E>) {
 }
 
 fn error_stats<E: Env>(i: &mut Info<'_, E>) {
-    for (code, count) in i.stats.error_codes.clone() {
+    let codes = i.stats.error_codes().clone();
+    for (code, count) in codes {
         i.line(&format!("errorstat_{code}"), format!("count={count}"));
     }
 }

@@ -145,7 +145,7 @@ fn histogram<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     cx.out.map(shown.len());
     for spec in shown {
         let times = stats.times(spec.id);
-        let steps = cumulative(times, per_us);
+        let steps = cumulative(&times, per_us);
         cx.out.bulk(spec.full_name.as_bytes());
         cx.out.map(2);
         cx.out.bulk(b"calls");

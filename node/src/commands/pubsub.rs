@@ -256,7 +256,9 @@ fn publish<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
     let shared = cx.shared().clone();
     shared.control.publish(space, cx.args[1], cx.args[2]);
     cx.out.int(receivers as i64);
-    Ok(HostOutcome::Done)
+    // In a cluster it travels over the bus.
+    let has_replicas = cx.host.setting.view.is_none() && shared.feed.is_backlog_on();
+    Ok(if has_replicas { HostOutcome::Replayed } else { HostOutcome::Done })
 }
 
 fn channels<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {

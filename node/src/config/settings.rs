@@ -69,6 +69,8 @@ pub struct NodeSettings {
     pub min_in_sync: usize,
     pub shutdown_timeout_s: u64,
     pub hz: u64,
+    pub save_delay_us: u64,
+    pub load_delay_us: u64,
     pub may_debug: bool,
 }
 
@@ -212,7 +214,7 @@ impl NodeSettings {
             replica_announce_port: int("replica-announce-port") as u16,
             min_replicas_max_lag_s: num("min-replicas-max-lag"),
             is_cluster,
-            node_timeout_ms: num("cluster-node-timeout"),
+            node_timeout_ms: num("cluster-node-timeout").max(100),
             cluster_port: match int("cluster-port") as u16 {
                 0 => (int("port") as u16).saturating_add(10000),
                 port => port,
@@ -232,6 +234,8 @@ impl NodeSettings {
             min_in_sync: num("min-in-sync") as usize,
             shutdown_timeout_s: num("shutdown-timeout"),
             hz: num("hz"),
+            save_delay_us: int("rdb-key-save-delay").max(0) as u64,
+            load_delay_us: int("key-load-delay").max(0) as u64,
             may_debug: config.get("enable-debug-command") != "no",
         }
     }

@@ -11,6 +11,10 @@ pub enum Kind {
     Memory(u64, u64),
     /// Bytes, or a negative count, as `list-max-listpack-size`.
     Enum(&'static [&'static str]),
+    /// Some of these words, in this order.
+    Flags(&'static [&'static str]),
+    /// Host and port of a primary, or nothing.
+    Primary,
     Text,
     /// Text that logs must not show.
     Secret,
@@ -40,6 +44,10 @@ impl Kind {
     pub fn is_secret(&self) -> bool {
         matches!(self, Kind::Secret)
     }
+    /// Whether it says itself what is wrong with no words at all.
+    pub fn checks_number(&self) -> bool {
+        self.is_accumulating() || matches!(self, Kind::Flags(_))
+    }
 
     /// The canonical text of what `words` say; `old` is the present one. `Err`: what is wrong with them.
     pub fn canonical(&self, words: &[String], old: &str) -> Result<String, String> {
@@ -68,6 +76,30 @@ impl Kind {
                 found
                     .map(|n| n.to_string())
                     .ok_or_else(|| format!("argument(s) must be one of the following: {}", names.join(", ")))
+            }
+            Kind::Flags(names) => {
+                let words: Vec<&str> = words.iter().flat_map(|w| w.split_whitespace()).collect();
+                let is = |name: &str| words.iter().any(|w| w.eq_ignore_ascii_case(name));
+                let known: Vec<&str> = names.iter().copied().filter(|n| is(n)).collect();
+                let is_known = |word: &&str| names.iter().any(|n| n.eq_ignore_ascii_case(word));
+                match !words.is_empty() && words.iter().all(is_known) {
+                    true => Ok(known.join(" ")),
+                    false => Err(format!("argument(s) must be one of the following: {}", names.join(", "))),
+                }
+            }
+            Kind::Primary => {
+                let words: Vec<&str> = words.iter().flat_map(|w| w.split_whitespace()).collect();
+                match words.as_slice() {
+                    [] => Ok(String::new()),
+                    [no, one] if no.eq_ignore_ascii_case("no") && one.eq_ignore_ascii_case("one") => {
+                        Ok(String::new())
+                    }
+                    [host, port] => match port.parse::<u16>() {
+                        Ok(port) => Ok(format!("{host} {port}")),
+                        Err(_) => Err("Invalid master port".into()),
+                    },
+                    _ => Err("wrong number of arguments".into()),
+                }
             }
             Kind::Text | Kind::Secret => Ok(one()?.to_string()),
             Kind::Percentiles => percentiles(words),

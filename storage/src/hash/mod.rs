@@ -2,6 +2,7 @@
 
 pub(crate) mod element;
 pub mod seeded;
+mod segment;
 pub(crate) mod table;
 
 use crate::packed::{self, PACKED_BYTES_MAX, Packed};
@@ -113,12 +114,12 @@ impl Hash {
     pub(crate) fn prefetch(&self, field: &[u8], stage: usize) -> bool {
         let View::Big(table) = self.word.view() else { return stage == 0 && !self.word.prefetch_small() };
         let hash = seeded::hash(table.seed(), field);
-        if stage == 0 {
-            table.prefetch(hash);
-        } else if let Some(element) = table.find(hash, |_| true) {
-            element.prefetch();
+        match stage {
+            0 => table.prefetch_tags(hash),
+            1 => table.prefetch_item(hash),
+            _ => _ = table.find(hash, |_| true).inspect(|element| element.prefetch()),
         }
-        stage == 0
+        stage < 2
     }
 
     /// Moves what small hashes hold out of spans that are being emptied.

@@ -1,12 +1,13 @@
 //! The table behind big hashes, big sets and the member index of sorted sets: extendible hashing in a tree of directories.
 //!
-//! Top bits of the hash choose a segment of at most 62 items; a full one splits by one more bit. A directory consumes
+//! Top bits of the hash choose a segment of at most 63 items; a full one splits by one more bit. A directory consumes
 //! eight bits and holds at most 256 segments; where more bits are needed a child directory takes the segment's place. So the most an
 //! insertion ever copies is one segment and one directory of 256 entries, whatever the size of the table.
 //! A segment is one interval of the hash space. Splits divide intervals and merges join them, therefore a scan whose cursor is the
 //! start of the next interval returns each item that was present throughout, as SCAN promises.
 //! Invariants: `count` of a directory is the number of items below it; local depth <= directory depth <= 8.
 
+use super::segment::{Segment, segment_bytes};
 use crate::segment::prefetch;
 
 /// What a table holds: a word with some bits of the item's hash on top.
@@ -27,28 +28,6 @@ pub trait Slot {
     fn may_be(&self, hash: u64) -> bool {
         self.word() >> Self::TAG_SHIFT == Self::tag_of(hash)
     }
-}
-
-/// The number of the first item with this hash that `is` accepts. Eight words are compared at a time, without branches.
-#[inline]
-fn position<T: Slot>(items: &[T], hash: u64, is: impl Fn(&T) -> bool) -> Option<usize> {
-    let tag = T::tag_of(hash);
-    let (eights, rest) = items.as_chunks::<8>();
-    for (number, eight) in eights.iter().enumerate() {
-        let mut mask = 0u32;
-        for (i, item) in eight.iter().enumerate() {
-            mask |= u32::from(item.word() >> T::TAG_SHIFT == tag) << i;
-        }
-        while mask != 0 {
-            let i = mask.trailing_zeros() as usize;
-            if is(&eight[i]) {
-                return Some(8 * number + i);
-            }
-            mask &= mask - 1;
-        }
-    }
-    let found = rest.iter().position(|item| item.may_be(hash) && is(item))?;
-    Some(8 * eights.len() + found)
 }
 
 /// An unordered multiset of items, found by hash.
@@ -76,25 +55,20 @@ impl<T> Drop for Dir<T> {
     }
 }
 
+/// Sixteen bytes: the children of a large table stay in the second-level cache.
 #[derive(Clone)]
-struct Child<T> {
-    /// Bits of this directory's eight that all items below share.
-    local: u8,
-    node: Node<T>,
-}
-
-#[derive(Clone)]
-enum Node<T> {
-    Segment(Vec<T>),
+enum Child<T> {
+    /// Bits of the directory's eight that all items here share, and the items.
+    Segment(u8, Segment<T>),
     Dir(Box<Dir<T>>),
 }
 
-/// Items per segment: a measured choice of the data plane, so that splits stay below 4 us.
-const SEGMENT_MAX: usize = 62;
+/// Items per segment: a measured choice of the data plane, so that splits stay below 4 us; with tags, 576 bytes.
+const SEGMENT_MAX: usize = 63;
 /// A segment and its buddy merge at half of that, so that they do not split again at once.
 const MERGE_MAX: usize = 31;
 /// Capacities a segment grows through.
-const CLASSES: [usize; 5] = [4, 8, 16, 35, SEGMENT_MAX];
+const CLASSES: [usize; 5] = [4, 12, 20, 36, SEGMENT_MAX];
 /// Bits one directory consumes.
 const DIR_BITS: u8 = 8;
 
@@ -104,7 +78,7 @@ impl<T: Slot> Table<T> {
 
     /// An empty table.
     pub fn new(seed: u64) -> Table<T> {
-        let root = Dir::with(Vec::new());
+        let root = Dir::with(Segment::default());
         Table { bytes: root.own_bytes(), root, seed }
     }
 
@@ -126,23 +100,32 @@ impl<T: Slot> Table<T> {
     /// The first item with this hash that `is` accepts.
     pub fn find(&self, hash: u64, is: impl Fn(&T) -> bool) -> Option<&T> {
         let items = self.items(hash);
-        position(items, hash, is).map(|i| &items[i])
+        items.position(hash as u8, |t| t.may_be(hash) && is(t)).map(|i| &items.items()[i])
     }
 
-    /// Asks the CPU for the lines of the segment that covers a hash.
+    /// Asks the CPU for the tags of the segment that covers a hash.
     #[inline]
-    pub fn prefetch(&self, hash: u64) {
-        self.items(hash).chunks(64 / size_of::<T>()).for_each(|line| prefetch(line.as_ptr().cast()));
+    pub fn prefetch_tags(&self, hash: u64) {
+        self.items(hash).prefetch();
     }
 
-    /// The items of the segment that covers a hash.
+    /// Asks the CPU for the item that has the tag of a hash.
     #[inline]
-    fn items(&self, hash: u64) -> &[T] {
+    pub fn prefetch_item(&self, hash: u64) {
+        let items = self.items(hash);
+        if let Some(i) = items.position(hash as u8, |_| true) {
+            prefetch(items.items().as_ptr().wrapping_add(i).cast());
+        }
+    }
+
+    /// The segment that covers a hash.
+    #[inline]
+    fn items(&self, hash: u64) -> &Segment<T> {
         let (mut dir, mut level) = (&self.root, 0);
         loop {
-            match &dir.children[dir.map[dir.index(hash, level)] as usize].node {
-                Node::Dir(next) => dir = next,
-                Node::Segment(items) => return items,
+            match &dir.children[dir.map[dir.index(hash, level)] as usize] {
+                Child::Dir(next) => dir = next,
+                Child::Segment(_, items) => return items,
             }
             level += 1;
         }
@@ -159,11 +142,11 @@ impl<T: Slot> Table<T> {
         let mut level = 0;
         loop {
             let child = dir.map[dir.index(hash, level)] as usize;
-            match &mut dir.children[child].node {
-                Node::Dir(next) => dir = next,
-                Node::Segment(items) => {
-                    let found = position(items, hash, is)?;
-                    let item = &mut items[found];
+            match &mut dir.children[child] {
+                Child::Dir(next) => dir = next,
+                Child::Segment(_, items) => {
+                    let found = items.position(hash as u8, |t| t.may_be(hash) && is(t))?;
+                    let item = &mut items.items_mut()[found];
                     let before = item.heap_bytes();
                     let result = change(item);
                     self.bytes = self.bytes + item.heap_bytes() - before;
@@ -193,14 +176,14 @@ impl<T: Slot> Table<T> {
         let (mut dir, mut left) = (&self.root, index);
         'down: loop {
             for child in &dir.children {
-                let count = child.node.count();
+                let count = child.count();
                 if left >= count {
                     left -= count;
                     continue;
                 }
-                match &child.node {
-                    Node::Segment(items) => return items.get(left),
-                    Node::Dir(next) => dir = next,
+                match child {
+                    Child::Segment(_, items) => return items.items().get(left),
+                    Child::Dir(next) => dir = next,
                 }
                 continue 'down;
             }
@@ -235,12 +218,12 @@ impl<T: Slot> Table<T> {
         let (mut dir, mut level) = (&self.root, 0);
         loop {
             let child = &dir.children[dir.map[dir.index(hash, level)] as usize];
-            match &child.node {
-                Node::Dir(next) => dir = next,
-                Node::Segment(items) => {
-                    let bits = u32::from(level * DIR_BITS + child.local);
+            match child {
+                Child::Dir(next) => dir = next,
+                Child::Segment(local, items) => {
+                    let bits = u32::from(level * DIR_BITS + local);
                     let last = hash | u64::MAX.checked_shr(bits).unwrap_or(0);
-                    return (items, last.checked_add(1));
+                    return (items.items(), last.checked_add(1));
                 }
             }
             level += 1;
@@ -249,14 +232,14 @@ impl<T: Slot> Table<T> {
 }
 
 impl<T: Slot> Dir<T> {
-    fn with(items: Vec<T>) -> Dir<T> {
+    fn with(items: Segment<T>) -> Dir<T> {
         let count = items.len();
-        Dir { depth: 0, map: vec![0], children: vec![Child { local: 0, node: Node::Segment(items) }], count }
+        Dir { depth: 0, map: vec![0], children: vec![Child::Segment(0, items)], count }
     }
 
     /// Bytes of this directory's own vectors and segments, without items and child directories.
     fn own_bytes(&self) -> usize {
-        let segments: usize = self.children.iter().map(|c| c.node.own_bytes()).sum();
+        let segments: usize = self.children.iter().map(Child::own_bytes).sum();
         self.dir_bytes() + segments
     }
 
@@ -276,19 +259,20 @@ impl<T: Slot> Dir<T> {
         let mut grown = 0;
         loop {
             let child = self.map[self.index(hash, level)] as usize;
-            let bits = level * DIR_BITS + self.children[child].local;
-            match &mut self.children[child].node {
-                Node::Dir(dir) => {
+            match &mut self.children[child] {
+                Child::Dir(dir) => {
                     grown += dir.insert(hash, level + 1, seed, item);
                     break;
                 }
-                Node::Segment(items) if items.len() < SEGMENT_MAX || bits >= Table::<T>::HASH_BITS => {
+                Child::Segment(local, items)
+                    if items.len() < SEGMENT_MAX || level * DIR_BITS + *local >= Table::<T>::HASH_BITS =>
+                {
                     let had = items.capacity();
-                    push(items, item);
-                    grown += bytes_of::<T>(items.capacity()) - bytes_of::<T>(had);
+                    push(items, hash as u8, item);
+                    grown += bytes_of(items.capacity()) - bytes_of(had);
                     break;
                 }
-                Node::Segment(_) => grown += self.split(child, hash, level, seed),
+                Child::Segment(..) => grown += self.split(child, hash, level, seed),
             }
         }
         grown + self.dir_bytes() as isize - before
@@ -297,37 +281,36 @@ impl<T: Slot> Dir<T> {
     /// Splits a full segment by one more bit, or puts a directory in its place. Returns the bytes of new segments and
     /// directories less those of old ones, without this directory's own vectors.
     fn split(&mut self, child: usize, hash: u64, level: u8, seed: u64) -> isize {
-        if self.children[child].local == DIR_BITS {
-            let node = &mut self.children[child].node;
-            let Node::Segment(items) = std::mem::replace(node, Node::Segment(Vec::new())) else {
-                unreachable!()
-            };
-            let dir = Box::new(Dir::with(items));
+        let Child::Segment(local, items) = &mut self.children[child] else {
+            unreachable!("directories do not split")
+        };
+        if *local == DIR_BITS {
+            let dir = Box::new(Dir::with(std::mem::take(items)));
             let bytes = dir.dir_bytes() + size_of::<Dir<T>>();
-            *node = Node::Dir(dir);
+            self.children[child] = Child::Dir(dir);
             return bytes as isize;
         }
-        if self.children[child].local == self.depth {
+        let shift = 63 - (level * DIR_BITS + *local);
+        *local += 1;
+        let (local, old) = (*local, std::mem::take(items));
+        let had = old.capacity();
+        let ones_len = old.items().iter().filter(|item| item.hash(seed) >> shift & 1 == 1).count();
+        let mut ones = Segment::with_capacity(class(ones_len));
+        let mut zeros = Segment::with_capacity(class(old.len() - ones_len));
+        for (tag, item) in old.drain() {
+            if item.hash(seed) >> shift & 1 == 0 { &mut zeros } else { &mut ones }.push(tag, item);
+        }
+        let grown = bytes_of(zeros.capacity()) + bytes_of(ones.capacity()) - bytes_of(had);
+        self.children[child] = Child::Segment(local, zeros);
+        if local > self.depth {
             self.map = self.map.iter().flat_map(|&c| [c, c]).collect();
             self.depth += 1;
         }
         let new = self.children.len();
-        let shift = 63 - (level * DIR_BITS + self.children[child].local);
-        let one = &mut self.children[child];
-        one.local += 1;
-        let local = one.local;
-        let Node::Segment(items) = &mut one.node else { unreachable!() };
-        let had = items.capacity();
-        let (mut zeros, mut ones) = (Vec::new(), Vec::new());
-        for item in std::mem::take(items) {
-            push(if item.hash(seed) >> shift & 1 == 0 { &mut zeros } else { &mut ones }, item);
-        }
-        let grown = bytes_of::<T>(zeros.capacity() + ones.capacity()) - bytes_of::<T>(had);
-        *items = zeros;
         if self.children.len() == self.children.capacity() {
             self.children.reserve_exact(1 + self.children.len() / 2);
         }
-        self.children.push(Child { local, node: Node::Segment(ones) });
+        self.children.push(Child::Segment(local, ones));
         let half = 1 << (self.depth - local);
         let first = self.index(hash, level) / (2 * half) * (2 * half);
         self.map[first + half..first + 2 * half].fill(new as u8);
@@ -338,23 +321,27 @@ impl<T: Slot> Dir<T> {
     fn remove(&mut self, hash: u64, level: u8, is: &impl Fn(&T) -> bool) -> Option<(T, isize)> {
         let before = self.dir_bytes() as isize;
         let at = self.index(hash, level);
-        let node = &mut self.children[self.map[at] as usize].node;
-        let (item, mut grown) = match node {
-            Node::Dir(dir) => {
+        let child = &mut self.children[self.map[at] as usize];
+        let (item, mut grown) = match child {
+            Child::Dir(dir) => {
                 let (item, mut grown) = dir.remove(hash, level + 1, is)?;
                 if dir.depth == 0 {
                     grown -= (dir.dir_bytes() + size_of::<Dir<T>>()) as isize;
-                    let only = dir.children.pop().expect("a directory has a child").node;
-                    *node = only;
+                    let only = dir.children.pop().expect("a directory has a child");
+                    // Items of a directory's child share all of this directory's bits.
+                    *child = match only {
+                        Child::Segment(_, items) => Child::Segment(DIR_BITS, items),
+                        dir => dir,
+                    };
                 }
                 (item, grown)
             }
-            Node::Segment(items) => {
-                let found = position(items, hash, is)?;
+            Child::Segment(_, items) => {
+                let found = items.position(hash as u8, |t| t.may_be(hash) && is(t))?;
                 let had = items.capacity();
                 let item = items.swap_remove(found);
                 shrink(items);
-                (item, bytes_of::<T>(items.capacity()) - bytes_of::<T>(had))
+                (item, bytes_of(items.capacity()) - bytes_of(had))
             }
         };
         self.count -= 1;
@@ -368,29 +355,25 @@ impl<T: Slot> Dir<T> {
         let mut merged = false;
         loop {
             let child = self.map[at] as usize;
-            let local = self.children[child].local;
-            if local == 0 {
-                break;
-            }
+            let Child::Segment(local @ 1.., mine) = &self.children[child] else { break };
+            let local = *local;
             let span = 1 << (self.depth - local);
             let first = at / span * span;
             let buddy = self.map[first ^ span] as usize;
-            let (Node::Segment(mine), Node::Segment(its)) =
-                (&self.children[child].node, &self.children[buddy].node)
-            else {
-                break;
-            };
-            if self.children[buddy].local != local || mine.len() + its.len() > MERGE_MAX {
+            let Child::Segment(its_local, its) = &self.children[buddy] else { break };
+            if *its_local != local || mine.len() + its.len() > MERGE_MAX {
                 break;
             }
-            grown -= bytes_of::<T>(mine.capacity() + its.capacity());
-            let mut all = Vec::with_capacity(class(mine.len() + its.len()));
+            grown -= bytes_of(mine.capacity()) + bytes_of(its.capacity());
+            let mut all = Segment::with_capacity(class(mine.len() + its.len()));
             for source in [child, buddy] {
-                let Node::Segment(items) = &mut self.children[source].node else { unreachable!() };
+                let Child::Segment(_, items) = &mut self.children[source] else {
+                    unreachable!("looked at above")
+                };
                 all.append(items);
             }
-            grown += bytes_of::<T>(all.capacity());
-            self.children[child] = Child { local: local - 1, node: Node::Segment(all) };
+            grown += bytes_of(all.capacity());
+            self.children[child] = Child::Segment(local - 1, all);
             let last = self.children.len() - 1;
             self.children.swap_remove(buddy);
             for place in &mut self.map {
@@ -412,7 +395,7 @@ impl<T: Slot> Dir<T> {
 
     /// Halves the map while no child needs its full depth.
     fn halve(&mut self) {
-        let needed = self.children.iter().map(|c| c.local).max().unwrap_or(0);
+        let needed = self.children.iter().map(Child::local).max().unwrap_or(0);
         if needed < self.depth {
             let step = 1 << (self.depth - needed);
             self.map = self.map.iter().copied().step_by(step).collect();
@@ -424,41 +407,49 @@ impl<T: Slot> Dir<T> {
     }
 }
 
-impl<T> Node<T> {
+impl<T> Child<T> {
     fn count(&self) -> usize {
         match self {
-            Node::Segment(items) => items.len(),
-            Node::Dir(dir) => dir.count,
+            Child::Segment(_, items) => items.len(),
+            Child::Dir(dir) => dir.count,
+        }
+    }
+
+    /// Bits of the directory's eight that all items below share.
+    fn local(&self) -> u8 {
+        match self {
+            Child::Segment(local, _) => *local,
+            Child::Dir(_) => DIR_BITS,
         }
     }
 
     fn own_bytes(&self) -> usize {
         match self {
-            Node::Segment(items) => items.capacity() * size_of::<T>(),
-            Node::Dir(_) => 0,
+            Child::Segment(_, items) => items.heap_bytes(),
+            Child::Dir(_) => 0,
         }
     }
 }
 
-fn bytes_of<T>(items: usize) -> isize {
-    (items * size_of::<T>()) as isize
+fn bytes_of(cap: usize) -> isize {
+    segment_bytes(cap) as isize
 }
 
 fn class(len: usize) -> usize {
-    CLASSES.into_iter().find(|&c| c >= len).unwrap_or(len)
+    if len == 0 { 0 } else { CLASSES.into_iter().find(|&c| c >= len).unwrap_or(len) }
 }
 
-fn push<T>(items: &mut Vec<T>, item: T) {
+fn push<T>(items: &mut Segment<T>, tag: u8, item: T) {
     if items.len() == items.capacity() {
-        let want = class(items.len() + 1).max(items.len() + 1);
-        items.reserve_exact(want - items.len());
+        items.resize(class(items.len() + 1));
     }
-    items.push(item);
+    items.push(tag, item);
 }
 
-fn shrink<T>(items: &mut Vec<T>) {
-    if items.len() * 3 < items.capacity() {
-        items.shrink_to(class(items.len() + items.len() / 2));
+fn shrink<T>(items: &mut Segment<T>) {
+    let room = class(items.len() + items.len() / 2);
+    if items.len() * 3 < items.capacity() && room < items.capacity() {
+        items.resize(room);
     }
 }
 
@@ -528,20 +519,20 @@ mod tests {
                 for (number, child) in dir.children.iter().enumerate() {
                     let places: Vec<_> =
                         (0..dir.map.len()).filter(|&i| dir.map[i] as usize == number).collect();
-                    assert_eq!(places.len(), 1 << (dir.depth - child.local));
+                    assert_eq!(places.len(), 1 << (dir.depth - child.local()));
                     let start = prefix
                         | (places[0] as u64).checked_shl(64 - u32::from(dir.depth + level * 8)).unwrap_or(0);
-                    let bits = u32::from(level * 8 + child.local);
-                    match &child.node {
-                        Node::Segment(items) => {
-                            for item in items {
+                    let bits = u32::from(level * 8 + child.local());
+                    match child {
+                        Child::Segment(_, items) => {
+                            for item in items.items() {
                                 let h = item.hash(seed);
                                 assert_eq!((h ^ start).checked_shr(64 - bits).unwrap_or(0), 0);
                             }
                             count += items.len();
                         }
-                        Node::Dir(next) => {
-                            assert!(child.local == 8 && next.depth > 0);
+                        Child::Dir(next) => {
+                            assert!(child.local() == 8 && next.depth > 0);
                             let (c, b) = walk(next, level + 1, start, seed);
                             count += c;
                             bytes += b + size_of::<Dir<T>>();

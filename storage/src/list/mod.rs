@@ -200,7 +200,7 @@ impl List {
         let start = start.min(end);
         match self.word.view() {
             View::Small(node) => Iter {
-                body: IterBody::Small(node.iter_between(node.position(start), node.position(end))),
+                body: IterBody::Small { node, iter: node.iter_from(node.position(start)), end: Some(end) },
                 left: end - start,
             },
             View::Big(nodes) => Iter { body: IterBody::Big(nodes.range(start, end)), left: end - start },
@@ -222,7 +222,12 @@ pub struct Iter<'a> {
 
 #[derive(Clone)]
 enum IterBody<'a> {
-    Small(node::Iter<'a>),
+    /// `end`: number of the entry past the last, until the walk first comes from the back and looks for its position.
+    Small {
+        node: &'a Node,
+        iter: node::Iter<'a>,
+        end: Option<usize>,
+    },
     Big(nodes::Iter<'a>),
 }
 
@@ -233,7 +238,7 @@ impl<'a> Iterator for Iter<'a> {
     fn next(&mut self) -> Option<&'a [u8]> {
         self.left = self.left.checked_sub(1)?;
         match &mut self.body {
-            IterBody::Small(iter) => iter.next(),
+            IterBody::Small { iter, .. } => iter.next(),
             IterBody::Big(iter) => iter.next(),
         }
     }
@@ -248,7 +253,12 @@ impl<'a> DoubleEndedIterator for Iter<'a> {
     fn next_back(&mut self) -> Option<&'a [u8]> {
         self.left = self.left.checked_sub(1)?;
         match &mut self.body {
-            IterBody::Small(iter) => iter.next_back(),
+            IterBody::Small { node, iter, end } => {
+                if let Some(end) = end.take() {
+                    iter.end_at(node.position(end));
+                }
+                iter.next_back()
+            }
             IterBody::Big(iter) => iter.next_back(),
         }
     }

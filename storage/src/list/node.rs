@@ -287,9 +287,9 @@ pub struct Iter<'a> {
 }
 
 impl Iter<'_> {
-    /// Position of the entry that `next` would yield.
-    pub fn position(&self) -> usize {
-        self.at
+    /// Cuts the walk off at a position.
+    pub fn end_at(&mut self, end: usize) {
+        self.end = end;
     }
 }
 

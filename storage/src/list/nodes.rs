@@ -221,25 +221,19 @@ impl Nodes {
     /// The entries numbered `start..end` in order, from either end.
     pub fn range(&self, start: usize, end: usize) -> Iter<'_> {
         let end = end.min(self.len);
-        let left = end.saturating_sub(start);
-        let cursor = |index: usize| {
-            self.place(index).map(|place| {
-                let node = &self.blocks[place.block].nodes[place.node];
-                (place, node.position(place.entry))
-            })
-        };
-        let front = cursor(start).map(|(place, at)| Cursor {
-            iter: self.blocks[place.block].nodes[place.node].iter_from(at),
-            block: place.block,
-            node: place.node,
-        });
-        let back = end.checked_sub(1).and_then(cursor).map(|(place, at)| {
+        let front = self.place(start).map(|place| {
             let node = &self.blocks[place.block].nodes[place.node];
-            let mut after = node.iter_from(at);
-            after.next();
-            Cursor { iter: node.iter_between(0, after.position()), block: place.block, node: place.node }
+            Cursor { iter: node.iter_from(node.position(place.entry)), block: place.block, node: place.node }
         });
-        Iter { list: self, front, back, left }
+        Iter { list: self, front, back: None, end, left: end.saturating_sub(start) }
+    }
+
+    /// Where a walk from the back begins that ends before entry `end`.
+    fn back(&self, end: usize) -> Option<Cursor<'_>> {
+        let place = self.place(end.checked_sub(1)?)?;
+        let node = &self.blocks[place.block].nodes[place.node];
+        let iter = node.iter_between(0, node.position(place.entry + 1));
+        Some(Cursor { iter, block: place.block, node: place.node })
     }
 
     fn place(&self, index: usize) -> Option<Place> {
@@ -336,7 +330,10 @@ fn put(node: &mut Node, entry: usize, value: &[u8], limit: usize) {
 pub struct Iter<'a> {
     list: &'a Nodes,
     front: Option<Cursor<'a>>,
+    /// Made when the walk first comes from the back.
     back: Option<Cursor<'a>>,
+    /// Number of the entry past the last.
+    end: usize,
     left: usize,
 }
 
@@ -373,6 +370,9 @@ impl<'a> Iterator for Iter<'a> {
 impl<'a> DoubleEndedIterator for Iter<'a> {
     fn next_back(&mut self) -> Option<&'a [u8]> {
         self.left = self.left.checked_sub(1)?;
+        if self.back.is_none() {
+            self.back = self.list.back(self.end);
+        }
         let at = self.back.as_mut()?;
         loop {
             if let Some(value) = at.iter.next_back() {

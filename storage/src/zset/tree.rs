@@ -116,14 +116,16 @@ impl Tree {
     /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
     pub fn prefetch(&self, member: &[u8], stage: usize) -> bool {
         let hash = self.hash(member);
-        if stage == 0 {
-            self.index.prefetch(hash);
-            return true;
+        match stage {
+            0 => self.index.prefetch_tags(hash),
+            1 => self.index.prefetch_item(hash),
+            _ => {
+                if let Some(place) = self.index.find(hash, |_| true) {
+                    self.leaves.get(place.leaf()).prefetch(hash as u8, stage - 2);
+                }
+            }
         }
-        if let Some(place) = self.index.find(hash, |_| true) {
-            self.leaves.get(place.leaf()).prefetch(hash as u8, stage - 1);
-        }
-        stage < 2
+        stage < 3
     }
 
     /// Encoded score of a member.

@@ -9,6 +9,7 @@ use super::library::Library;
 use super::native;
 use crate::acl::Context;
 use crate::admission::{self, Route};
+use crate::cx::Caller;
 use crate::execute::{self, Outcome};
 use crate::keys::Keys;
 use crate::locks::{Locks, Places};
@@ -271,7 +272,6 @@ pub(crate) fn execute_queued<'g>(
     keys: &mut Keys<'g>,
     out: &mut Reply,
 ) {
-    std::mem::swap(&mut keys.stats, &mut turn.local.stats);
     let prepared = prepare(turn, command, args).and_then(|prepared| {
         // Room was made, or not, when EXEC came: here slots are locked.
         let limit = turn.settings.maxmemory;
@@ -279,7 +279,6 @@ pub(crate) fn execute_queued<'g>(
         check(turn, session, &prepared, is_oom).map(|()| (prepared, is_oom))
     });
     let prepared = prepared.map_err(|error| fail(turn, spec, &error, out));
-    std::mem::swap(&mut keys.stats, &mut turn.local.stats);
     if let Ok((prepared, is_oom)) = prepared {
         let slots = spec.slots(args).unwrap_or_default();
         let start = out.len();
@@ -292,9 +291,9 @@ pub(crate) fn execute_queued<'g>(
 }
 
 fn fail(turn: &mut Turn, spec: &Spec, error: &Error, out: &mut Reply) -> Outcome {
-    let stats = &mut turn.local.stats;
-    stats.commands[spec.id].calls += 1;
-    stats.commands[spec.id].failed += 1;
+    let stats = turn.stats;
+    stats.commands[spec.id].calls.add(1);
+    stats.commands[spec.id].failed.add(1);
     stats.count_error(error.code());
     out.error(&error.to_string());
     Outcome::Done
@@ -354,15 +353,18 @@ fn invoke<'g>(
         argv: &args[prepared.keys.end..],
         running: &running,
     };
-    let finish = vm.run(&prepared.function, &invocation, |lua, place, values| match place {
-        native::CHECK => acl_check(lua, engine, &run.session, &values),
-        _ => run.call_from_lua(lua, &values),
+    let finish = vm.run(&prepared.function, &invocation, |lua, what, values| {
+        let values = if what & native::PACKED == 0 { values } else { unpacked(&values)? };
+        match what & !native::PACKED {
+            native::CHECK => acl_check(lua, engine, &run.session, &values),
+            _ => run.call_from_lua(lua, &values),
+        }
     });
     engine.scripts.control.end(&running);
     run.turn.is_script = false;
     if run.has_read && session.remembers_keys() {
         // What it read is told by the keys it declared.
-        execute::remember_keys(run.turn, spec, args);
+        execute::remember_keys(run.turn, run.keys, spec, args);
     }
     let (retry, slots) = (run.retry, run.slots);
     keys.db = db;
@@ -375,7 +377,7 @@ fn invoke<'g>(
         }
         let stats = keys.stats.ran(spec.id, ticks);
         if let Some(code) = error {
-            stats.failed += 1;
+            stats.failed.add(1);
             if !code.is_empty() {
                 keys.stats.count_error(code);
             }
@@ -476,6 +478,15 @@ fn refused<T>(text: &'static str) -> Result<T, Refusal> {
     Err(Refusal::Error(Error::text(text)))
 }
 
+/// The arguments behind their number and a table of them.
+fn unpacked(values: &MultiValue) -> mlua::Result<MultiValue> {
+    let (Some(count), Some(Value::Table(table))) = (values.front().and_then(Value::as_i64), values.get(1))
+    else {
+        unreachable!("made so by the function that calls")
+    };
+    (1..=count).map(|place| table.raw_get::<Value>(place)).collect()
+}
+
 /// A script as far as it has run.
 struct Run<'r, 'g> {
     turn: &'r mut Turn<'g>,
@@ -555,33 +566,33 @@ impl Run<'_, '_> {
             Ok(())
         });
         if let Err(refusal) = result {
-            self.keys.stats.commands[spec.id].rejected += u64::from(matches!(refusal, Refusal::Error(_)));
+            self.keys.stats.commands[spec.id].rejected.add(u64::from(matches!(refusal, Refusal::Error(_))));
             return Err(refusal);
         }
         self.keys.db = self.session.db;
         self.keys.may_read_any = self.session.may_read_any_key(spec, args);
         match spec.command.run {
             Handler::Keys(_) => {
-                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, false);
+                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, Caller::Script);
                 self.has_read |= spec.has(flag::READONLY);
                 // They name the arguments by their addresses, which the next command's may have.
                 self.keys.set_places(Default::default());
             }
             Handler::Host | Handler::Engine(_) => {
-                // They use the worker's statistics: lent back for the call.
-                std::mem::swap(&mut self.keys.stats, &mut self.turn.local.stats);
                 let is_done = match spec.command.run {
                     Handler::Host => {
                         let result =
                             execute::run_host(self.turn, &mut self.session, spec, args, &mut self.out);
-                        matches!(result, Ok(Outcome::Done))
+                        if let Ok((Outcome::Done, true)) = result {
+                            self.keys.unit.push(self.keys.db, args);
+                        }
+                        matches!(result, Ok((Outcome::Done, _)))
                     }
                     _ => {
                         execute::run_engine(self.turn, spec, args, self.session.db, &mut self.out);
                         true
                     }
                 };
-                std::mem::swap(&mut self.keys.stats, &mut self.turn.local.stats);
                 if !is_done {
                     return refused(NOT_ALLOWED);
                 }
@@ -591,8 +602,16 @@ impl Run<'_, '_> {
         Ok(())
     }
 
+    /// DEBUG SET-DISABLE-DENY-SCRIPTS: what looks at the server or debugs it may run, and nothing that needs a connection
+    /// or answers later.
+    fn may_be_denied(&self, spec: &Spec) -> bool {
+        self.turn.engine.scripts.denies_nothing.load(Ordering::Relaxed)
+            && spec.has(flag::ADMIN)
+            && !spec.has(flag::NO_MULTI | flag::PUBSUB | flag::BLOCKING | flag::WRITE)
+    }
+
     fn admit(&mut self, spec: &Spec, args: Args) -> Result<(), Refusal> {
-        if spec.has(flag::NOSCRIPT) {
+        if spec.has(flag::NOSCRIPT) && !self.may_be_denied(spec) {
             return refused(NOT_ALLOWED);
         }
         let (status, settings) = (&self.turn.status, self.turn.settings);
