@@ -55,6 +55,8 @@ pub struct Errand {
     /// Its arguments in `raw`.
     pub spans: Vec<Span>,
     pub session: Session,
+    /// It waits for a pause to end, and its client is counted as blocked.
+    pub is_postponed: bool,
 }
 
 /// What became of an errand.
@@ -214,8 +216,10 @@ impl<E: Env> Side<E> {
             }
             let mut has_run = false;
             for _ in 0..waiting.len() {
-                let errand = waiting.pop_front().expect("as many as were counted");
-                match self.attempt(&errand) {
+                let mut errand = waiting.pop_front().expect("as many as were counted");
+                let done = self.attempt(&errand);
+                self.postpone(&mut errand, done.is_none());
+                match done {
                     Some(done) => {
                         has_run = true;
                         self.shared.mail[self.worker].post(Letter::Errand(Box::new(done)));
@@ -230,6 +234,17 @@ impl<E: Env> Side<E> {
                 tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+
+    /// Counts a client among those that wait while its errand is paused.
+    fn postpone(&self, errand: &mut Errand, is_waiting: bool) {
+        let shared = &self.shared;
+        let is_paused = is_waiting && shared.pause.holds_writes(shared.env.now().mono);
+        match (std::mem::replace(&mut errand.is_postponed, is_paused), is_paused) {
+            (false, true) => shared.counters.blocked.fetch_add(1, Ordering::Relaxed),
+            (true, false) => shared.counters.blocked.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
     }
 
     /// Runs an errand; `None`: it has to wait, and nothing was done.
@@ -336,6 +351,7 @@ impl<E: Env> Worker<E> {
             raw: raw.to_vec(),
             spans: spans.iter().map(|s| Span { start: s.start - at, len: s.len }).collect(),
             session: session.lend(),
+            is_postponed: false,
         };
         connection.is_errand.set(true);
         self.errands.borrow_mut().send(&self.shared, self.index, errand);

@@ -80,9 +80,10 @@ enum Message<'a> {
 }
 
 impl Tracking {
+    /// Somebody tracks, or keys are left in the table by who did.
     #[inline]
     pub fn is_on(&self) -> bool {
-        self.count.load(Ordering::Relaxed) > 0
+        self.count.load(Ordering::Relaxed) > 0 || self.keys.load(Ordering::Relaxed) > 0
     }
     /// Clients that track, keys and clients in the table, prefixes.
     pub fn figures(&self) -> [usize; 4] {

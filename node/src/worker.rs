@@ -428,6 +428,9 @@ impl<E: Env> Worker<E> {
             }
             Ok(end) => {
                 *connection.input.borrow_mut() = buf[end..].to_vec();
+                if buf.len() >= LONG_QUERY_BYTES {
+                    self.count_memory(connection, buf.len());
+                }
                 true
             }
             Err(error) => self.refuse(connection, &mut batch, &error),
@@ -446,7 +449,7 @@ impl<E: Env> Worker<E> {
     fn check_query(&self, connection: &Rc<Connection<E>>) -> bool {
         let len = connection.input.borrow().len();
         if len >= LONG_QUERY_BYTES {
-            self.count_memory(connection);
+            self.count_memory(connection, len);
         }
         let max = match connection.session.borrow().is_authenticated() {
             true => self.shared.settings().query_bytes_max,
@@ -962,13 +965,13 @@ impl<E: Env> Worker<E> {
             count.store(n as u32, Ordering::Relaxed);
         }
         drop(session);
-        self.count_memory(connection);
+        self.count_memory(connection, connection.input.borrow().len());
     }
 
     /// Renews what is known of a connection's buffers. Where all clients' take too much, the largest clients go.
-    fn count_memory(&self, connection: &Connection<E>) {
+    fn count_memory(&self, connection: &Connection<E>, query_bytes: usize) {
         let client = &connection.client;
-        client.query_bytes.store(connection.input.borrow().len(), Ordering::Relaxed);
+        client.query_bytes.store(query_bytes, Ordering::Relaxed);
         client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
         let bytes = self.shared.clients.count_bytes(client);
         let max = self.shared.settings().clients_bytes_max;

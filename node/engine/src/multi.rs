@@ -30,12 +30,18 @@ pub struct Multi {
     pub queue: Vec<(&'static Spec, Vec<Vec<u8>>)>,
     /// A command was refused while queueing: EXEC will refuse all.
     pub is_aborted: bool,
+    flags: u32,
+    /// Flags that some queued command does not have.
+    missing: u32,
     /// Bytes of the queued arguments.
     pub bytes: usize,
 }
 
 impl Multi {
-    pub fn push(&mut self, spec: &'static Spec, args: Args) {
+    /// Queues a command. `flags`: of what it will do, which a script tells by itself.
+    pub fn push(&mut self, spec: &'static Spec, args: Args, flags: u32) {
+        self.flags |= flags;
+        self.missing |= !flags;
         self.bytes += args.iter().map(|a| a.len()).sum::<usize>();
         self.queue.push((spec, args.iter().map(|a| a.to_vec()).collect()));
     }
@@ -52,11 +58,11 @@ impl Multi {
     }
     /// Flags that all queued commands have.
     pub fn common_flags(&self) -> u32 {
-        self.queue.iter().fold(u32::MAX, |flags, (spec, _)| flags & spec.command.flags)
+        !self.missing
     }
     /// Union of the queued commands' flags.
     pub fn flags(&self) -> u32 {
-        self.queue.iter().fold(0, |flags, (spec, _)| flags | spec.command.flags)
+        self.flags
     }
 }
 

@@ -128,7 +128,7 @@ fn get<E: Env>(cx: &mut HostCx<E>, kind: usize, default: i64) -> Outcome {
 }
 
 fn len<E: Env>(cx: &mut HostCx<E>, kind: usize) -> Outcome {
-    let len = cx.shared().observe.logs[kind].len();
+    let len = cx.shared().observe.logs[kind].entries();
     cx.out.int(len as i64);
     Ok(HostOutcome::Done)
 }

@@ -42,7 +42,7 @@ impl CommandLog {
         state.entries.push_front(Entry { id, ..entry });
         state.entries.truncate(max);
     }
-    pub fn len(&self) -> usize {
+    pub fn entries(&self) -> usize {
         self.lock().entries.len()
     }
     pub fn clear(&self) {
@@ -144,7 +144,7 @@ mod tests {
         }
         assert_eq!(log.newest(9).iter().map(|e| e.id).collect::<Vec<_>>(), [4, 3]);
         log.clear();
-        assert_eq!(log.len(), 0);
+        assert_eq!(log.entries(), 0);
     }
 
     #[test]

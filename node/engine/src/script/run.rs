@@ -122,6 +122,22 @@ fn prepare(turn: &mut Turn, command: ScriptCommand, args: Args) -> Result<Prepar
     }
 }
 
+/// What a script will do, as flags of its command; those of the command itself where the script is not known.
+pub(crate) fn flags_of(engine: &Engine, spec: &Spec, command: ScriptCommand, args: Args) -> u32 {
+    let own = spec.command.flags;
+    match command {
+        _ if command.is_ro() => own,
+        ScriptCommand::Eval { is_sha, .. } => match find_script(engine, args[1], is_sha) {
+            Ok(script) => script.flags.command_flags(own),
+            Err(_) => own,
+        },
+        ScriptCommand::Function { .. } => {
+            let set = engine.scripts.libraries.set();
+            set.function(args[1]).map_or(own, |(_, function)| function.flags.command_flags(own))
+        }
+    }
+}
+
 fn find_script(engine: &Engine, text: &[u8], is_sha: bool) -> Result<Arc<Script>, Error> {
     let cache = &engine.scripts.cache;
     if is_sha {
