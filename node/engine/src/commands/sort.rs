@@ -5,7 +5,7 @@
 //! list that it is: those keys may be older or newer elsewhere.
 
 use crate::Error;
-use crate::cx::{Cx, Waiting};
+use crate::cx::{Caller, Cx};
 use crate::keys::Keys;
 use crate::settings::notify;
 use crate::spec::{Arg, Begin, Command, Find, Group, Handler, KeySpec, acl, flag, key};
@@ -104,12 +104,14 @@ impl<'a> Request<'a> {
                     request.is_unsorted = !pattern.contains(&b'*');
                     request.by = None;
                     if !request.is_unsorted {
+                        check_user(cx, "BY")?;
                         check_slot(cx, pattern, "BY")?;
                         request.by = Some(Pattern::parse(pattern));
                     }
                     i += 1;
                 }
                 () if cx.is_word(i, "GET") && rest >= 1 => {
+                    check_user(cx, "GET")?;
                     let pattern = cx.args[i + 1];
                     if pattern != b"#" {
                         check_slot(cx, pattern, "GET")?;
@@ -131,6 +133,14 @@ impl<'a> Request<'a> {
         let end = if count < 0 { len } else { start.saturating_add(count as usize).min(len) };
         (start, end)
     }
+}
+
+/// Patterns make keys that no rule of a user's can be asked about beforehand.
+fn check_user(cx: &Cx, option: &str) -> Result<(), Error> {
+    if cx.keys.may_read_any {
+        return Ok(());
+    }
+    Err(Error::err(&format!("{option} option of SORT denied due to insufficient ACL permissions.")))
 }
 
 /// In a cluster all keys that a pattern makes must be in the slot of the key that is sorted.
@@ -287,7 +297,7 @@ fn sort(cx: &mut Cx, may_store: bool) -> Result<(), Error> {
     let mut request = Request::parse(cx, may_store)?;
     let (mut elements, is_set) = Elements::load(cx, &request)?;
     // The order of a set's members is nobody's business: where it would show in data or in a script, they are sorted.
-    if request.is_unsorted && is_set && (request.store.is_some() || cx.waiting == Waiting::InScript) {
+    if request.is_unsorted && is_set && (request.store.is_some() || cx.caller == Caller::Script) {
         (request.is_unsorted, request.is_alpha) = (false, true);
     }
     if !request.is_unsorted {

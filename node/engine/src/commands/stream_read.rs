@@ -10,7 +10,7 @@ use super::stream::{
 };
 use crate::Error;
 use crate::blocking::{Nothing, WaitRequest};
-use crate::cx::{Cx, Waiting};
+use crate::cx::{Caller, Cx};
 use crate::number::parse_i64;
 use crate::spec::{Arg, Begin, Command, Find, Handler, KeySpec, flag, key};
 use proto::resp::Reply;
@@ -97,7 +97,7 @@ impl<'a> Request<'a> {
         while i < args.len() {
             let more = args.len() - i - 1;
             if cx.is_word(i, "BLOCK") && more > 0 {
-                if cx.waiting == Waiting::InScript {
+                if cx.caller == Caller::Script {
                     let name = String::from_utf8_lossy(args[0]);
                     return Err(Error::err(&format!(
                         "{name} command is not allowed with BLOCK option from scripts"
@@ -571,8 +571,11 @@ mod tests {
         assert_eq!(letters(&r), [(2, X1.to_string())]);
         assert_eq!(
             r.replayed(),
-            ["XADD s 1 f v; XCLAIM s g a 0 1-0 TIME 1700000000000 RETRYCOUNT 1 FORCE JUSTID LASTID 1-0; \
-              XGROUP SETID s g 1-0 ENTRIESREAD 1"]
+            [
+                "XADD s 1 f v",
+                "XCLAIM s g a 0 1-0 TIME 1700000000000 RETRYCOUNT 1 FORCE JUSTID LASTID 1-0; \
+              XGROUP SETID s g 1-0 ENTRIESREAD 1"
+            ]
         );
         r.run("XGROUP DESTROY s g");
         let gone = "-NOGROUP the consumer group this client was blocked on no longer exists\r\n";
