@@ -3,7 +3,7 @@
 use crate::acl::Context;
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
-use crate::cx::{Caller, Cx, EngineCx, Replay};
+use crate::cx::{Cx, EngineCx, Replay, Waiting};
 use crate::keys::Keys;
 use crate::locks::{Locks, Place, Places};
 use crate::multi::{self, FlowCommand};
@@ -341,17 +341,29 @@ fn run_placed(
         conclude(turn, session, &mut keys, slots);
         return Err(error);
     }
-    let caller = if session.is_primary_link { Caller::Other } else { Caller::Client };
-    let wait = run_one(turn, spec, args, raw, out, &mut keys, caller);
+    let waiting = if session.is_primary_link { Waiting::Refused } else { Waiting::Allowed };
+    let unfinished = run_one(turn, spec, args, raw, out, &mut keys, waiting);
     if session.is_watched() {
         remember(turn, session, &mut keys, spec, args);
     }
-    let blocked = wait.map(|request| {
-        let mailbox = &turn.local.mailbox;
-        blocking::enqueue(&mut keys, session.id, session.is_resp3, spec, args, request, mailbox)
-    });
+    let outcome = match unfinished {
+        None => Outcome::Done,
+        Some(Unfinished::NeedsGate) => Outcome::NeedsGate,
+        Some(Unfinished::Waits(request)) => {
+            let mailbox = &turn.local.mailbox;
+            Outcome::Blocked(blocking::enqueue(
+                &mut keys,
+                session.id,
+                session.is_resp3,
+                spec,
+                args,
+                request,
+                mailbox,
+            ))
+        }
+    };
     conclude(turn, session, &mut keys, slots);
-    Ok(blocked.map_or(Outcome::Done, Outcome::Blocked))
+    Ok(outcome)
 }
 
 /// A slot that pauses for a hand-over: its commands wait.
@@ -372,7 +384,15 @@ pub(crate) fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>)
     keys
 }
 
-/// Runs one command whose slots are locked; writes its reply or its error. Returns what it wants to wait for.
+/// Why a command has no reply yet.
+pub(crate) enum Unfinished {
+    /// Its client waits.
+    Waits(blocking::WaitRequest),
+    /// It is to run again with the gate closed, and has changed nothing.
+    NeedsGate,
+}
+
+/// Runs one command whose slots are locked; writes its reply or its error, or tells why there is none.
 pub(crate) fn run_one(
     turn: &mut Turn,
     spec: &'static Spec,
@@ -380,22 +400,26 @@ pub(crate) fn run_one(
     raw: Option<&[u8]>,
     out: &mut Reply,
     keys: &mut Keys<'_>,
-    caller: Caller,
-) -> Option<blocking::WaitRequest> {
+    waiting: Waiting,
+) -> Option<Unfinished> {
     let Handler::Keys(run) = spec.command.run else {
         unreachable!("only commands with keys run under locks")
     };
     let start = out.len();
     let dirty = keys.effects.dirty;
-    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, caller);
+    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, waiting);
     let result = run(&mut cx);
     let (wait, replay) = (cx.wait, cx.replay);
+    if result == Err(Error::NeedsGate) {
+        out.truncate(start);
+        return Some(Unfinished::NeedsGate);
+    }
     let ticks = turn.local.lap(turn.ticks);
     let stats = keys.stats.ran(spec.id, ticks);
     if let Err(error) = result {
         stats.failed.add(1);
-        keys.stats.count_error(error.code());
         out.truncate(start);
+        keys.stats.count_error(error.code());
         out.error(&error.to_string());
     }
     if ticks >= turn.told_ticks {
@@ -405,7 +429,7 @@ pub(crate) fn run_one(
     if keys.effects.dirty > dirty && is_as_is && turn.engine.feed.is_attached() {
         push(keys, args, raw);
     }
-    wait
+    wait.map(Unfinished::Waits)
 }
 
 /// Keeps in mind what a client has read that wants to be told when it changes. The slots are still locked.
@@ -515,7 +539,8 @@ fn exec(turn: &mut Turn, session: &mut Session, out: &mut Reply) -> Result<Outco
         return Err(Error::text("EXECABORT Transaction discarded because of previous errors."));
     }
     let flags = transaction.flags();
-    if flags & (flag::EXCLUSIVE | flag::WHOLE_DB | flag::SCRIPT) != 0 && turn.exclusive.is_none() {
+    let is_all = flags & (flag::EXCLUSIVE | flag::WHOLE_DB | flag::SCRIPT | flag::ANY_KEY) != 0;
+    if is_all && turn.exclusive.is_none() {
         return Ok(Outcome::NeedsGate);
     }
     if turn.status.is_paused && flags & (flag::WRITE | flag::MAY_REPLICATE) != 0 {
@@ -583,7 +608,7 @@ fn run_queue<'g>(
                     out.error(&error.to_string());
                     continue;
                 }
-                run_one(turn, spec, &args, None, out, keys, Caller::Other);
+                run_one(turn, spec, &args, None, out, keys, Waiting::Refused);
                 if session.is_watched() {
                     remember(turn, session, keys, spec, &args);
                 }

@@ -148,11 +148,15 @@ pub mod flag {
     /// May take long: a node may run it beside the worker that serves its client.
     pub const LONG: u32 = 1 << 24;
 
+    /// May use keys that are not among its arguments ([`crate::keys::Keys::reach`]): in a transaction or a script the gate
+    /// is closed for it.
+    pub const ANY_KEY: u32 = 1 << 25;
+
     /// Of a container: to users' rights any word may be its subcommand, as where its commands are plain arguments.
-    pub const OPEN_SUBCOMMANDS: u32 = 1 << 25;
+    pub const OPEN_SUBCOMMANDS: u32 = 1 << 26;
 
     /// About its client: states that hold for one command outlive it.
-    pub const KEEPS_STATES: u32 = 1 << 26;
+    pub const KEEPS_STATES: u32 = 1 << 27;
 
     /// Counts as set on every command.
     pub const ANY: u32 = 1 << 31;
@@ -244,6 +248,9 @@ pub enum Group {
     SortedSet,
     Hash,
     Stream,
+    Bitmap,
+    HyperLogLog,
+    Geo,
     PubSub,
     Transactions,
     Connection,
@@ -262,6 +269,9 @@ impl Group {
             Group::SortedSet => "sorted-set",
             Group::Hash => "hash",
             Group::Stream => "stream",
+            Group::Bitmap => "bitmap",
+            Group::HyperLogLog => "hyperloglog",
+            Group::Geo => "geo",
             Group::PubSub => "pubsub",
             Group::Transactions => "transactions",
             Group::Connection => "connection",
@@ -279,6 +289,9 @@ impl Group {
             Group::SortedSet => acl::SORTEDSET,
             Group::Hash => acl::HASH,
             Group::Stream => acl::STREAM,
+            Group::Bitmap => acl::BITMAP,
+            Group::HyperLogLog => acl::HYPERLOGLOG,
+            Group::Geo => acl::GEO,
             Group::PubSub => acl::PUBSUB,
             Group::Transactions => acl::TRANSACTION,
             Group::Connection => acl::CONNECTION,
@@ -306,6 +319,8 @@ pub enum Begin {
     /// As `Keyword`, but found as the command finds it: past these options, each with so many operands. An operand that
     /// is spelled like the word does not count.
     AfterOptions { word: &'static str, start: i16, options: &'static [(&'static str, usize)] },
+    /// The operand of one of these options, which begin at argument `start`; of the last one if it is repeated.
+    Option { word: &'static str, start: i16, options: &'static [(&'static str, usize)] },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -418,6 +433,12 @@ impl KeySpec {
                 Some(begin) => begin as i64,
                 None => return Some(()),
             },
+            Begin::Option { word, start, options } => {
+                match last_option(args, word, start as usize, options) {
+                    Some(begin) => begin as i64,
+                    None => return Some(()),
+                }
+            }
         };
         let (first, last, step) = match self.find {
             Find::Range { last, step, limit } => {
@@ -437,7 +458,10 @@ impl KeySpec {
                 (first, first + (keys - 1) * step as i64, step)
             }
         };
-        if first >= argc || last >= argc {
+        if last < first {
+            return Some(());
+        }
+        if last >= argc {
             return None;
         }
         let is_key = |i: &i64| self.flags & key::NOT_EMPTY == 0 || !args[*i as usize].is_empty();
@@ -466,6 +490,20 @@ fn after_options(args: &[&[u8]], word: &str, options: &[(&str, usize)]) -> Optio
         at += 1 + option.1;
     }
     None
+}
+
+/// The place of the last operand of `word`, as far as there are only options.
+fn last_option(args: &[&[u8]], word: &str, start: usize, options: &[(&str, usize)]) -> Option<usize> {
+    let (mut at, mut found) = (start, None);
+    while let Some(arg) = args.get(at) {
+        let option = options.iter().find(|(name, _)| arg.eq_ignore_ascii_case(name.as_bytes()));
+        let Some((name, operands)) = option else { break };
+        if *name == word {
+            found = Some(at + 1);
+        }
+        at += 1 + operands;
+    }
+    found
 }
 
 /// One argument as COMMAND DOCS describes it.

@@ -47,6 +47,8 @@ pub struct Stats {
     pub hits: Count,
     pub misses: Count,
     pub expired: Count,
+    /// Fields of hashes that expired by themselves.
+    pub expired_fields: Count,
     pub evicted: Count,
     pub errors: Count,
     /// Changes. Never goes back.
@@ -106,9 +108,18 @@ impl Stats {
             [&c.calls, &c.ticks, &c.rejected, &c.failed].into_iter().for_each(Count::reset);
         }
         self.times.iter().for_each(|n| n.store(0, Ordering::Relaxed));
-        [&self.hits, &self.misses, &self.expired, &self.evicted, &self.errors, &self.net_in, &self.net_out]
-            .into_iter()
-            .for_each(Count::reset);
+        [
+            &self.hits,
+            &self.misses,
+            &self.expired,
+            &self.expired_fields,
+            &self.evicted,
+            &self.errors,
+            &self.net_in,
+            &self.net_out,
+        ]
+        .into_iter()
+        .for_each(Count::reset);
         self.error_codes().clear();
     }
 
@@ -128,6 +139,7 @@ impl Stats {
             (&self.hits, &other.hits),
             (&self.misses, &other.misses),
             (&self.expired, &other.expired),
+            (&self.expired_fields, &other.expired_fields),
             (&self.evicted, &other.evicted),
             (&self.errors, &other.errors),
             (&self.dirty, &other.dirty),

@@ -1,12 +1,19 @@
 //! The commands that the engine runs, a file per family. Each is one `const` and one function below it.
 
 pub mod algebra;
+pub mod bitfield;
+pub mod bitmap;
 pub mod collection;
 pub mod dump;
 pub mod expiry;
 pub mod function;
 pub mod generic;
+pub mod geo;
+pub mod geo_search;
 pub mod hash;
+pub mod hash_expiry;
+pub mod hyperloglog;
+pub mod lcs;
 pub mod list;
 pub mod list_blocking;
 pub mod memory;
@@ -14,6 +21,7 @@ pub mod scan;
 pub mod scripting;
 pub mod set;
 pub mod set_algebra;
+pub mod sort;
 pub mod stream;
 pub mod stream_add;
 pub mod stream_claim;
@@ -23,6 +31,7 @@ pub mod stream_info;
 pub mod stream_range;
 pub mod stream_read;
 pub mod string;
+pub mod string_if;
 pub mod zset;
 pub mod zset_algebra;
 pub mod zset_pop;
@@ -34,6 +43,14 @@ use crate::spec::Command;
 pub fn all() -> impl Iterator<Item = &'static Command> {
     [
         string::COMMANDS,
+        string_if::COMMANDS,
+        lcs::COMMANDS,
+        sort::COMMANDS,
+        bitmap::COMMANDS,
+        bitfield::COMMANDS,
+        hyperloglog::COMMANDS,
+        geo::COMMANDS,
+        geo_search::COMMANDS,
         generic::COMMANDS,
         expiry::COMMANDS,
         dump::COMMANDS,
@@ -41,6 +58,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         memory::COMMANDS,
         crate::multi::COMMANDS,
         hash::COMMANDS,
+        hash_expiry::COMMANDS,
         list::COMMANDS,
         list_blocking::COMMANDS,
         set::COMMANDS,

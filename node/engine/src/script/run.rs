@@ -9,7 +9,7 @@ use super::library::Library;
 use super::native;
 use crate::acl::Context;
 use crate::admission::{self, Route};
-use crate::cx::Caller;
+use crate::cx::Waiting;
 use crate::execute::{self, Outcome};
 use crate::keys::Keys;
 use crate::locks::{Locks, Places};
@@ -150,8 +150,9 @@ fn find_script(engine: &Engine, text: &[u8], is_sha: bool) -> Result<Arc<Script>
 }
 
 fn new_script(engine: &Engine, text: &[u8]) -> Result<Arc<Script>, Error> {
-    let names_whole_db =
-        |word: &[u8]| engine.table.by_name(word).is_some_and(|s| s.has(flag::EXCLUSIVE | flag::WHOLE_DB));
+    let names_whole_db = |word: &[u8]| {
+        engine.table.by_name(word).is_some_and(|s| s.has(flag::EXCLUSIVE | flag::WHOLE_DB | flag::ANY_KEY))
+    };
     Script::new(text, names_whole_db).map(Arc::new).map_err(|text| Error::err(&text))
 }
 
@@ -589,7 +590,7 @@ impl Run<'_, '_> {
         self.keys.may_read_any = self.session.may_read_any_key(spec, args);
         match spec.command.run {
             Handler::Keys(_) => {
-                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, Caller::Script);
+                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, Waiting::InScript);
                 self.has_read |= spec.has(flag::READONLY);
                 // They name the arguments by their addresses, which the next command's may have.
                 self.keys.set_places(Default::default());
@@ -717,7 +718,7 @@ impl Run<'_, '_> {
             self.slots.dedup();
             return Ok(());
         }
-        if spec.has(flag::EXCLUSIVE | flag::WHOLE_DB) {
+        if spec.has(flag::EXCLUSIVE | flag::WHOLE_DB | flag::ANY_KEY) {
             return self.give_up(Retry::Gate);
         }
         for slot in slots {
