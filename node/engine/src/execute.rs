@@ -169,7 +169,10 @@ fn run_resolved(
             Ok(Outcome::Done)
         }
         Handler::Flow(command) => run_flow(turn, session, spec, command, args, out),
-        Handler::Container => Err(Error::Arity(spec.full_name.clone())),
+        Handler::Container => Err(match args.get(1) {
+            Some(name) => crate::table::unknown_subcommand(spec, name),
+            None => Error::Arity(spec.full_name.clone()),
+        }),
     }
 }
 

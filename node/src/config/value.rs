@@ -131,9 +131,10 @@ fn in_bounds<T: PartialOrd + std::fmt::Display>(n: T, min: T, max: T) -> Result<
 fn memory_or_percent(word: &str) -> Result<String, String> {
     const ERROR: &str = "argument must be a memory or percent value";
     match word.strip_suffix('%') {
-        Some(percent) => match percent.parse::<u8>() {
+        Some(percent) => match percent.parse::<u32>() {
             Ok(percent) if percent <= 100 => Ok(format!("{percent}%")),
-            _ => Err(ERROR.into()),
+            Ok(_) => Err("percentage argument must be less or equal to 100".into()),
+            Err(_) => Err(ERROR.into()),
         },
         None => parse_memory(word).map(|n| n.to_string()).ok_or_else(|| ERROR.into()),
     }
