@@ -132,7 +132,11 @@ fn run_resolved(
         // Redirects are told while queueing, so that the client need not send the rest.
         let slots = spec.slots(args).unwrap_or_default();
         admission::route(turn, session, &slots, spec.command.flags)?;
-        session.multi.as_mut().expect("in a transaction").push(spec, args);
+        let flags = match spec.command.run {
+            Handler::Script(command) => script::run::flags_of(turn.engine, command, args, spec.command.flags),
+            _ => spec.command.flags,
+        };
+        session.multi.as_mut().expect("in a transaction").push_as(spec, args, flags);
         out.simple("QUEUED");
         return Ok(Outcome::Done);
     }

@@ -32,10 +32,19 @@ pub struct Multi {
     pub is_aborted: bool,
     /// Bytes of the queued arguments.
     pub bytes: usize,
+    /// Flags that some of them has, and those that some of them lacks.
+    some: u32,
+    lacking: u32,
 }
 
 impl Multi {
     pub fn push(&mut self, spec: &'static Spec, args: Args) {
+        self.push_as(spec, args, spec.command.flags);
+    }
+    /// As [`Multi::push`], with other flags than the declared ones: a script may say what it will do.
+    pub fn push_as(&mut self, spec: &'static Spec, args: Args, flags: u32) {
+        self.some |= flags;
+        self.lacking |= !flags;
         self.bytes += args.iter().map(|a| a.len()).sum::<usize>();
         self.queue.push((spec, args.iter().map(|a| a.to_vec()).collect()));
     }
@@ -52,11 +61,11 @@ impl Multi {
     }
     /// Flags that all queued commands have.
     pub fn common_flags(&self) -> u32 {
-        self.queue.iter().fold(u32::MAX, |flags, (spec, _)| flags & spec.command.flags)
+        !self.lacking
     }
     /// Union of the queued commands' flags.
     pub fn flags(&self) -> u32 {
-        self.queue.iter().fold(0, |flags, (spec, _)| flags | spec.command.flags)
+        self.some
     }
 }
 

@@ -120,6 +120,19 @@ fn prepare(turn: &mut Turn, command: ScriptCommand, args: Args) -> Result<Prepar
     }
 }
 
+/// Flags of a script's command, as the script says; as they are declared where it does not.
+pub(crate) fn flags_of(engine: &Engine, command: ScriptCommand, args: Args, declared: u32) -> u32 {
+    let flags = match command {
+        ScriptCommand::Eval { is_sha, .. } => find_script(engine, args[1], is_sha).ok().map(|s| s.flags),
+        ScriptCommand::Function { .. } => {
+            engine.scripts.libraries.set().function(args[1]).map(|(_, function)| function.flags)
+        }
+    };
+    flags
+        .filter(|flags| !flags.has(ScriptFlags::COMPAT))
+        .map_or(declared, |flags| flags.command_flags(declared))
+}
+
 fn find_script(engine: &Engine, text: &[u8], is_sha: bool) -> Result<Arc<Script>, Error> {
     let cache = &engine.scripts.cache;
     if is_sha {
@@ -399,7 +412,11 @@ fn answer(vm: &Interpreter, finish: Finish, name: &str, out: &mut Reply) -> Opti
         Finish::Returned(value) => {
             let mut writer = Writer { out, is_script_resp3: vm.state().is_resp3.get(), error: None };
             match writer.put(&value, 0) {
-                Ok(()) => writer.error,
+                // One that a command gave and the script returns was counted with the command.
+                Ok(()) => {
+                    let error = writer.error;
+                    error.or_else(|| (out.as_bytes().get(start) == Some(&b'-')).then(String::new))
+                }
                 Err(error) => plain(out, format!("ERR Error running script {name}, {error}")),
             }
         }
