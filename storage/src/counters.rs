@@ -10,6 +10,7 @@ const STRIPES: usize = 16;
 struct DbCount {
     keys: AtomicI64,
     expires: AtomicI64,
+    field_expires: AtomicI64,
 }
 
 #[repr(align(128))]
@@ -47,6 +48,12 @@ impl Counters {
             self.stripe(slot).dbs[db as usize].expires.fetch_add(delta, Ordering::Relaxed);
         }
     }
+    #[inline]
+    pub(crate) fn add_field_expires(&self, slot: Slot, db: u16, delta: i64) {
+        if delta != 0 {
+            self.stripe(slot).dbs[db as usize].field_expires.fetch_add(delta, Ordering::Relaxed);
+        }
+    }
     // Stripes are read one after the other, so a sum may briefly be off; it is never reported below zero.
     pub(crate) fn bytes(&self) -> u64 {
         sum(self.stripes.iter().map(|s| &s.bytes))
@@ -56,6 +63,9 @@ impl Counters {
     }
     pub(crate) fn expires(&self, db: u16) -> u64 {
         sum(self.stripes.iter().map(|s| &s.dbs[db as usize].expires))
+    }
+    pub(crate) fn field_expires(&self, db: u16) -> u64 {
+        sum(self.stripes.iter().map(|s| &s.dbs[db as usize].field_expires))
     }
 }
 

@@ -34,6 +34,14 @@ impl Expiry {
     }
 }
 
+/// What has expired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Due {
+    Key,
+    /// Fields of the hash at a key.
+    Fields,
+}
+
 /// A slot's keys in one database, for reading.
 pub struct Db<'a> {
     keyspace: &'a Keyspace,
@@ -83,14 +91,15 @@ impl<'a> Db<'a> {
         self.root().sample(rand).map(Entry::new)
     }
 
-    /// Calls `each` with the keys that expired at or before `now_ms`, in at most `segments_max` segments from
-    /// `cursor` on, and returns the next cursor, 0 at the end. A walk in one call also renews [`Db::next_expiry`].
+    /// Calls `each` with the keys that expired at or before `now_ms`, and with hashes of which fields did, in at most
+    /// `segments_max` segments from `cursor` on, and returns the next cursor, 0 at the end. A walk in one call also renews
+    /// [`Db::next_expiry`].
     pub fn collect_due(
         &self,
         now_ms: i64,
         cursor: u64,
         segments_max: usize,
-        each: &mut dyn FnMut(&[u8]),
+        each: &mut dyn FnMut(&[u8], Due),
     ) -> u64 {
         let root = self.root();
         let (mut at, mut soonest) = (cursor << 16, i64::MAX);
@@ -100,11 +109,15 @@ impl<'a> Db<'a> {
                 let mut any = false;
                 for i in 0..seg.len() {
                     let entry = seg.entry(i);
-                    let Some(expire) = entry.expire_ms() else { continue };
-                    any = true;
-                    soonest = soonest.min(expire);
-                    if expire <= now_ms {
-                        each(entry.key());
+                    let times = [(entry.expire_ms(), Due::Key), (entry.field_expire_ms(), Due::Fields)];
+                    for (time, due) in times {
+                        let Some(time) = time else { continue };
+                        any = true;
+                        soonest = soonest.min(time);
+                        if time <= now_ms {
+                            each(entry.key(), due);
+                            break;
+                        }
                     }
                 }
                 // The slot's lock is held, so readers may do this too.
@@ -194,8 +207,8 @@ impl<'a> DbMut<'a> {
         let (seg, index) = self.root().find(hash, key)?;
         self.before_write(seg);
         let raw = seg.entry(index);
-        let (bytes, expire) = (raw.bytes(), raw.expire_ms());
-        Some(EntryMut { db: self, seg, index, raw, bytes, expire })
+        let (bytes, expire, field_expire) = (raw.bytes(), raw.expire_ms(), raw.field_expire_ms());
+        Some(EntryMut { db: self, seg, index, raw, bytes, expire, field_expire })
     }
 
     /// Sets a key to a string. Allocates at most once (twice for a value that is kept apart), not at all when the
@@ -232,6 +245,7 @@ impl<'a> DbMut<'a> {
         }
         self.keyspace.counters.add_keys(self.slot, self.home, 1);
         self.expiry_changed(None, expire);
+        self.field_expiry_changed(None, entry.field_expire_ms());
         self.settle(&env);
     }
 
@@ -264,6 +278,7 @@ impl<'a> DbMut<'a> {
         }
         self.keyspace.counters.add_keys(self.slot, self.home, -1);
         self.keyspace.counters.add_expires(self.slot, self.home, -(raw.expire_ms().is_some() as i64));
+        self.field_expiry_changed(raw.field_expire_ms(), None);
         self.settle(&env);
         Some(raw)
     }
@@ -293,7 +308,18 @@ impl<'a> DbMut<'a> {
     fn expiry_changed(&mut self, old: Option<i64>, new: Option<i64>) {
         let delta = new.is_some() as i64 - old.is_some() as i64;
         self.keyspace.counters.add_expires(self.slot, self.home, delta);
-        if let Some(at) = new {
+        self.lower_bound(new);
+    }
+
+    /// As [`DbMut::expiry_changed`], of the soonest expiry of a hash's fields.
+    fn field_expiry_changed(&mut self, old: Option<i64>, new: Option<i64>) {
+        let delta = new.is_some() as i64 - old.is_some() as i64;
+        self.keyspace.counters.add_field_expires(self.slot, self.home, delta);
+        self.lower_bound(new);
+    }
+
+    fn lower_bound(&mut self, time: Option<i64>) {
+        if let Some(at) = time {
             let bound = &self.keyspace.home(self.home).next_expiry[self.slot.index()];
             if at < bound.load(Ordering::Relaxed) {
                 bound.store(at, Ordering::Relaxed);
@@ -312,7 +338,11 @@ impl<'a> DbMut<'a> {
         let counters = self.keyspace.counters.clone();
         counters.add_keys(self.slot, self.home, -(root.count as i64));
         counters.add_expires(self.slot, self.home, -(root.expires as i64));
-        self.keyspace.hand_over(self.slot, self.home, Table { root, slot: self.slot, counters })
+        self.keyspace.hand_over(
+            self.slot,
+            self.home,
+            Table { root, slot: self.slot, home: self.home, counters },
+        )
     }
     /// Deletes all keys of the slot in this database, here and now.
     pub fn clear(&mut self) {
@@ -325,6 +355,7 @@ impl<'a> DbMut<'a> {
 pub struct Table {
     root: Root,
     slot: Slot,
+    home: u16,
     counters: Arc<Counters>,
 }
 
@@ -346,8 +377,9 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        let bytes = self.root.free_all();
-        self.counters.add_bytes(self.slot, -(bytes as isize));
+        let freed = self.root.free_all();
+        self.counters.add_bytes(self.slot, -(freed.bytes as isize));
+        self.counters.add_field_expires(self.slot, self.home, -freed.field_expires);
     }
 }
 
@@ -359,6 +391,7 @@ pub struct EntryMut<'a> {
     raw: RawEntry,
     bytes: usize,
     expire: Option<i64>,
+    field_expire: Option<i64>,
 }
 
 impl EntryMut<'_> {
@@ -450,6 +483,13 @@ impl Drop for EntryMut<'_> {
                 self.seg.set_may_expire(true);
             }
             self.db.expiry_changed(self.expire, expire);
+        }
+        let field_expire = self.raw.field_expire_ms();
+        if field_expire != self.field_expire {
+            if field_expire.is_some() {
+                self.seg.set_may_expire(true);
+            }
+            self.db.field_expiry_changed(self.field_expire, field_expire);
         }
     }
 }

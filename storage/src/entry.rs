@@ -348,6 +348,15 @@ impl RawEntry {
             (ms != EXPIRY_NONE).then_some(EXPIRY_BASE + ms as i64)
         }
     }
+    /// The soonest time at which a field of a hash expires.
+    #[inline]
+    pub(crate) fn field_expire_ms(self) -> Option<i64> {
+        if self.flags() & KIND != Kind::Hash as u8 {
+            return None;
+        }
+        let ValueRef::Hash(hash) = self.value() else { unreachable!("its kind was looked at") };
+        hash.next_expiry()
+    }
     #[inline]
     pub(crate) fn clock(self) -> u32 {
         // SAFETY: inside the header: the 24 bits from byte 4 on, read with the byte before them.

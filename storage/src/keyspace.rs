@@ -199,6 +199,10 @@ impl Keyspace {
     pub fn expires_len(&self, db: u16) -> u64 {
         self.counters.expires(self.place(db))
     }
+    /// Hashes of a database of which some fields expire.
+    pub fn field_expires_len(&self, db: u16) -> u64 {
+        self.counters.field_expires(self.place(db))
+    }
     /// Keys of a slot in a database; takes the slot's lock, so the caller must not hold it.
     pub fn slot_len(&self, slot: Slot, db: u16) -> u64 {
         self.lock_wait(slot).db(db).len()

@@ -35,11 +35,11 @@ mod value;
 pub mod zset;
 
 pub use crc64::crc64;
-pub use db::{Db, DbMut, EntryMut, Expiry, Table};
+pub use db::{Db, DbMut, Due, EntryMut, Expiry, Table};
 pub use disk::{Disk, DiskFile, MemDisk, RealDisk};
 pub use entry::Entry;
 pub use gate::{Gate, GateClosed, GateInside, GateReader};
-pub use hash::Hash;
+pub use hash::{FIELD_EXPIRY_MAX, Hash, Live};
 pub use keyhash::KeyHasher;
 pub use keyspace::{ElementAhead, Keyspace};
 pub use list::List;

@@ -127,17 +127,17 @@ fn due_keys_are_found_and_the_bound_is_renewed() {
     assert_eq!((ks.expires_len(0), guard.db(0).next_expiry()), (100, 1000));
     assert_eq!((ks.next_due(0, slot(0), 999), ks.next_due(0, slot(0), 1000)), (None, Some(s)));
     let mut due = Vec::new();
-    let next = guard.db(0).collect_due(1099, 0, usize::MAX, &mut |k| due.push(k.to_vec()));
+    let next = guard.db(0).collect_due(1099, 0, usize::MAX, &mut |k, _| due.push(k.to_vec()));
     assert_eq!((next, due.len()), (0, 50));
     for k in &due {
         guard.db_mut(0).delete(k, ks.hash(k));
     }
-    guard.db(0).collect_due(1099, 0, usize::MAX, &mut |_| panic!("all due keys are gone"));
+    guard.db(0).collect_due(1099, 0, usize::MAX, &mut |_, _| panic!("all due keys are gone"));
     assert_eq!(guard.db(0).next_expiry(), 1100);
     // In small steps the same keys are found.
     let (mut n, mut cursor) = (0, 0);
     loop {
-        cursor = guard.db(0).collect_due(5000, cursor, 1, &mut |_| n += 1);
+        cursor = guard.db(0).collect_due(5000, cursor, 1, &mut |_, _| n += 1);
         if cursor == 0 {
             break;
         }
@@ -146,7 +146,7 @@ fn due_keys_are_found_and_the_bound_is_renewed() {
     // An expiry set later on a segment that was looked at and found without any is still found.
     guard.db_mut(0).set_expire(&key(1), ks.hash(&key(1)), Some(7));
     let mut found = Vec::new();
-    guard.db(0).collect_due(10, 0, usize::MAX, &mut |k| found.push(k.to_vec()));
+    guard.db(0).collect_due(10, 0, usize::MAX, &mut |k, _| found.push(k.to_vec()));
     assert_eq!(found, [key(1)]);
 }
 
@@ -456,4 +456,46 @@ fn keys_survive_the_emptying_of_their_spans() {
         assert_eq!(text(&ks, slot(7), 0, &key(i)), Some(value(i)));
     }
     assert_eq!(scan_all(&ks, slot(7), 0).len(), 7500);
+}
+
+#[test]
+fn hashes_with_fields_that_expire_are_counted_and_found() {
+    use crate::value::ValueMut;
+    use crate::{Due, Hash, Thresholds};
+    let (ks, t) = (keyspace(), Thresholds::default());
+    let mut guard = ks.lock(slot(100)).unwrap();
+    let k = key(1);
+    let hash = ks.hash(&k);
+    let expiring = || {
+        let mut h = Hash::new();
+        h.set(b"f", b"v", &t);
+        h.set_expiry(b"f", Some(500), &t);
+        Value::Hash(h)
+    };
+    guard.db_mut(0).insert(&k, hash, expiring(), None);
+    assert_eq!((ks.field_expires_len(0), ks.expires_len(0), guard.db(0).next_expiry()), (1, 0, 500));
+    let mut found = Vec::new();
+    guard.db(0).collect_due(499, 0, usize::MAX, &mut |_, _| panic!("nothing is due"));
+    guard.db(0).collect_due(500, 0, usize::MAX, &mut |k, due| found.push((k.to_vec(), due)));
+    assert_eq!(found, [(k.clone(), Due::Fields)]);
+    let mut set_time = |at| {
+        let mut db = guard.db_mut(0);
+        let mut entry = db.get_mut(&k, hash).unwrap();
+        let ValueMut::Hash(h) = entry.value_mut() else { panic!("a hash") };
+        assert!(h.set_expiry(b"f", at, &t));
+    };
+    set_time(None);
+    assert_eq!(ks.field_expires_len(0), 0);
+    set_time(Some(70));
+    assert_eq!(ks.field_expires_len(0), 1);
+    assert_eq!(guard.db(0).next_expiry(), 70);
+    guard.db_mut(0).set_str(&k, hash, b"v", Expiry::None);
+    assert_eq!(ks.field_expires_len(0), 0);
+    guard.db_mut(0).insert(&k, hash, expiring(), None);
+    assert!(guard.db_mut(0).delete(&k, hash));
+    let empty = ks.used_bytes();
+    assert_eq!(ks.field_expires_len(0), 0);
+    guard.db_mut(0).insert(&k, hash, expiring(), None);
+    drop(guard.db_mut(0).take_table());
+    assert_eq!((ks.field_expires_len(0), ks.used_bytes()), (0, empty));
 }

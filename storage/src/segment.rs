@@ -217,7 +217,7 @@ impl Seg {
         // SAFETY: `i` is below the capacity.
         unsafe { self.tags().add(i).write(tag(hash)) };
         self.set_word(i, entry.expose() | low_bits(hash));
-        if entry.expire_ms().is_some() {
+        if entry.expire_ms().is_some() || entry.field_expire_ms().is_some() {
             self.set_may_expire(true);
         }
     }

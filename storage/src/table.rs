@@ -18,6 +18,13 @@ pub(crate) struct Env {
     pub bytes: isize,
 }
 
+/// What was in a table that is gone.
+pub(crate) struct Freed {
+    pub bytes: usize,
+    /// Hashes of which some fields expired by themselves.
+    pub field_expires: i64,
+}
+
 impl Root {
     /// Segment and position of a key.
     #[inline]
@@ -187,8 +194,8 @@ impl Root {
     }
 
     /// Frees every entry, segment and node. Returns the bytes freed.
-    pub(crate) fn free_all(&mut self) -> usize {
-        let mut bytes = 0;
+    pub(crate) fn free_all(&mut self) -> Freed {
+        let (mut bytes, mut field_expires) = (0, 0);
         let nodes = self.take_segments(&mut |seg| {
             bytes += seg.bytes();
             crate::pace::freed(seg.len() as u32 + 1);
@@ -198,12 +205,13 @@ impl Root {
             for i in 0..seg.len() {
                 let entry = seg.entry(i);
                 bytes += entry.bytes();
+                field_expires += entry.field_expire_ms().is_some() as i64;
                 // SAFETY: the table is being taken apart; nobody sees the entry again.
                 unsafe { entry.free() };
             }
             // SAFETY: as above.
             unsafe { seg.free() };
         });
-        bytes + nodes
+        Freed { bytes: bytes + nodes, field_expires }
     }
 }

@@ -1,6 +1,7 @@
 //! Black-box tests: real processes, reached through sockets and files alone.
 
 pub mod client;
+pub mod differential;
 pub mod server;
 
 pub use client::{Client, Value};

@@ -21,7 +21,12 @@ pub struct Server {
 impl Server {
     /// Starts a server with these arguments in an empty folder.
     pub fn start(args: &[&str]) -> Server {
-        let mut server = Server::new(shoal_binary().to_path_buf(), fresh_dir(), true);
+        Server::start_binary(shoal_binary(), args)
+    }
+
+    /// Starts a server of ours or Redis's with these arguments in an empty folder.
+    pub fn start_binary(binary: &Path, args: &[&str]) -> Server {
+        let mut server = Server::new(binary.to_path_buf(), fresh_dir(), true);
         server.restart(args);
         server
     }

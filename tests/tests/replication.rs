@@ -142,6 +142,21 @@ fn a_full_sync_under_load_ends_with_the_same_data() {
     assert!(replica.log().contains("MASTER <-> REPLICA sync: Finished with success"));
 }
 
+/// Nothing comes after it that would make the loader look again; and fields keep the times at which they expire.
+#[test]
+fn a_long_value_at_the_end_of_a_snapshot_is_loaded() {
+    let (primary, replica) = (Server::shoal(&["--repl-ping-replica-period", "3600"]), Server::shoal(&[]));
+    let mut client = primary.client();
+    (0..20_000).for_each(|i| client.send(&["HSET", "big", &format!("field:{i}"), &format!("value:{i}")]));
+    (0..20_000).for_each(|_| assert_eq!(client.receive(), "1"));
+    assert_eq!(primary.run("HEXPIRE big 1000 FIELDS 2 field:1 field:2"), "1 1");
+    replica.replicate(&primary);
+    eventually("the link is up", || replica.info("master_link_status") == "up");
+    assert_same(&primary, &replica);
+    let times = "HPEXPIRETIME big FIELDS 3 field:1 field:2 field:3";
+    assert_eq!(replica.run(times), primary.run(times));
+}
+
 #[test]
 fn a_cut_link_goes_on_where_it_was() {
     let (primary, replica) = (Server::shoal(&["--repl-backlog-size", "100mb"]), Server::shoal(&[]));

@@ -27,6 +27,8 @@ pub enum Error {
     CrossSlot,
     TryAgain,
     Arity(String),
+    /// Never shown: the command has changed nothing and runs again with the gate closed ([`crate::keys::Keys::reach`]).
+    NeedsGate,
     /// Whole text with its code, for what one command alone says.
     Text(Cow<'static, str>),
 }
@@ -73,6 +75,7 @@ impl fmt::Display for Error {
             Error::Arity(name) => {
                 return write!(f, "ERR wrong number of arguments for '{name}' command");
             }
+            Error::NeedsGate => "TRYAGAIN Keys are in use",
             Error::Text(text) => text,
         };
         f.write_str(text)

@@ -2,7 +2,7 @@
 
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
-use crate::cx::{Caller, Cx, EngineCx, Replay};
+use crate::cx::{Cx, EngineCx, Replay, Waiting};
 use crate::keys::Keys;
 use crate::locks::{Locks, Place, Places};
 use crate::multi::{self, FlowCommand};
@@ -326,14 +326,25 @@ fn run_placed(
         conclude(turn, session, &mut keys, slots);
         return Err(error);
     }
-    let caller = if session.is_primary_link { Caller::Other } else { Caller::Client };
-    let wait = run_one(turn, spec, args, raw, out, &mut keys, caller);
-    let blocked = wait.map(|request| {
-        let mailbox = &turn.local.mailbox;
-        blocking::enqueue(&mut keys, session.id, session.is_resp3, spec, args, request, mailbox)
-    });
+    let waiting = if session.is_primary_link { Waiting::Refused } else { Waiting::Allowed };
+    let outcome = match run_one(turn, spec, args, raw, out, &mut keys, waiting) {
+        None => Outcome::Done,
+        Some(Unfinished::NeedsGate) => Outcome::NeedsGate,
+        Some(Unfinished::Waits(request)) => {
+            let mailbox = &turn.local.mailbox;
+            Outcome::Blocked(blocking::enqueue(
+                &mut keys,
+                session.id,
+                session.is_resp3,
+                spec,
+                args,
+                request,
+                mailbox,
+            ))
+        }
+    };
     conclude(turn, session, &mut keys, slots);
-    Ok(blocked.map_or(Outcome::Done, Outcome::Blocked))
+    Ok(outcome)
 }
 
 /// A slot that pauses for a hand-over: its commands wait.
@@ -354,7 +365,15 @@ pub(crate) fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>)
     keys
 }
 
-/// Runs one command whose slots are locked; writes its reply or its error. Returns what it wants to wait for.
+/// Why a command has no reply yet.
+pub(crate) enum Unfinished {
+    /// Its client waits.
+    Waits(blocking::WaitRequest),
+    /// It is to run again with the gate closed, and has changed nothing.
+    NeedsGate,
+}
+
+/// Runs one command whose slots are locked; writes its reply or its error, or tells why there is none.
 pub(crate) fn run_one(
     turn: &mut Turn,
     spec: &'static Spec,
@@ -362,14 +381,14 @@ pub(crate) fn run_one(
     raw: Option<&[u8]>,
     out: &mut Reply,
     keys: &mut Keys<'_>,
-    caller: Caller,
-) -> Option<blocking::WaitRequest> {
+    waiting: Waiting,
+) -> Option<Unfinished> {
     let Handler::Keys(run) = spec.command.run else {
         unreachable!("only commands with keys run under locks")
     };
     let start = out.len();
     let dirty = keys.effects.dirty;
-    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, caller);
+    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, waiting);
     let result = run(&mut cx);
     let (wait, replay) = (cx.wait, cx.replay);
     let ticks = turn.local.lap(turn.ticks);
@@ -377,16 +396,20 @@ pub(crate) fn run_one(
     stats.calls.add(1);
     stats.ticks.add(ticks);
     if let Err(error) = result {
+        out.truncate(start);
+        if error == Error::NeedsGate {
+            stats.calls.take_back();
+            return Some(Unfinished::NeedsGate);
+        }
         stats.failed.add(1);
         keys.stats.count_error(error.code());
-        out.truncate(start);
         out.error(&error.to_string());
     }
     let is_as_is = replay == Replay::AsIs && spec.has(flag::WRITE | flag::MAY_REPLICATE);
     if keys.effects.dirty > dirty && is_as_is && turn.engine.feed.is_attached() {
         push(keys, args, raw);
     }
-    wait
+    wait.map(Unfinished::Waits)
 }
 
 /// Replays a command as it came.
@@ -473,7 +496,8 @@ fn exec(turn: &mut Turn, session: &mut Session, out: &mut Reply) -> Result<Outco
         return Err(Error::text("EXECABORT Transaction discarded because of previous errors."));
     }
     let flags = transaction.flags();
-    if flags & (flag::EXCLUSIVE | flag::WHOLE_DB | flag::SCRIPT) != 0 && turn.exclusive.is_none() {
+    let is_all = flags & (flag::EXCLUSIVE | flag::WHOLE_DB | flag::SCRIPT | flag::ANY_KEY) != 0;
+    if is_all && turn.exclusive.is_none() {
         return Ok(Outcome::NeedsGate);
     }
     if turn.status.is_paused && flags & flag::WRITE != 0 {
@@ -533,7 +557,7 @@ fn run_queue<'g>(
                     out.error(&error.to_string());
                     continue;
                 }
-                run_one(turn, spec, &args, None, out, keys, Caller::Other);
+                run_one(turn, spec, &args, None, out, keys, Waiting::Refused);
             }
             Handler::Host => match run_host(turn, session, spec, &args, out) {
                 Ok((Outcome::Done, true)) => push(keys, &args, None),

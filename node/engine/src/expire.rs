@@ -3,9 +3,10 @@
 //! A slot knows a lower bound of its next expiry, so that one with nothing due costs one look.
 
 use crate::Turn;
-use crate::keys::Keys;
+use crate::keys::{FIELDS_MAX, Keys};
 use crate::locks::Locks;
 use proto::Slot;
+use storage::Due;
 
 /// Segments of one slot looked at under one lock: bounds the pause of a slot with very many keys.
 const SEGMENTS_MAX: usize = 256;
@@ -57,7 +58,8 @@ pub fn cycle(
 fn next_due(turn: &Turn, from: usize) -> Option<Slot> {
     let from = Slot::new(u16::try_from(from).ok()?)?;
     let keyspace = &turn.engine.keyspace;
-    let with_expiry = (0..keyspace.databases()).filter(|db| keyspace.expires_len(*db) > 0);
+    let with_expiry = (0..keyspace.databases())
+        .filter(|db| keyspace.expires_len(*db) > 0 || keyspace.field_expires_len(*db) > 0);
     with_expiry.filter_map(|db| keyspace.next_due(db, from, turn.now.wall.0)).min()
 }
 
@@ -67,11 +69,13 @@ fn expire_slot(turn: &mut Turn, slot: Slot, (db, segment): (u16, u64)) -> (usize
     let (mut removed, mut turns, mut at) = (0, 0, segment);
     for db in db..turn.engine.keyspace.databases() {
         loop {
-            let Some((count, next)) = expire_part(turn, slot, db, at) else { return (removed, None) };
-            removed += count;
-            at = next;
-            if at == 0 {
-                break;
+            let Some(part) = expire_part(turn, slot, db, at) else { return (removed, None) };
+            removed += part.removed;
+            if !part.has_more {
+                at = part.next;
+                if at == 0 {
+                    break;
+                }
             }
             turns += 1;
             if turns >= TURNS_MAX {
@@ -82,25 +86,48 @@ fn expire_slot(turn: &mut Turn, slot: Slot, (db, segment): (u16, u64)) -> (usize
     (removed, None)
 }
 
+/// What was done under one lock.
+struct Part {
+    removed: usize,
+    /// Where to go on; 0: nowhere.
+    next: u64,
+    /// A hash has further fields whose time has come: this place is to be visited again.
+    has_more: bool,
+}
+
 /// `None`: the slot is held by somebody.
-fn expire_part(turn: &mut Turn, slot: Slot, db: u16, segment: u64) -> Option<(usize, u64)> {
+fn expire_part(turn: &mut Turn, slot: Slot, db: u16, segment: u64) -> Option<Part> {
     let keyspace = &*turn.engine.keyspace;
     let now_ms = turn.now.wall.0;
     let mut locks = Locks::take(keyspace, &[slot]).ok()?;
     let read = locks.guard(slot).db(db);
     if read.next_expiry() > now_ms {
-        return Some((0, 0));
+        return Some(Part { removed: 0, next: 0, has_more: false });
     }
-    let mut due: Vec<Vec<u8>> = Vec::new();
-    let next = read.collect_due(now_ms, segment, SEGMENTS_MAX, &mut |key| due.push(key.to_vec()));
+    let mut due: Vec<(Vec<u8>, Due)> = Vec::new();
+    let next =
+        read.collect_due(now_ms, segment, SEGMENTS_MAX, &mut |key, what| due.push((key.to_vec(), what)));
     if due.is_empty() {
-        return Some((0, next));
+        return Some(Part { removed: 0, next, has_more: false });
     }
     let mut keys = Keys::new(turn, locks, db);
-    due.iter().for_each(|key| keys.expire(key));
+    let (mut removed, mut has_more) = (0, false);
+    for (key, what) in &due {
+        removed += match what {
+            Due::Key => {
+                keys.expire(key);
+                1
+            }
+            Due::Fields => {
+                let fields = keys.expire_fields(key, &[]);
+                has_more |= fields >= FIELDS_MAX;
+                fields
+            }
+        };
+    }
     if !keys.unit.is_empty() {
         turn.engine.feed.append(Some(slot), &keys.unit);
     }
     keys.give_back(turn);
-    Some((due.len(), next))
+    Some(Part { removed, next, has_more })
 }

@@ -79,6 +79,8 @@ pub struct Keys<'g> {
     pub sees_expired: bool,
     /// Reads leave the access clock alone.
     pub is_no_touch: bool,
+    /// The node is part of a cluster: what a command uses is in one slot.
+    pub is_cluster: bool,
     pub passage: Option<&'g Passage<'g>>,
     pub effects: Kept<Effects>,
     pub unit: Kept<Unit>,
@@ -124,6 +126,23 @@ collection!(ZSet, |v| v.len() == 0, |v| v);
 // A stream without entries still has its last id and its groups.
 collection!(Stream, |_| false, Box::new);
 
+/// Fields of one hash that expire at once: some hundred microseconds of work.
+pub const FIELDS_MAX: usize = 512;
+
+/// Removes fields whose time has come: at most [`FIELDS_MAX`] of them, and all of `named`.
+pub fn take_due(hash: &mut Hash, now_ms: i64, named: &[&[u8]]) -> Vec<Vec<u8>> {
+    if hash.next_expiry().is_none_or(|at| at > now_ms) {
+        return Vec::new();
+    }
+    let mut gone = hash.take_due(now_ms, FIELDS_MAX);
+    for field in named {
+        if hash.expiry(field).is_some_and(|at| at <= now_ms) && hash.remove(field) {
+            gone.push(field.to_vec());
+        }
+    }
+    gone
+}
+
 impl<'g> Keys<'g> {
     /// Borrows the worker's unit and list of effects; [`Keys::give_back`] returns them.
     #[inline]
@@ -140,6 +159,7 @@ impl<'g> Keys<'g> {
             may_expire: !turn.status.is_replica,
             sees_expired: false,
             is_no_touch: false,
+            is_cluster: turn.cluster.is_some(),
             passage: turn.passage,
             effects: turn.local.effects.lend(),
             unit,
@@ -159,10 +179,38 @@ impl<'g> Keys<'g> {
         turn.local.effects = self.effects.lend();
     }
 
+    /// Whether a read may keep what it has worked out beside the value: not on a replica, whose values are those of its
+    /// primary.
+    pub fn may_cache(&self) -> bool {
+        self.may_expire || self.sees_expired
+    }
+
     /// Takes the places of the command that runs next.
     #[inline]
     pub(crate) fn set_places(&mut self, places: Places) {
         self.places = places;
+    }
+
+    /// Locks the slot of a key that is not among the command's arguments, which no command may use before. `Err`: somebody
+    /// holds it, or so many are locked that closing the gate is cheaper; the command, which must not have changed anything
+    /// yet, hands the error on and runs again with the gate closed. For commands with [`crate::spec::flag::ANY_KEY`].
+    pub fn reach(&mut self, key: &[u8]) -> Result<(), Error> {
+        const SLOTS_MAX: usize = 256; // a choice: inserting among more of them begins to cost
+        const SPINS_MAX: usize = 200; // a choice: some microseconds
+        let slot = [Slot::of_key(key)];
+        if self.locks.closed().is_some() || self.locks.holds(slot[0]) {
+            return Ok(());
+        }
+        let may_more = self.locks.len() < SLOTS_MAX;
+        let is_locked = may_more
+            && (0..SPINS_MAX).any(|_| {
+                let is_locked = self.locks.try_extend(&slot);
+                if !is_locked {
+                    std::hint::spin_loop();
+                }
+                is_locked
+            });
+        if is_locked { Ok(()) } else { Err(Error::NeedsGate) }
     }
 
     /// Slot and hash of a key.
@@ -228,6 +276,41 @@ impl<'g> Keys<'g> {
         self.unit.push(self.db, &[verb, key]);
         self.stats.expired.add(1);
         self.changed(key, notify::EXPIRED, "expired");
+    }
+
+    /// The time as of which fields of hashes are looked at: those that have expired by then are hidden. While a stream is
+    /// applied, none are.
+    #[inline]
+    pub fn fields_at(&self) -> i64 {
+        if self.sees_expired { i64::MIN } else { self.now_ms }
+    }
+
+    /// Removes fields of the hash at a key whose time has come, as a write of its own: a number of them, and all of `named`.
+    /// Nothing on a replica. Returns how many.
+    pub fn expire_fields(&mut self, key: &[u8], named: &[&[u8]]) -> usize {
+        let now_ms = self.now_ms;
+        let is_due = self.may_expire
+            && match self.peek(key).map(|entry| entry.value()) {
+                Some(ValueRef::Hash(hash)) => hash.next_expiry().is_some_and(|at| at <= now_ms),
+                _ => false,
+            };
+        if !is_due {
+            return 0;
+        }
+        self.event(key, notify::HASH, "hexpired");
+        let gone = self.update(key, |hash: &mut Hash| take_due(hash, now_ms, named));
+        let gone = gone.expect("it is a hash").expect("it is there");
+        self.fields_expired(key, &gone);
+        gone.len()
+    }
+
+    /// Says that fields of the hash at a key have expired and are gone; the event has been told.
+    pub fn fields_expired(&mut self, key: &[u8], fields: &[Vec<u8>]) {
+        self.stats.expired_fields.add(fields.len() as u64);
+        self.touched(key);
+        let mut args: Vec<&[u8]> = vec![b"HDEL", key];
+        args.extend(fields.iter().map(Vec::as_slice));
+        self.unit.push(self.db, &args);
     }
 
     /// The entry of a key for reading, which counts as a hit or a miss.
@@ -368,20 +451,31 @@ impl<'g> Keys<'g> {
     }
 
     /// Writes `patch` at `offset` into the string at a key, which is made and filled with zeros as needed.
-    /// The caller says [`Keys::changed`].
+    /// The caller has checked the type, and says [`Keys::changed`].
     pub fn overwrite_str(&mut self, key: &[u8], offset: usize, patch: &[u8]) {
+        let end = offset + patch.len();
+        self.update_str(key, end, |bytes| bytes[offset..end].copy_from_slice(patch))
+            .expect("the caller checked the type");
+    }
+
+    /// Runs `f` on the string at a key, made and filled up with zeros to `len_min` bytes as needed; gives what `f` gives and
+    /// whether the string has grown. `Err` when the key holds another type. The caller says [`Keys::changed`].
+    pub fn update_str<R>(
+        &mut self,
+        key: &[u8],
+        len_min: usize,
+        f: impl FnOnce(&mut [u8]) -> R,
+    ) -> Result<(R, bool), Error> {
+        if let Some(mut entry) = self.write(key) {
+            let ValueRef::Str(old) = entry.read().value() else { return Err(Error::WrongType) };
+            let len = old.len();
+            return Ok((f(entry.resize_str(len.max(len_min))), len < len_min));
+        }
         self.note_if_new(key);
         let (mut db, hash) = self.db_mut(key);
-        if db.get(key, hash).is_none() {
-            db.set_str(key, hash, b"", Expiry::None);
-        }
+        db.set_str(key, hash, b"", Expiry::None);
         let mut entry = db.get_mut(key, hash).expect("just made");
-        let end = offset + patch.len();
-        let len = match entry.read().value() {
-            ValueRef::Str(old) => old.len(),
-            _ => unreachable!("the caller checked the type"),
-        };
-        entry.resize_str(end.max(len))[offset..end].copy_from_slice(patch);
+        Ok((f(entry.resize_str(len_min)), true))
     }
 
     /// Puts a value at a key, whatever was there. The caller says [`Keys::changed`].

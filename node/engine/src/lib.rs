@@ -18,7 +18,9 @@ pub mod error;
 pub mod evict;
 pub mod execute;
 pub mod expire;
+pub mod geo;
 pub mod glob;
+pub mod hll;
 mod kept;
 pub mod keys;
 pub mod locks;
@@ -33,7 +35,7 @@ pub mod settings;
 pub mod spec;
 pub mod stats;
 pub mod table;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod testing;
 pub mod turn;
 

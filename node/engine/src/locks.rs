@@ -65,6 +65,14 @@ impl<'g> Locks<'g> {
             || self.more.binary_search_by_key(&slot, |g| g.slot()).is_ok()
     }
 
+    /// Number of slots that are held at present.
+    pub fn len(&self) -> usize {
+        self.first.is_some() as usize + self.more.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Slots that are held at present.
     pub fn slots(&self) -> SmallVec<[Slot; 4]> {
         self.first.iter().chain(&self.more).map(|g| g.slot()).collect()

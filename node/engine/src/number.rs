@@ -1,5 +1,8 @@
 //! Numbers as Redis reads them: strict, without leading zeros, plus signs or spaces.
 
+use crate::error::Error;
+use std::ops::RangeInclusive;
+
 /// An integer in its only canonical form: `-0`, `+1`, `01` and ` 1` are none.
 pub fn parse_i64(text: &[u8]) -> Option<i64> {
     match text {
@@ -20,6 +23,19 @@ pub fn parse_u64(text: &[u8]) -> Option<u64> {
         [b'0'] => Some(0),
         [b'1'..=b'9', ..] => digits(text),
         _ => None,
+    }
+}
+
+/// An integer within bounds. Errors as Redis words them: no integer at all, or out of these bounds.
+pub fn parse_within(text: &[u8], bounds: RangeInclusive<i64>) -> Result<i64, Error> {
+    let n = parse_i64(text).ok_or(Error::NotInteger)?;
+    match bounds.contains(&n) {
+        true => Ok(n),
+        false => Err(Error::err(&format!(
+            "value is out of range, value must between {} and {}",
+            bounds.start(),
+            bounds.end()
+        ))),
     }
 }
 

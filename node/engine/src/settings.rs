@@ -12,6 +12,8 @@ pub struct Settings {
     pub maxmemory_samples: u32,
     /// Longest string value, in bytes.
     pub proto_max_bulk_len: usize,
+    /// Longest sparse HyperLogLog, in bytes.
+    pub hll_sparse_max_bytes: usize,
     /// Set of [`notify`] classes; 0: no keyspace notifications.
     pub notify_keyspace_events: u32,
     /// Whether replicas delete with UNLINK instead of DEL.
@@ -37,6 +39,7 @@ impl Default for Settings {
             maxmemory_policy: EvictionPolicy::NoEviction,
             maxmemory_samples: 5,
             proto_max_bulk_len: proto::limits::BULK_BYTES_MAX,
+            hll_sparse_max_bytes: 3000,
             notify_keyspace_events: 0,
             lazyfree_lazy_expire: false,
             lazyfree_lazy_user_del: false,

@@ -140,6 +140,10 @@ pub mod flag {
     /// May take long: a node may run it beside the worker that serves its client.
     pub const LONG: u32 = 1 << 24;
 
+    /// May use keys that are not among its arguments ([`crate::keys::Keys::reach`]): in a transaction or a script the gate
+    /// is closed for it.
+    pub const ANY_KEY: u32 = 1 << 25;
+
     /// Counts as set on every command.
     pub const ANY: u32 = 1 << 31;
 
@@ -225,6 +229,9 @@ pub enum Group {
     SortedSet,
     Hash,
     Stream,
+    Bitmap,
+    HyperLogLog,
+    Geo,
     PubSub,
     Transactions,
     Connection,
@@ -243,6 +250,9 @@ impl Group {
             Group::SortedSet => "sorted-set",
             Group::Hash => "hash",
             Group::Stream => "stream",
+            Group::Bitmap => "bitmap",
+            Group::HyperLogLog => "hyperloglog",
+            Group::Geo => "geo",
             Group::PubSub => "pubsub",
             Group::Transactions => "transactions",
             Group::Connection => "connection",
@@ -260,6 +270,9 @@ impl Group {
             Group::SortedSet => acl::SORTEDSET,
             Group::Hash => acl::HASH,
             Group::Stream => acl::STREAM,
+            Group::Bitmap => acl::BITMAP,
+            Group::HyperLogLog => acl::HYPERLOGLOG,
+            Group::Geo => acl::GEO,
             Group::PubSub => acl::PUBSUB,
             Group::Transactions => acl::TRANSACTION,
             Group::Connection => acl::CONNECTION,
@@ -287,6 +300,8 @@ pub enum Begin {
     /// As `Keyword`, but found as the command finds it: past these options, each with so many operands. An operand that
     /// is spelled like the word does not count.
     AfterOptions { word: &'static str, start: i16, options: &'static [(&'static str, usize)] },
+    /// The operand of one of these options, which begin at argument `start`; of the last one if it is repeated.
+    Option { word: &'static str, start: i16, options: &'static [(&'static str, usize)] },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -362,6 +377,12 @@ impl KeySpec {
                 Some(begin) => begin as i64,
                 None => return Some(()),
             },
+            Begin::Option { word, start, options } => {
+                match last_option(args, word, start as usize, options) {
+                    Some(begin) => begin as i64,
+                    None => return Some(()),
+                }
+            }
         };
         let (first, last, step) = match self.find {
             Find::Range { last, step, limit } => {
@@ -381,7 +402,10 @@ impl KeySpec {
                 (first, first + (keys - 1) * step as i64, step)
             }
         };
-        if first >= argc || last >= argc {
+        if last < first {
+            return Some(());
+        }
+        if last >= argc {
             return None;
         }
         (first..=last).step_by(step.max(1) as usize).for_each(|i| out(i as usize));
@@ -409,6 +433,20 @@ fn after_options(args: &[&[u8]], word: &str, options: &[(&str, usize)]) -> Optio
         at += 1 + option.1;
     }
     None
+}
+
+/// The place of the last operand of `word`, as far as there are only options.
+fn last_option(args: &[&[u8]], word: &str, start: usize, options: &[(&str, usize)]) -> Option<usize> {
+    let (mut at, mut found) = (start, None);
+    while let Some(arg) = args.get(at) {
+        let option = options.iter().find(|(name, _)| arg.eq_ignore_ascii_case(name.as_bytes()));
+        let Some((name, operands)) = option else { break };
+        if *name == word {
+            found = Some(at + 1);
+        }
+        at += 1 + operands;
+    }
+    found
 }
 
 /// One argument as COMMAND DOCS describes it.

@@ -15,6 +15,10 @@ impl Count {
     pub fn add(&self, n: u64) {
         self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
     }
+    /// Takes back one that was added, for the owner alone.
+    pub fn take_back(&self) {
+        self.0.store(self.get().wrapping_sub(1), Ordering::Relaxed);
+    }
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -44,6 +48,8 @@ pub struct Stats {
     pub hits: Count,
     pub misses: Count,
     pub expired: Count,
+    /// Fields of hashes that expired by themselves.
+    pub expired_fields: Count,
     pub evicted: Count,
     pub errors: Count,
     /// Changes. Never goes back.
@@ -82,9 +88,18 @@ impl Stats {
         for c in &self.commands {
             [&c.calls, &c.ticks, &c.rejected, &c.failed].into_iter().for_each(Count::reset);
         }
-        [&self.hits, &self.misses, &self.expired, &self.evicted, &self.errors, &self.net_in, &self.net_out]
-            .into_iter()
-            .for_each(Count::reset);
+        [
+            &self.hits,
+            &self.misses,
+            &self.expired,
+            &self.expired_fields,
+            &self.evicted,
+            &self.errors,
+            &self.net_in,
+            &self.net_out,
+        ]
+        .into_iter()
+        .for_each(Count::reset);
         self.error_codes().clear();
     }
 
@@ -100,6 +115,7 @@ impl Stats {
             (&self.hits, &other.hits),
             (&self.misses, &other.misses),
             (&self.expired, &other.expired),
+            (&self.expired_fields, &other.expired_fields),
             (&self.evicted, &other.evicted),
             (&self.errors, &other.errors),
             (&self.dirty, &other.dirty),

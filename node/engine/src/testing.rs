@@ -154,6 +154,12 @@ impl Runner {
         String::from_utf8_lossy(&self.run_bytes(args)).into_owned()
     }
     fn run_bytes(&mut self, args: &[&[u8]]) -> Vec<u8> {
+        let (outcome, reply) = self.answer(args);
+        assert!(matches!(outcome, Outcome::Done));
+        reply
+    }
+    /// What becomes of a command, and the bytes of its reply.
+    pub fn answer(&mut self, args: &[&[u8]]) -> (Outcome, Vec<u8>) {
         let mut session = std::mem::replace(&mut self.session, Session::new(0));
         let mut out = Reply::new(session.is_resp3);
         let mut outcome = self.attempt(&mut session, args, &mut out, None);
@@ -162,9 +168,8 @@ impl Runner {
             let closed = keyspace.gate().close();
             outcome = self.attempt(&mut session, args, &mut out, Some(&closed));
         }
-        assert!(matches!(outcome, Outcome::Done));
         self.session = session;
-        out.take()
+        (outcome, out.take())
     }
     /// What becomes of a command whose slots may be held, with the gate open.
     pub fn first_attempt(&mut self, args: &[&[u8]]) -> Outcome {
@@ -190,6 +195,26 @@ impl Runner {
     /// The payload of DUMP.
     pub fn dump(&mut self, key: &str) -> Vec<u8> {
         self.bytes_of(&[b"DUMP", key.as_bytes()])
+    }
+
+    /// One round of the expiry cycle over all slots. Returns how much was removed.
+    pub fn expire_cycle(&mut self) -> usize {
+        let mut turn = Turn {
+            engine: &self.engine,
+            settings: &self.settings,
+            cluster: None,
+            status: self.status,
+            now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
+            ticks: || 0,
+            first_key: None,
+            watched: crate::admission::watched(&self.status, &self.settings),
+            exclusive: None,
+            passage: None,
+            stats: &self.stats,
+            local: &mut self.local,
+            host: &mut self.host,
+        };
+        crate::expire::cycle(&mut turn, 0, 1, Default::default(), usize::MAX).1
     }
 
     fn attempt(

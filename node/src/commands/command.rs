@@ -154,7 +154,9 @@ fn key_spec(spec: &KeySpec, out: &mut Reply) {
             text(out, "index");
             out.int(index as i64);
         }
-        Begin::Keyword { word, start } | Begin::AfterOptions { word, start, .. } => {
+        Begin::Keyword { word, start }
+        | Begin::AfterOptions { word, start, .. }
+        | Begin::Option { word, start, .. } => {
             text(out, "keyword");
             text(out, "spec");
             out.map(2);

@@ -274,6 +274,7 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("sync_partial_ok", repl.partial_ok);
     i.line("sync_partial_err", repl.partial_err);
     i.line("expired_keys", total.expired.get());
+    i.line("expired_subkeys", total.expired_fields.get());
     i.line("expired_stale_perc", "0.00");
     i.line("expired_time_cap_reached_count", 0);
     i.line("evicted_keys", total.evicted.get());
@@ -356,7 +357,10 @@ fn keyspace<E: Env>(i: &mut Info<'_, E>) {
         let keys = keyspace.len(db);
         if keys > 0 {
             let expires = keyspace.expires_len(db);
-            i.line(&format!("db{db}"), format!("keys={keys},expires={expires},avg_ttl=0"));
+            let fields = keyspace.field_expires_len(db);
+            // Redis 7.0 does not have the last: it is there when it says something.
+            let fields = if fields > 0 { format!(",subexpiry={fields}") } else { String::new() };
+            i.line(&format!("db{db}"), format!("keys={keys},expires={expires},avg_ttl=0{fields}"));
         }
     }
 }

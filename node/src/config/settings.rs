@@ -122,6 +122,7 @@ impl NodeSettings {
             maxmemory_policy: EvictionPolicy::NAMES.iter().find(|(n, _)| *n == policy).expect("checked").1,
             maxmemory_samples: int("maxmemory-samples") as u32,
             proto_max_bulk_len: num("proto-max-bulk-len") as usize,
+            hll_sparse_max_bytes: num("hll-sparse-max-bytes") as usize,
             notify_keyspace_events: notify::parse(config.get("notify-keyspace-events")).expect("checked"),
             lazyfree_lazy_expire: flag("lazyfree-lazy-expire"),
             lazyfree_lazy_user_del: flag("lazyfree-lazy-user-del"),

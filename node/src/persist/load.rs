@@ -111,6 +111,12 @@ impl<E: Env> RdbLoader<E> {
         }
         Ok(self.decoder.is_ended())
     }
+    /// As [`RdbLoader::push`] of the last bytes: an error unless the file is complete. A long value is tried again only
+    /// when many more bytes have come, so that the last one would wait for ever.
+    pub fn push_last(&mut self, bytes: &[u8]) -> Result<(), LoadError> {
+        self.push(bytes)?;
+        self.finish()
+    }
     /// No more bytes will come: an error unless the file is complete.
     pub fn finish(&mut self) -> Result<(), LoadError> {
         while !self.decoder.is_ended() {

@@ -121,6 +121,7 @@ async fn load<E: Env>(
     let rule = LoadRule { skips_expired: false, may_replace: true, is_exclusive: false };
     let mut loader = RdbLoader::new(shared, rule);
     let mut received = 0u64;
+    let mut end = EndMark::default();
     let mut said = shared.env.now().mono;
     loop {
         let mut bytes = wire.take();
@@ -134,16 +135,20 @@ async fn load<E: Env>(
             Length::Mark(_) => bytes.len(),
         };
         received += of_file as u64;
-        let is_ended =
-            loader.push(&bytes[..of_file]).map_err(|error| LinkEnd::Protocol(error.to_string()))?;
+        let is_last = match length {
+            Length::Bytes(n) => *n == received,
+            Length::Mark(mark) => end.is_in(&bytes, mark),
+        };
+        let pushed = match is_last {
+            false => loader.push(&bytes[..of_file]),
+            true => loader.push_last(&bytes[..of_file]).map(|()| true),
+        };
+        let is_ended = pushed.map_err(|error| LinkEnd::Protocol(error.to_string()))?;
         wire.give_back(&bytes[of_file..]);
         let now = shared.env.now().mono;
         note_progress(&shared.replication, received, now);
         if is_ended {
             break;
-        }
-        if matches!(length, Length::Bytes(n) if *n == received) {
-            return Err(LinkEnd::Protocol("the snapshot ends early".into()));
         }
         // Redis: an empty line tells the primary that we live.
         if now.since(said) > Duration::from_secs(1) {
@@ -156,6 +161,30 @@ async fn load<E: Env>(
     finish(wire, length, received, loader.rest()).await?;
     let loaded = loader.loaded();
     Ok((loaded.keys, loaded.stream_db.unwrap_or(0)))
+}
+
+/// Looks for the mark that ends a snapshot of unknown length.
+#[derive(Default)]
+struct EndMark {
+    /// The last bytes that came, fewer than a mark has.
+    tail: Vec<u8>,
+}
+
+impl EndMark {
+    /// Whether the mark ends in `bytes`, which follow those of the call before.
+    fn is_in(&mut self, bytes: &[u8], mark: &[u8]) -> bool {
+        // The mark may have begun before.
+        self.tail.extend_from_slice(&bytes[..bytes.len().min(mark.len() - 1)]);
+        let is_in =
+            memchr::memmem::find(&self.tail, mark).is_some() || memchr::memmem::find(bytes, mark).is_some();
+        if bytes.len() >= mark.len() {
+            self.tail.clear();
+            self.tail.extend_from_slice(&bytes[bytes.len() - (mark.len() - 1)..]);
+        } else {
+            self.tail.drain(..self.tail.len().saturating_sub(mark.len() - 1));
+        }
+        is_in
+    }
 }
 
 /// Takes the mark, or what the length announced beyond the end. `rest`: what the decoder got beyond the end.
@@ -192,6 +221,22 @@ fn note_progress(replication: &ReplicationState, received: u64, now: Mono) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_mark_is_found_however_it_is_cut() {
+        let mark: Vec<u8> = (0..MARK_BYTES as u8).collect();
+        let text = [&[7; 100][..], &mark, &[9; 50]].concat();
+        for step in 1..text.len() {
+            let mut end = EndMark::default();
+            let mut seen = 0;
+            let found = text.chunks(step).position(|part| {
+                seen += part.len();
+                end.is_in(part, &mark)
+            });
+            assert!(found.is_some() && seen >= 140 && seen - step < 140, "{step}");
+        }
+        assert!(!EndMark::default().is_in(&text[..139], &mark));
+    }
 
     #[test]
     fn both_forms_of_a_snapshot_are_known() {

@@ -128,6 +128,16 @@ impl Reply {
         let text = format_double(value);
         if self.is_resp3 { self.line(b',', &text) } else { self.bulk(text.as_bytes()) }
     }
+    /// A floating point number in decimal digits, at most 17 behind the point and no zeros at the end, as Redis writes
+    /// coordinates.
+    pub fn decimal(&mut self, value: f64) {
+        let text = format!("{value:.17}");
+        let text = match trim_zeros(&text) {
+            "-0" => "0",
+            text => text,
+        };
+        if self.is_resp3 { self.line(b',', text) } else { self.bulk(text.as_bytes()) }
+    }
     /// Text for people; `format` is three letters (`txt`, `mkd`).
     pub fn verbatim(&mut self, format: &str, text: &[u8]) {
         assert_eq!(format.len(), 3);
@@ -236,6 +246,20 @@ mod tests {
         };
         assert_eq!(write(false), "*2\r\n*2\r\n$-1\r\n:1\r\n$3\r\n1.5\r\n");
         assert_eq!(write(true), "%1\r\n~2\r\n_\r\n#t\r\n,1.5\r\n");
+    }
+
+    #[test]
+    fn decimals_have_no_exponent() {
+        let mut r = Reply::new(false);
+        r.decimal(13.361389338970184);
+        r.decimal(-0.0);
+        r.decimal(1e-9);
+        r.set_resp3(true);
+        r.decimal(180.0);
+        assert_eq!(
+            r.as_bytes(),
+            b"$20\r\n13.36138933897018433\r\n$1\r\n0\r\n$19\r\n0.00000000100000000\r\n,180\r\n"
+        );
     }
 
     #[test]

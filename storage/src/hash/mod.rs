@@ -1,6 +1,7 @@
 //! Hashes: fields with values, packed while small, then a table of one-allocation elements.
 
 pub(crate) mod element;
+mod expiring;
 pub mod seeded;
 mod segment;
 pub(crate) mod table;
@@ -10,6 +11,8 @@ use crate::slab::class_size;
 use crate::thin::{View, ViewMut, Word};
 use crate::thresholds::Thresholds;
 use element::Element;
+use expiring::Expiring;
+pub use expiring::{FIELD_EXPIRY_MAX, Live, Numbered};
 use table::Table;
 
 /// Fields and values. Order is that of insertion while packed, that of the keyed hash afterwards.
@@ -17,7 +20,14 @@ use table::Table;
 #[repr(transparent)]
 pub struct Hash {
     /// Packed: field, value, field, value ...
-    word: Word<Packed, Fields>,
+    word: Word<Packed, Big>,
+}
+
+/// What is not packed.
+#[derive(Clone)]
+enum Big {
+    Table(Fields),
+    Expiring(Expiring),
 }
 
 type Fields = Table<Element<true>>;
@@ -28,11 +38,13 @@ impl Hash {
         Hash::default()
     }
 
-    /// The name OBJECT ENCODING gives: `listpack` or `hashtable`.
+    /// The name OBJECT ENCODING gives: `listpack`, `listpackex` (of which some fields expire) or `hashtable`.
     pub fn encoding(&self) -> &'static str {
         match self.word.view() {
             View::Small(_) => "listpack",
-            View::Big(_) => "hashtable",
+            View::Big(Big::Table(_)) => "hashtable",
+            View::Big(Big::Expiring(e)) if e.fields.word.is_big() => "hashtable",
+            View::Big(Big::Expiring(_)) => "listpackex",
         }
     }
 
@@ -40,7 +52,8 @@ impl Hash {
     pub fn len(&self) -> usize {
         match self.word.view() {
             View::Small(packed) => packed.len() / 2,
-            View::Big(table) => table.len(),
+            View::Big(Big::Table(table)) => table.len(),
+            View::Big(Big::Expiring(e)) => e.fields.len(),
         }
     }
 
@@ -53,7 +66,8 @@ impl Hash {
     pub fn heap_bytes(&self) -> usize {
         match self.word.view() {
             View::Small(packed) => packed.heap_bytes(),
-            View::Big(table) => class_size(size_of::<Fields>()) + table.heap_bytes(),
+            View::Big(Big::Table(table)) => class_size(size_of::<Big>()) + table.heap_bytes(),
+            View::Big(Big::Expiring(e)) => e.heap_bytes(),
         }
     }
 
@@ -61,10 +75,11 @@ impl Hash {
     pub fn get(&self, field: &[u8]) -> Option<&[u8]> {
         match self.word.view() {
             View::Small(packed) => find(packed, field).map(|(_, value)| value),
-            View::Big(table) => {
+            View::Big(Big::Table(table)) => {
                 let hash = seeded::hash(table.seed(), field);
                 table.find(hash, |e| e.key() == field).map(|e| e.get().1)
             }
+            View::Big(Big::Expiring(e)) => e.fields.get(field),
         }
     }
 
@@ -73,7 +88,7 @@ impl Hash {
         self.get(field).is_some()
     }
 
-    /// Sets a field; `true` if it is new.
+    /// Sets a field, which no longer expires; `true` if it is new.
     pub fn set(&mut self, field: &[u8], value: &[u8], thresholds: &Thresholds) -> bool {
         if let ViewMut::Small(packed) = self.word.view_mut() {
             let is_short = field.len().max(value.len()) <= thresholds.hash_max_listpack_value
@@ -90,8 +105,88 @@ impl Hash {
             }
             self.convert(thresholds.hash_seed);
         }
-        let ViewMut::Big(table) = self.word.view_mut() else { unreachable!("converted above") };
-        set(table, field, value)
+        match self.word.view_mut() {
+            ViewMut::Small(_) => unreachable!("converted above"),
+            ViewMut::Big(Big::Table(table)) => set(table, field, value),
+            ViewMut::Big(Big::Expiring(e)) => {
+                let is_new = e.fields.set(field, value, thresholds);
+                if e.forget_time(field) {
+                    self.settle();
+                }
+                is_new
+            }
+        }
+    }
+
+    /// As [`Hash::set`]; a field that expires goes on doing so.
+    pub fn set_keeping_expiry(&mut self, field: &[u8], value: &[u8], thresholds: &Thresholds) -> bool {
+        match self.word.view_mut() {
+            ViewMut::Big(Big::Expiring(e)) => e.fields.set(field, value, thresholds),
+            _ => self.set(field, value, thresholds),
+        }
+    }
+
+    /// Sets or takes away (`None`) the time in ms since 1970, at most [`FIELD_EXPIRY_MAX`], at which a field expires.
+    /// `false`: there is no such field.
+    pub fn set_expiry(&mut self, field: &[u8], at_ms: Option<i64>, thresholds: &Thresholds) -> bool {
+        if !self.contains(field) {
+            return false;
+        }
+        match (self.word.view_mut(), at_ms) {
+            (ViewMut::Big(Big::Expiring(e)), Some(at_ms)) => e.set_time(field, at_ms, thresholds),
+            (ViewMut::Big(Big::Expiring(e)), None) => {
+                e.forget_time(field);
+                self.settle();
+            }
+            (_, Some(at_ms)) => {
+                let expiring = Expiring::new(std::mem::take(self), field, at_ms, thresholds);
+                self.word = Word::big(Box::new(Big::Expiring(expiring)));
+            }
+            (_, None) => {}
+        }
+        true
+    }
+
+    /// When a field expires; `None`: never, or there is no such field.
+    pub fn expiry(&self, field: &[u8]) -> Option<i64> {
+        self.expiring()?.time(field)
+    }
+
+    /// The soonest time at which a field expires; `None`: none does.
+    #[inline]
+    pub fn next_expiry(&self) -> Option<i64> {
+        if self.word.is_big() { self.expiring().map(Expiring::soonest) } else { None }
+    }
+
+    /// Removes up to `max` fields whose time is not after `now_ms`, and hands them out, the soonest first.
+    pub fn take_due(&mut self, now_ms: i64, max: usize) -> Vec<Vec<u8>> {
+        let ViewMut::Big(Big::Expiring(e)) = self.word.view_mut() else { return Vec::new() };
+        let taken = e.take_due(now_ms, max);
+        self.settle();
+        taken
+    }
+
+    /// The hash as it is at a time: what has expired by then is hidden.
+    #[inline]
+    pub fn live(&self, now_ms: i64) -> Live<'_> {
+        Live::new(self, self.expiring(), now_ms)
+    }
+
+    #[inline]
+    fn expiring(&self) -> Option<&Expiring> {
+        match self.word.view() {
+            View::Big(Big::Expiring(e)) => Some(e),
+            _ => None,
+        }
+    }
+
+    /// Goes back to the plain form when no field expires any more.
+    fn settle(&mut self) {
+        if let ViewMut::Big(Big::Expiring(e)) = self.word.view_mut()
+            && e.is_spent()
+        {
+            *self = std::mem::take(&mut e.fields);
+        }
     }
 
     /// Removes a field; `false` if it was not there.
@@ -102,9 +197,16 @@ impl Hash {
                 packed.remove_pair(value_at - packed::entry_bytes(field.len()));
                 true
             }
-            ViewMut::Big(table) => {
+            ViewMut::Big(Big::Table(table)) => {
                 let hash = seeded::hash(table.seed(), field);
                 table.remove(hash, |e| e.key() == field).is_some()
+            }
+            ViewMut::Big(Big::Expiring(e)) => {
+                let is_removed = e.fields.remove(field);
+                if e.forget_time(field) {
+                    self.settle();
+                }
+                is_removed
             }
         }
     }
@@ -112,7 +214,11 @@ impl Hash {
     /// Asks the CPU for what a look-up of a field will read, one step further at each `stage`; whether there is another.
     #[inline]
     pub(crate) fn prefetch(&self, field: &[u8], stage: usize) -> bool {
-        let View::Big(table) = self.word.view() else { return stage == 0 && !self.word.prefetch_small() };
+        let table = match self.word.view() {
+            View::Small(_) => return stage == 0 && !self.word.prefetch_small(),
+            View::Big(Big::Table(table)) => table,
+            View::Big(Big::Expiring(e)) => return e.fields.prefetch(field, stage),
+        };
         let hash = seeded::hash(table.seed(), field);
         match stage {
             0 => table.prefetch_tags(hash),
@@ -131,7 +237,8 @@ impl Hash {
     pub fn iter(&self) -> Iter<'_> {
         match self.word.view() {
             View::Small(packed) => Iter { body: IterBody::Packed(packed.iter()), left: self.len() },
-            View::Big(table) => Iter { body: IterBody::Table(table.iter()), left: self.len() },
+            View::Big(Big::Table(table)) => Iter { body: IterBody::Table(table.iter()), left: self.len() },
+            View::Big(Big::Expiring(e)) => e.fields.iter(),
         }
     }
 
@@ -142,7 +249,8 @@ impl Hash {
                 let mut iter = packed.iter_from(packed.position((2 * index).min(packed.len())));
                 Some((iter.next()?, iter.next()?))
             }
-            View::Big(table) => table.at(index).map(Element::get),
+            View::Big(Big::Table(table)) => table.at(index).map(Element::get),
+            View::Big(Big::Expiring(e)) => e.fields.at(index),
         }
     }
 
@@ -158,19 +266,20 @@ impl Hash {
                 self.iter().for_each(|(field, value)| f(field, value));
                 0
             }
-            View::Big(table) => table.scan(cursor, count, |e| f(e.get().0, e.get().1)),
+            View::Big(Big::Table(table)) => table.scan(cursor, count, |e| f(e.get().0, e.get().1)),
+            View::Big(Big::Expiring(e)) => e.fields.scan(cursor, count, f),
         }
     }
 
     fn convert(&mut self, seed: u64) {
         let View::Small(packed) = self.word.view() else { return };
-        let mut table = Box::new(Table::new(seed));
+        let mut table = Table::new(seed);
         let mut iter = packed.iter();
         while let (Some(field), Some(value)) = (iter.next(), iter.next()) {
             let hash = seeded::hash(seed, field);
             table.insert(hash, Element::new(hash, field, value));
         }
-        self.word = Word::big(table);
+        self.word = Word::big(Box::new(Big::Table(table)));
     }
 }
 

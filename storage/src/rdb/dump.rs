@@ -19,7 +19,8 @@ pub fn dump(value: ValueRef<'_>, format: &Format) -> Vec<u8> {
     out
 }
 
-fn put_footer(out: &mut Vec<u8>, format: &Format) {
+/// Ends a payload: version and checksum over all that stands before them.
+pub fn put_footer(out: &mut Vec<u8>, format: &Format) {
     out.extend_from_slice(&format.version.to_le_bytes());
     let crc = crc64(0, out);
     out.extend_from_slice(&crc.to_le_bytes());
@@ -86,7 +87,7 @@ pub fn restore(payload: &[u8], thresholds: &Thresholds) -> Result<Value, RdbErro
     let offset = input.at() as u64;
     match built {
         Ok(_) if input.at() != end => Err(RdbError::Corrupt { offset, what: "bytes behind the value" }),
-        Ok(built) => built.value.ok_or(RdbError::Corrupt { offset, what: "an empty collection" }),
+        Ok(value) => value.ok_or(RdbError::Corrupt { offset, what: "an empty collection" }),
         Err(Stop::More(_)) => Err(RdbError::Corrupt { offset, what: "the value ends too early" }),
         Err(Stop::Corrupt(what)) => Err(RdbError::Corrupt { offset, what }),
         Err(Stop::Unsupported(what)) => Err(RdbError::Unsupported { offset, what }),

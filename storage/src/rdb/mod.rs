@@ -15,7 +15,7 @@ mod tests;
 mod write;
 mod ziplist;
 
-pub use dump::{dump, dump_functions, restore, restore_functions};
+pub use dump::{dump, dump_functions, put_footer, restore, restore_functions};
 pub use read::{Decoder, Event, LoadOptions, Record, load};
 pub use write::{Access, Format, RdbWriter, write_record};
 

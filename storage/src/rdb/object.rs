@@ -7,7 +7,7 @@ use super::{enc, kind, lzf};
 use crate::entry::LENGTH_MAX;
 use crate::set::IntText;
 use crate::value::Value;
-use crate::{Hash, List, Set, Thresholds, ZSet};
+use crate::{FIELD_EXPIRY_MAX, Hash, List, Set, Thresholds, ZSet};
 use std::borrow::Cow;
 
 /// Why reading stopped.
@@ -120,18 +120,15 @@ pub(super) struct Build<'a> {
     pub is_valkey: bool,
 }
 
-/// A value, `None` for a collection without elements, and how many fields lost an expiry of their own.
-pub(super) struct Built {
-    pub value: Option<Value>,
-    pub field_expiries: u64,
-}
-
 const DUPLICATE: Stop = Stop::Corrupt("an element that occurs twice");
 
-/// Reads a value of the type with number `number`.
-pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -> Result<Built, Stop> {
+/// Reads a value of the type with number `number`; `None`: a collection without elements.
+pub(super) fn read_value(
+    input: &mut Input<'_>,
+    number: u8,
+    build: &Build<'_>,
+) -> Result<Option<Value>, Stop> {
     let t = build.thresholds;
-    let mut field_expiries = 0;
     let value = match number {
         kind::STRING => Value::str(&input.string()?),
         kind::LIST => {
@@ -204,20 +201,19 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
             let mut hash = Hash::new();
             for _ in 0..input.len()? {
                 let (field, value) = (input.string()?, input.string()?);
-                field_expiries += (input.i64_le()? != -1) as u64;
-                add_field(&mut hash, &field, &value, t)?;
+                let time = Some(input.i64_le()?).filter(|at| *at != -1);
+                add_expiring(&mut hash, &field, &value, time, t)?;
             }
             Value::Hash(hash)
         }
         kind::HASH_METADATA | kind::HASH_METADATA_EARLY if !build.is_valkey => {
-            if number == kind::HASH_METADATA {
-                input.u64_le()?; // the soonest expiry, which only gives the fields' own a base
-            }
+            // Released versions count the times from the soonest, which is 1.
+            let base = if number == kind::HASH_METADATA { input.i64_le()?.wrapping_sub(1) } else { 0 };
             let mut hash = Hash::new();
             for _ in 0..input.len()? {
-                field_expiries += (input.len()? != 0) as u64;
+                let time = Some(input.len()?).filter(|at| *at != 0).map(|at| base.wrapping_add(at as i64));
                 let field = input.string()?;
-                add_field(&mut hash, &field, &input.string()?, t)?;
+                add_expiring(&mut hash, &field, &input.string()?, time, t)?;
             }
             Value::Hash(hash)
         }
@@ -227,8 +223,8 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
             }
             let mut hash = Hash::new();
             let blob = input.string()?;
-            field_expiries = for_triples(&blob, &mut |field, value| {
-                field.with(|field| value.with(|value| add_field(&mut hash, field, value, t)))
+            for_triples(&blob, &mut |field, value, time| {
+                field.with(|field| value.with(|value| add_expiring(&mut hash, field, value, time, t)))
             })?;
             Value::Hash(hash)
         }
@@ -241,7 +237,7 @@ pub(super) fn read_value(input: &mut Input<'_>, number: u8, build: &Build<'_>) -
         }
         _ => return Err(Stop::Unsupported(format!("a value of unknown type {number}"))),
     };
-    Ok(Built { value: (!value.is_empty_collection()).then_some(value), field_expiries })
+    Ok((!value.is_empty_collection()).then_some(value))
 }
 
 fn add_scored(zset: &mut ZSet, member: &[u8], score: f64, t: &Thresholds) -> Result<(), Stop> {
@@ -253,6 +249,21 @@ fn add_scored(zset: &mut ZSet, member: &[u8], score: f64, t: &Thresholds) -> Res
 
 fn add_field(hash: &mut Hash, field: &[u8], value: &[u8], t: &Thresholds) -> Result<(), Stop> {
     if hash.set(field, value, t) { Ok(()) } else { Err(DUPLICATE) }
+}
+
+fn add_expiring(
+    hash: &mut Hash,
+    field: &[u8],
+    value: &[u8],
+    at_ms: Option<i64>,
+    t: &Thresholds,
+) -> Result<(), Stop> {
+    add_field(hash, field, value, t)?;
+    if at_ms.is_some_and(|at| !(0..=FIELD_EXPIRY_MAX).contains(&at)) {
+        return Err(Stop::Corrupt("a field expiry out of range"));
+    }
+    hash.set_expiry(field, at_ms, t);
+    Ok(())
 }
 
 fn read_list(input: &mut Input<'_>, number: u8, t: &Thresholds) -> Result<Value, Stop> {
@@ -330,13 +341,12 @@ fn for_pairs<'a>(
     if first.is_some() { Err(Stop::Corrupt("a pair without its second half")) } else { Ok(()) }
 }
 
-/// Fields, values and field expiries (0 for none); returns how many of the last there were.
+/// Fields, values and the times at which fields expire, 0 for never.
 fn for_triples<'a>(
     blob: &'a [u8],
-    each: &mut dyn FnMut(Item<'a>, Item<'a>) -> Result<(), Stop>,
-) -> Result<u64, Stop> {
+    each: &mut dyn FnMut(Item<'a>, Item<'a>, Option<i64>) -> Result<(), Stop>,
+) -> Result<(), Stop> {
     let mut held: (Option<Item<'a>>, Option<Item<'a>>) = (None, None);
-    let mut expiries = 0;
     for_items(blob, true, &mut |item| match held {
         (None, _) => {
             held.0 = Some(item);
@@ -348,14 +358,13 @@ fn for_triples<'a>(
         }
         (Some(field), Some(value)) => {
             held = (None, None);
-            match item {
-                Item::Int(at) => expiries += (at != 0) as u64,
-                Item::Bytes(_) => return Err(Stop::Corrupt("a field expiry that is not a number")),
-            }
-            each(field, value)
+            let Item::Int(at) = item else {
+                return Err(Stop::Corrupt("a field expiry that is not a number"));
+            };
+            each(field, value, Some(at).filter(|at| *at != 0))
         }
     })?;
-    if held.0.is_some() { Err(Stop::Corrupt("a field without its expiry")) } else { Ok(expiries) }
+    if held.0.is_some() { Err(Stop::Corrupt("a field without its expiry")) } else { Ok(()) }
 }
 
 /// The name in a module's id: nine characters of six bits above ten bits of version.

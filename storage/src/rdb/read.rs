@@ -82,7 +82,6 @@ pub struct Decoder {
     expire_ms: Option<i64>,
     idle_s: Option<u64>,
     frequency: Option<u8>,
-    field_expiries: u64,
 }
 
 /// Below this many buffered bytes a value is tried again at every push.
@@ -105,7 +104,6 @@ impl Decoder {
             expire_ms: None,
             idle_s: None,
             frequency: None,
-            field_expiries: 0,
         }
     }
 
@@ -131,10 +129,6 @@ impl Decoder {
     pub fn rest(&self) -> &[u8] {
         assert!(self.ended, "there is no rest before the end");
         &self.buffer[self.at..]
-    }
-    /// Hash fields with an expiry of their own that were loaded without it.
-    pub fn field_expiries_lost(&self) -> u64 {
-        self.field_expiries
     }
 
     /// The next event; `None`: more bytes are needed, or [`Event::End`] has been.
@@ -254,12 +248,11 @@ impl Decoder {
     fn record(&mut self, number: u8, input: &mut Input<'_>) -> Result<Event, Stop> {
         let key = input.string()?;
         let build = Build { thresholds: &self.options.thresholds, is_valkey: self.is_valkey };
-        let built = read_value(input, number, &build)?;
-        self.field_expiries += built.field_expiries;
+        let value = read_value(input, number, &build)?;
         let (expire_ms, idle_s, frequency) =
             (self.expire_ms.take(), self.idle_s.take(), self.frequency.take());
         let key = key.into_owned();
-        Ok(match built.value {
+        Ok(match value {
             Some(value) => {
                 Event::Key(Box::new(Record { db: self.db, key, value, expire_ms, idle_s, frequency }))
             }

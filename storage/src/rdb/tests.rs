@@ -478,3 +478,37 @@ fn broken_streams() {
         assert!(restore_with(&blocks, rest).is_err(), "{blocks:?} {rest:?}");
     }
 }
+
+/// What Redis 8.0.6 DUMPs for hashes of which some fields expire, in both of its forms.
+#[test]
+fn hashes_of_redis_with_fields_that_expire() {
+    let packed = b"\x19\x00\xd8\xc3,\xbb\x03\x00\x00,,\x00\x00\x00\t\x00\x81b\x02\x02\x01\xf4\x00\xd8\xc3,\xbb\x03\x00\x00\t\
+        \x81c\x02\x03\x01\xf4\xf4\xd9\xc3,\xbb\x03\x00\x00\t\x81a\x02\x01\x01\x00\x01\xff\x0c\x00N\x85(\x1b\xc0`.\xf4";
+    let table = b"\x18\x00\xd8\xc3,\xbb\x03\x00\x00\x04A\xf5\x01c\xc0\x03\x00\x01d\xc0\x04\x01\x01b\xc0\x02\x00\x01a\xc0\x01\
+        \x0c\x00\xab\x02\x8b\xe7*\x06\xaa\x7f";
+    for payload in [&packed[..], table] {
+        let value = restore(payload, &Thresholds::default()).unwrap();
+        let ValueRef::Hash(hash) = value.as_ref() else { panic!("a hash") };
+        assert_eq!(hash.get(b"c"), Some(&b"3"[..]));
+        assert_eq!((hash.expiry(b"a"), hash.expiry(b"b")), (None, Some(4_102_444_800_000)));
+        assert_eq!(hash.expiry(b"c"), Some(4_102_444_800_500));
+        for version in [9, 10, 11, 12] {
+            let again = dump(value.as_ref(), &Format { version, ..Format::default() });
+            let again = restore(&again, &Thresholds::default()).unwrap();
+            let ValueRef::Hash(again) = again.as_ref() else { panic!("a hash") };
+            assert!(hash.iter().all(|(f, v)| again.get(f) == Some(v) && again.expiry(f) == hash.expiry(f)));
+            assert_eq!(again.len(), hash.len());
+        }
+    }
+}
+
+#[test]
+fn a_field_expiry_out_of_range_is_refused() {
+    for time in [u64::MAX, 1 << 50] {
+        let mut payload = b"\x18\x00\x00\x00\x00\x00\x00\x00\x00\x01\x81".to_vec();
+        payload.extend_from_slice(&time.to_be_bytes());
+        payload.extend_from_slice(b"\x01f\x01v\x0c\x00");
+        payload.extend_from_slice(&crate::crc64(0, &payload).to_le_bytes());
+        assert!(matches!(restore(&payload, &Thresholds::default()), Err(RdbError::Corrupt { .. })));
+    }
+}

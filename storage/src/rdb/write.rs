@@ -72,6 +72,8 @@ pub(super) fn type_of(value: ValueRef<'_>, format: &Format) -> u8 {
         ValueRef::List(_) => kind::LIST,
         ValueRef::Set(set) if set.as_intset().is_some() => kind::SET_INTSET,
         ValueRef::Set(_) => kind::SET,
+        // Whatever version is asked for: an expiry is not lost, and only readers that know of them meet such hashes.
+        ValueRef::Hash(hash) if hash.next_expiry().is_some() => kind::HASH_METADATA,
         ValueRef::Hash(hash) if packed && hash.encoding() == "listpack" => kind::HASH_LISTPACK,
         ValueRef::Hash(_) => kind::HASH,
         ValueRef::ZSet(zset) if packed && zset.encoding() == "listpack" => kind::ZSET_LISTPACK,
@@ -163,8 +165,16 @@ fn put_hash(out: &mut Vec<u8>, hash: &Hash, kind: u8, format: &Format) {
         put_string(out, &packed.finish(), format);
         return;
     }
+    let soonest = hash.next_expiry();
+    if let Some(soonest) = soonest {
+        out.extend_from_slice(&(soonest as u64).to_le_bytes());
+    }
     put_len(out, hash.len() as u64);
     for (field, value) in hash.iter() {
+        if let Some(soonest) = soonest {
+            // Counted from the soonest, which is 1; 0 is none.
+            put_len(out, hash.expiry(field).map_or(0, |at| (at - soonest + 1) as u64));
+        }
         put_string(out, field, format);
         put_string(out, value, format);
     }

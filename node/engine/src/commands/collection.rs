@@ -3,6 +3,7 @@
 use crate::cx::Cx;
 use crate::keys::{Collection, Keys};
 use crate::number::parse_i64;
+use crate::number::parse_within;
 use crate::{Error, Rng};
 use std::collections::BTreeSet;
 
@@ -87,14 +88,7 @@ const RANDOM_REPLIES_MAX: u64 = 1 << 26;
 impl RandomCount {
     /// Parses argument 2 of HRANDFIELD, SRANDMEMBER and ZRANDMEMBER. Call [`RandomCount::check`] when options are parsed.
     pub fn parse(cx: &Cx) -> Result<RandomCount, Error> {
-        let count = cx.int(2)?;
-        if count == i64::MIN {
-            return Err(Error::err(&format!(
-                "value is out of range, value must between {} and {}",
-                -i64::MAX,
-                i64::MAX
-            )));
-        }
+        let count = parse_within(cx.args[2], -i64::MAX..=i64::MAX)?;
         let n = count.unsigned_abs() as usize;
         Ok(if count < 0 { RandomCount::Repeated(n) } else { RandomCount::Distinct(n) })
     }

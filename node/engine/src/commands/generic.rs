@@ -1,6 +1,7 @@
 //! Commands on keys of every type.
 
 use crate::cx::Cx;
+use crate::number::parse_within;
 use crate::settings::{Settings, notify};
 use crate::spec::{Arg, Command, Group, Handler, KeySpec, acl, flag, key};
 use crate::{Error, evict, number};
@@ -190,7 +191,7 @@ fn copy_of(value: ValueRef<'_>) -> Value {
 
 /// A database number among the arguments.
 fn db_index(cx: &Cx, index: usize) -> Result<u16, Error> {
-    let number = cx.int(index)?;
+    let number = parse_within(cx.args[index], i32::MIN.into()..=i32::MAX.into())?;
     u16::try_from(number)
         .ok()
         .filter(|db| *db < cx.settings.databases)
@@ -414,8 +415,9 @@ pub const SWAPDB: Command = Command {
     ..Command::BASE
 };
 fn swapdb(cx: &mut Cx) -> Result<(), Error> {
-    let first = cx.int(1).map_err(|_| Error::text("ERR invalid first DB index"))?;
-    let second = cx.int(2).map_err(|_| Error::text("ERR invalid second DB index"))?;
+    let number = |i: usize| parse_within(cx.args[i], i32::MIN.into()..=i32::MAX.into());
+    let first = number(1).map_err(|_| Error::text("ERR invalid first DB index"))?;
+    let second = number(2).map_err(|_| Error::text("ERR invalid second DB index"))?;
     let index = |n: i64| {
         u16::try_from(n)
             .ok()

@@ -3,13 +3,14 @@
 use super::collection::{RandomCount, changed, held, wrong_arity};
 use super::scan;
 use crate::cx::Cx;
+use crate::keys::{Keys, take_due};
 use crate::number::{parse_f64, parse_i64};
 use crate::settings::notify;
 use crate::spec::{Arg, Command, Deprecated, Group, Handler, KeySpec, flag, key};
 use crate::{Error, long_double};
-use storage::Hash;
+use storage::{Hash, Live};
 
-const BASE: Command = Command { group: Group::Hash, ..Command::BASE };
+pub(super) const BASE: Command = Command { group: Group::Hash, ..Command::BASE };
 
 pub const HSET: Command = Command {
     name: "hset",
@@ -57,16 +58,59 @@ fn hmset(cx: &mut Cx) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes fields of the hash at a key whose time has come, all of `named` among them. `Err`: it is no hash.
+pub(super) fn settle(keys: &mut Keys<'_>, key: &[u8], named: &[&[u8]]) -> Result<(), Error> {
+    let at_ms = keys.fields_at();
+    if held::<Hash>(keys, key)?.is_some_and(|hash| hash.next_expiry().is_some_and(|at| at <= at_ms)) {
+        keys.expire_fields(key, named);
+    }
+    Ok(())
+}
+
+/// The hash at a key, without fields whose time has come.
+fn read<'k>(keys: &'k mut Keys<'_>, key: &[u8]) -> Result<Option<Live<'k>>, Error> {
+    let at_ms = keys.fields_at();
+    Ok(keys.read_as::<Hash>(key)?.map(|hash| hash.live(at_ms)))
+}
+
+/// Says that fields have expired that were removed while others were set.
+fn gone(cx: &mut Cx, fields: &[Vec<u8>]) {
+    if !fields.is_empty() {
+        cx.keys.event(cx.args[1], notify::HASH, "hexpired");
+        cx.keys.fields_expired(cx.args[1], fields);
+    }
+}
+
+/// After a read that passed over fields whose time has come.
+#[inline]
+fn after_read(cx: &mut Cx, has_hidden: bool) -> Result<(), Error> {
+    if has_hidden {
+        cx.keys.expire_fields(cx.args[1], &[]);
+    }
+    Ok(())
+}
+
+/// Whether a read passed over fields.
+#[inline]
+fn has_hidden(hash: Option<Live>) -> bool {
+    hash.is_some_and(|hash| hash.has_hidden())
+}
+
 /// Sets the fields of HSET and HMSET; returns how many are new.
 fn set_pairs(cx: &mut Cx) -> Result<usize, Error> {
     let (key, pairs) = (cx.args[1], &cx.args[2..]);
     if !pairs.len().is_multiple_of(2) {
         return Err(wrong_arity(cx));
     }
-    let thresholds = &cx.settings.thresholds;
+    let (thresholds, at_ms, mut expired) = (&cx.settings.thresholds, cx.keys.fields_at(), Vec::new());
     let created = cx.keys.update_or_new(key, |hash: &mut Hash| {
+        if hash.next_expiry().is_some_and(|at| at <= at_ms) {
+            let fields: Vec<&[u8]> = pairs.iter().step_by(2).copied().collect();
+            expired = take_due(hash, at_ms, &fields);
+        }
         pairs.chunks_exact(2).filter(|pair| hash.set(pair[0], pair[1], thresholds)).count()
     })?;
+    gone(cx, &expired);
     changed(cx.keys, key, notify::HASH, "hset", pairs.len() / 2);
     Ok(created)
 }
@@ -86,10 +130,12 @@ pub const HSETNX: Command = Command {
 };
 fn hsetnx(cx: &mut Cx) -> Result<(), Error> {
     let (key, field, value) = (cx.args[1], cx.args[2], cx.args[3]);
-    let thresholds = &cx.settings.thresholds;
-    let is_set = cx
-        .keys
-        .update_or_new(key, |hash: &mut Hash| !hash.contains(field) && hash.set(field, value, thresholds))?;
+    let (thresholds, at_ms, mut expired) = (&cx.settings.thresholds, cx.keys.fields_at(), Vec::new());
+    let is_set = cx.keys.update_or_new(key, |hash: &mut Hash| {
+        expired = take_due(hash, at_ms, &[field]);
+        !hash.contains(field) && hash.set(field, value, thresholds)
+    })?;
+    gone(cx, &expired);
     if is_set {
         cx.keys.changed(key, notify::HASH, "hset");
     }
@@ -111,11 +157,13 @@ pub const HGET: Command = Command {
     ..BASE
 };
 fn hget(cx: &mut Cx) -> Result<(), Error> {
-    match cx.keys.read_as::<Hash>(cx.args[1])?.and_then(|hash| hash.get(cx.args[2])) {
+    let hash = read(cx.keys, cx.args[1])?;
+    match hash.and_then(|hash| hash.get(cx.args[2])) {
         Some(value) => cx.out.bulk(value),
         None => cx.out.null(),
     }
-    Ok(())
+    let has_hidden = has_hidden(hash);
+    after_read(cx, has_hidden)
 }
 
 pub const HMGET: Command = Command {
@@ -132,7 +180,7 @@ pub const HMGET: Command = Command {
     ..BASE
 };
 fn hmget(cx: &mut Cx) -> Result<(), Error> {
-    let hash = cx.keys.read_as::<Hash>(cx.args[1])?;
+    let hash = read(cx.keys, cx.args[1])?;
     let fields = &cx.args[2..];
     cx.out.array(fields.len());
     for field in fields {
@@ -141,7 +189,8 @@ fn hmget(cx: &mut Cx) -> Result<(), Error> {
             None => cx.out.null(),
         }
     }
-    Ok(())
+    let has_hidden = has_hidden(hash);
+    after_read(cx, has_hidden)
 }
 
 pub const HDEL: Command = Command {
@@ -160,6 +209,7 @@ pub const HDEL: Command = Command {
 };
 fn hdel(cx: &mut Cx) -> Result<(), Error> {
     let (key, fields) = (cx.args[1], &cx.args[2..]);
+    settle(cx.keys, key, fields)?;
     let is_any = held::<Hash>(cx.keys, key)?.is_some_and(|hash| fields.iter().any(|f| hash.contains(f)));
     if !is_any {
         cx.out.int(0);
@@ -186,9 +236,10 @@ pub const HLEN: Command = Command {
     ..BASE
 };
 fn hlen(cx: &mut Cx) -> Result<(), Error> {
-    let len = cx.keys.read_as::<Hash>(cx.args[1])?.map_or(0, |hash| hash.len());
-    cx.out.int(len as i64);
-    Ok(())
+    let hash = read(cx.keys, cx.args[1])?;
+    cx.out.int(hash.map_or(0, |hash| hash.len()) as i64);
+    let has_hidden = has_hidden(hash);
+    after_read(cx, has_hidden)
 }
 
 pub const HSTRLEN: Command = Command {
@@ -205,9 +256,11 @@ pub const HSTRLEN: Command = Command {
     ..BASE
 };
 fn hstrlen(cx: &mut Cx) -> Result<(), Error> {
-    let value = cx.keys.read_as::<Hash>(cx.args[1])?.and_then(|hash| hash.get(cx.args[2]));
+    let hash = read(cx.keys, cx.args[1])?;
+    let value = hash.and_then(|hash| hash.get(cx.args[2]));
     cx.out.int(value.map_or(0, |v| v.len()) as i64);
-    Ok(())
+    let has_hidden = has_hidden(hash);
+    after_read(cx, has_hidden)
 }
 
 pub const HEXISTS: Command = Command {
@@ -224,9 +277,10 @@ pub const HEXISTS: Command = Command {
     ..BASE
 };
 fn hexists(cx: &mut Cx) -> Result<(), Error> {
-    let is_there = cx.keys.read_as::<Hash>(cx.args[1])?.is_some_and(|hash| hash.contains(cx.args[2]));
-    cx.out.int(is_there as i64);
-    Ok(())
+    let hash = read(cx.keys, cx.args[1])?;
+    cx.out.int(hash.is_some_and(|hash| hash.contains(cx.args[2])) as i64);
+    let has_hidden = has_hidden(hash);
+    after_read(cx, has_hidden)
 }
 
 pub const HINCRBY: Command = Command {
@@ -244,6 +298,7 @@ pub const HINCRBY: Command = Command {
 };
 fn hincrby(cx: &mut Cx) -> Result<(), Error> {
     let (key, field, by) = (cx.args[1], cx.args[2], cx.int(3)?);
+    settle(cx.keys, key, &[field])?;
     let old = match held::<Hash>(cx.keys, key)?.and_then(|hash| hash.get(field)) {
         Some(text) => parse_i64(text).ok_or(Error::text("ERR hash value is not an integer"))?,
         None => 0,
@@ -273,7 +328,10 @@ fn hincrbyfloat(cx: &mut Cx) -> Result<(), Error> {
     if cx.float(3)?.is_infinite() {
         return Err(Error::text("ERR value is NaN or Infinity"));
     }
-    let old = held::<Hash>(cx.keys, key)?.and_then(|hash| hash.get(field)).unwrap_or(b"0");
+    settle(cx.keys, key, &[field])?;
+    let hash = held::<Hash>(cx.keys, key)?;
+    let expires = hash.is_some_and(|hash| hash.expiry(field).is_some());
+    let old = hash.and_then(|hash| hash.get(field)).unwrap_or(b"0");
     if parse_f64(old).is_none() {
         return Err(Error::text("ERR hash value is not a float"));
     }
@@ -281,15 +339,19 @@ fn hincrbyfloat(cx: &mut Cx) -> Result<(), Error> {
     set_field(cx, new.as_bytes())?;
     cx.keys.changed(key, notify::HASH, "hincrbyfloat");
     // The sum is replayed, so that rounding elsewhere cannot differ.
-    cx.replay(&[b"HSET".as_slice(), key, field, new.as_bytes()]);
+    if expires {
+        cx.replay(&[b"HSETEX".as_slice(), key, b"KEEPTTL", b"FIELDS", b"1", field, new.as_bytes()]);
+    } else {
+        cx.replay(&[b"HSET".as_slice(), key, field, new.as_bytes()]);
+    }
     cx.out.bulk(new.as_bytes());
     Ok(())
 }
 
-/// Sets the field in argument 2.
+/// Sets the field in argument 2, which goes on expiring if it does.
 fn set_field(cx: &mut Cx, value: &[u8]) -> Result<(), Error> {
     let (field, thresholds) = (cx.args[2], &cx.settings.thresholds);
-    cx.keys.update_or_new(cx.args[1], |hash: &mut Hash| hash.set(field, value, thresholds))?;
+    cx.keys.update_or_new(cx.args[1], |hash: &mut Hash| hash.set_keeping_expiry(field, value, thresholds))?;
     Ok(())
 }
 
@@ -307,13 +369,14 @@ pub const HGETALL: Command = Command {
     ..BASE
 };
 fn hgetall(cx: &mut Cx) -> Result<(), Error> {
-    let hash = cx.keys.read_as::<Hash>(cx.args[1])?;
+    let hash = read(cx.keys, cx.args[1])?;
     cx.out.map(hash.map_or(0, |hash| hash.len()));
     for (field, value) in hash.into_iter().flat_map(|hash| hash.iter()) {
         cx.out.bulk(field);
         cx.out.bulk(value);
     }
-    Ok(())
+    let has_hidden = has_hidden(hash);
+    after_read(cx, has_hidden)
 }
 
 pub const HKEYS: Command = Command {
@@ -330,10 +393,11 @@ pub const HKEYS: Command = Command {
     ..BASE
 };
 fn hkeys(cx: &mut Cx) -> Result<(), Error> {
-    let hash = cx.keys.read_as::<Hash>(cx.args[1])?;
+    let hash = read(cx.keys, cx.args[1])?;
     cx.out.array(hash.map_or(0, |hash| hash.len()));
     hash.into_iter().flat_map(|hash| hash.iter()).for_each(|(field, _)| cx.out.bulk(field));
-    Ok(())
+    let has_hidden = has_hidden(hash);
+    after_read(cx, has_hidden)
 }
 
 pub const HVALS: Command = Command {
@@ -350,10 +414,11 @@ pub const HVALS: Command = Command {
     ..BASE
 };
 fn hvals(cx: &mut Cx) -> Result<(), Error> {
-    let hash = cx.keys.read_as::<Hash>(cx.args[1])?;
+    let hash = read(cx.keys, cx.args[1])?;
     cx.out.array(hash.map_or(0, |hash| hash.len()));
     hash.into_iter().flat_map(|hash| hash.iter()).for_each(|(_, value)| cx.out.bulk(value));
-    Ok(())
+    let has_hidden = has_hidden(hash);
+    after_read(cx, has_hidden)
 }
 
 pub const HRANDFIELD: Command = Command {
@@ -376,11 +441,13 @@ pub const HRANDFIELD: Command = Command {
 fn hrandfield(cx: &mut Cx) -> Result<(), Error> {
     if cx.args.len() == 2 {
         let rand = cx.rng.next_u64();
-        match cx.keys.read_as::<Hash>(cx.args[1])?.and_then(|hash| hash.random(rand)) {
+        let hash = read(cx.keys, cx.args[1])?.filter(|hash| !hash.is_empty());
+        match hash.and_then(|hash| hash.numbered().at((rand % hash.len() as u64) as usize)) {
             Some((field, _)) => cx.out.bulk(field),
             None => cx.out.null(),
         }
-        return Ok(());
+        let has_hidden = has_hidden(hash);
+        return after_read(cx, has_hidden);
     }
     let count = RandomCount::parse(cx)?;
     let with_values = cx.args.len() == 4 && cx.is_word(3, "WITHVALUES");
@@ -388,14 +455,15 @@ fn hrandfield(cx: &mut Cx) -> Result<(), Error> {
         return Err(Error::Syntax);
     }
     let count = count.check(with_values)?;
-    let Some(hash) = cx.keys.read_as::<Hash>(cx.args[1])? else {
+    let Some(hash) = read(cx.keys, cx.args[1])? else {
         cx.out.array(0);
         return Ok(());
     };
     let chosen = count.choose(hash.len(), cx.rng);
+    let numbered = hash.numbered();
     let is_nested = with_values && cx.out.is_resp3();
     cx.out.array(if with_values && !is_nested { chosen.len() * 2 } else { chosen.len() });
-    for (field, value) in chosen.into_iter().filter_map(|i| hash.at(i)) {
+    for (field, value) in chosen.into_iter().filter_map(|i| numbered.at(i)) {
         if is_nested {
             cx.out.array(2);
         }
@@ -404,7 +472,8 @@ fn hrandfield(cx: &mut Cx) -> Result<(), Error> {
             cx.out.bulk(value);
         }
     }
-    Ok(())
+    let has_hidden = hash.has_hidden();
+    after_read(cx, has_hidden)
 }
 
 pub const HSCAN: Command = Command {
@@ -417,7 +486,9 @@ pub const HSCAN: Command = Command {
 fn hscan(cx: &mut Cx) -> Result<(), Error> {
     let Some((cursor, filter)) = scan::begin_of_collection::<Hash>(cx)? else { return Ok(()) };
     let mut found = Vec::new();
-    let next = held::<Hash>(cx.keys, cx.args[1])?.map_or(0, |hash| {
+    let at_ms = cx.keys.fields_at();
+    let hash = held::<Hash>(cx.keys, cx.args[1])?.map(|hash| hash.live(at_ms));
+    let next = hash.map_or(0, |hash| {
         hash.scan(cursor, filter.count, &mut |field, value| {
             if filter.is_match(field) {
                 found.push((field, value));
@@ -429,7 +500,8 @@ fn hscan(cx: &mut Cx) -> Result<(), Error> {
         cx.out.bulk(field);
         cx.out.bulk(value);
     }
-    Ok(())
+    let has_hidden = has_hidden(hash);
+    after_read(cx, has_hidden)
 }
 
 pub static COMMANDS: &[Command] = &[

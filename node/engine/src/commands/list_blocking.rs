@@ -174,8 +174,8 @@ pub const BLMPOP: Command = Command {
     ..BASE
 };
 fn blmpop(cx: &mut Cx) -> Result<(), Error> {
-    let timeout_ms = cx.timeout_ms(1)?;
     let request = PopRequest::parse(cx, 2, End::parse)?;
+    let timeout_ms = cx.timeout_ms(1)?;
     if !request.run(cx)? {
         cx.block(request.keys.iter().map(|k| k.to_vec()).collect(), timeout_ms, Nothing::Array);
     }

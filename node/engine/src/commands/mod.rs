@@ -1,18 +1,26 @@
 //! The commands that the engine runs, a file per family. Each is one `const` and one function below it.
 
 pub mod algebra;
+pub mod bitfield;
+pub mod bitmap;
 pub mod collection;
 pub mod dump;
 pub mod expiry;
 pub mod function;
 pub mod generic;
+pub mod geo;
+pub mod geo_search;
 pub mod hash;
+pub mod hash_expiry;
+pub mod hyperloglog;
+pub mod lcs;
 pub mod list;
 pub mod list_blocking;
 pub mod scan;
 pub mod scripting;
 pub mod set;
 pub mod set_algebra;
+pub mod sort;
 pub mod stream;
 pub mod stream_add;
 pub mod stream_claim;
@@ -22,6 +30,7 @@ pub mod stream_info;
 pub mod stream_range;
 pub mod stream_read;
 pub mod string;
+pub mod string_if;
 pub mod zset;
 pub mod zset_algebra;
 pub mod zset_pop;
@@ -33,12 +42,21 @@ use crate::spec::Command;
 pub fn all() -> impl Iterator<Item = &'static Command> {
     [
         string::COMMANDS,
+        string_if::COMMANDS,
+        lcs::COMMANDS,
+        sort::COMMANDS,
+        bitmap::COMMANDS,
+        bitfield::COMMANDS,
+        hyperloglog::COMMANDS,
+        geo::COMMANDS,
+        geo_search::COMMANDS,
         generic::COMMANDS,
         expiry::COMMANDS,
         dump::COMMANDS,
         scan::COMMANDS,
         crate::multi::COMMANDS,
         hash::COMMANDS,
+        hash_expiry::COMMANDS,
         list::COMMANDS,
         list_blocking::COMMANDS,
         set::COMMANDS,

@@ -55,9 +55,13 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// A cursor among the arguments.
+/// A cursor among the arguments, as `strtoul` reads it: with zeros and signs, and nothing at all as zero.
 fn parse_cursor(text: &[u8]) -> Result<u64, Error> {
-    parse_u64(text).ok_or(Error::text("ERR invalid cursor"))
+    let digits = text.strip_prefix(b"-").or(text.strip_prefix(b"+")).unwrap_or(text);
+    let first = digits.iter().position(|c| *c != b'0').unwrap_or(digits.len().saturating_sub(1));
+    let number = if text.is_empty() { Some(0) } else { parse_u64(&digits[first..]) };
+    let number = number.ok_or(Error::text("ERR invalid cursor"))?;
+    Ok(if text.starts_with(b"-") { number.wrapping_neg() } else { number })
 }
 
 /// A page of SCAN and its kin: the next cursor, and the header of its `len` elements, which follow.

@@ -1,5 +1,6 @@
 //! Strings.
 
+use super::string_if::{CONDITIONS, Condition};
 use crate::cx::Cx;
 use crate::number::{parse_f64, parse_i64};
 use crate::settings::notify;
@@ -7,7 +8,7 @@ use crate::spec::{Arg, Command, Deprecated, Group, Handler, KeySpec, flag, key};
 use crate::{Error, commands::expiry};
 use storage::{Expiry, ValueRef};
 
-const BASE: Command = Command { group: Group::String, ..Command::BASE };
+pub(super) const BASE: Command = Command { group: Group::String, ..Command::BASE };
 
 const EXPIRY_ARGS: &[Arg] = &[
     Arg::integer("seconds").token("EX").since("2.6.12"),
@@ -46,7 +47,14 @@ pub const SET: Command = Command {
         Arg::string("value"),
         Arg::one_of(
             "condition",
-            &[Arg::word("nx", "NX").since("2.6.12"), Arg::word("xx", "XX").since("2.6.12")],
+            &[
+                Arg::word("nx", "NX").since("2.6.12"),
+                Arg::word("xx", "XX").since("2.6.12"),
+                CONDITIONS[0].since("8.4.0"),
+                CONDITIONS[1].since("8.4.0"),
+                CONDITIONS[2].since("8.4.0"),
+                CONDITIONS[3].since("8.4.0"),
+            ],
         )
         .optional(),
         Arg::word("get", "GET").since("6.2.0").optional(),
@@ -57,6 +65,7 @@ pub const SET: Command = Command {
         ("6.0.0", "Added the `KEEPTTL` option."),
         ("6.2.0", "Added the `GET`, `EXAT` and `PXAT` options."),
         ("7.0.0", "Allowed the `NX` and `GET` options together."),
+        ("8.4.0", "Added the `IFEQ`, `IFNE`, `IFDEQ` and `IFDNE` options."),
     ],
     run: Handler::Keys(set),
     ..BASE
@@ -78,7 +87,7 @@ fn set(cx: &mut Cx) -> Result<(), Error> {
             None => cx.out.null(),
         }
     }
-    if (options.is_nx || options.is_xx) && cx.keys.exists(key) == options.is_nx {
+    if !options.condition.holds(cx.keys, key)? {
         if !options.is_get {
             cx.out.null();
         }
@@ -106,39 +115,48 @@ fn set(cx: &mut Cx) -> Result<(), Error> {
     Ok(())
 }
 
-/// Options that SET and GETEX share.
+/// Options that SET, MSETEX and GETEX share.
 #[derive(Default)]
-struct Options {
-    is_nx: bool,
-    is_xx: bool,
-    is_get: bool,
-    is_keep_ttl: bool,
-    is_persist: bool,
+pub(super) struct Options<'a> {
+    pub condition: Condition<'a>,
+    pub is_get: bool,
+    pub is_keep_ttl: bool,
+    pub is_persist: bool,
     /// Unit and argument of an expiry.
-    expire: Option<(expiry::Unit, usize)>,
+    pub expire: Option<(expiry::Unit, usize)>,
 }
 
 /// Which of the options a command takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Allowed {
+pub(super) enum Allowed {
     Set,
+    /// As SET, without those that look at one value.
+    SetMany,
     GetEx,
 }
 
-impl Options {
-    fn parse(cx: &Cx, from: usize, allowed: Allowed) -> Result<Options, Error> {
+impl<'a> Options<'a> {
+    pub fn parse(cx: &Cx<'a, '_>, from: usize, allowed: Allowed) -> Result<Options<'a>, Error> {
         use expiry::Unit;
         let mut o = Options::default();
         let mut i = from;
         while i < cx.args.len() {
             let has_next = i + 1 < cx.args.len();
             let is_expiry_free = o.expire.is_none() && !o.is_keep_ttl && !o.is_persist;
-            let is_set = allowed == Allowed::Set;
-            if is_set && cx.is_word(i, "NX") && !o.is_xx {
-                o.is_nx = true;
-            } else if is_set && cx.is_word(i, "XX") && !o.is_nx {
-                o.is_xx = true;
-            } else if is_set && cx.is_word(i, "GET") {
+            let is_set = allowed != Allowed::GetEx;
+            let is_one = allowed == Allowed::Set;
+            if is_set && cx.is_word(i, "NX") && o.condition.may_become(&Condition::New) {
+                o.condition = Condition::New;
+            } else if is_set && cx.is_word(i, "XX") && o.condition.may_become(&Condition::Exists) {
+                o.condition = Condition::Exists;
+            } else if is_one
+                && has_next
+                && o.condition == Condition::None
+                && let Some(condition) = Condition::parse(cx, i)?
+            {
+                o.condition = condition;
+                i += 1;
+            } else if is_one && cx.is_word(i, "GET") {
                 o.is_get = true;
             } else if is_set && cx.is_word(i, "KEEPTTL") && is_expiry_free {
                 o.is_keep_ttl = true;
@@ -159,7 +177,7 @@ impl Options {
     }
 
     /// The absolute time of the expiry, in ms.
-    fn expire_ms(&self, cx: &Cx, command: &'static str) -> Result<Option<i64>, Error> {
+    pub fn expire_ms(&self, cx: &Cx, command: &'static str) -> Result<Option<i64>, Error> {
         let Some((unit, at)) = self.expire else { return Ok(None) };
         let value = cx.int(at)?;
         if value <= 0 {

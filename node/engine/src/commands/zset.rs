@@ -14,9 +14,9 @@ pub(super) const BASE: Command = Command { group: Group::SortedSet, ..Command::B
 
 /// Options of ZADD.
 #[derive(Clone, Copy, Default, Debug)]
-struct Add {
-    only_new: bool,
-    only_old: bool,
+pub(super) struct Add {
+    pub only_new: bool,
+    pub only_old: bool,
     only_greater: bool,
     only_less: bool,
     counts_changed: bool,
@@ -25,9 +25,9 @@ struct Add {
 
 /// What ZADD did.
 #[derive(Clone, Copy, Default, Debug)]
-struct Added {
-    new: usize,
-    changed: usize,
+pub(super) struct Added {
+    pub new: usize,
+    pub changed: usize,
     /// The score after the last pair; `None`: an option forbade it.
     score: Option<f64>,
 }
@@ -95,7 +95,8 @@ impl Add {
         Ok(())
     }
 
-    fn run(self, cx: &mut Cx, pairs: &[(f64, &[u8])]) -> Result<Added, Error> {
+    /// Adds `pairs` to the set at argument 1.
+    pub fn run(self, cx: &mut Cx, pairs: &[(f64, &[u8])]) -> Result<Added, Error> {
         let (key, thresholds) = (cx.args[1], &cx.settings.thresholds);
         let done = cx.keys.update_or_new(key, |set: &mut ZSet| {
             let mut done = Added::default();

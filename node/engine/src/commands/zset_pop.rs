@@ -207,8 +207,8 @@ pub const BZMPOP: Command = Command {
     ..BASE
 };
 fn bzmpop(cx: &mut Cx) -> Result<(), Error> {
-    let timeout_ms = cx.timeout_ms(1)?;
     let request = PopRequest::parse(cx, 2, End::parse)?;
+    let timeout_ms = cx.timeout_ms(1)?;
     if !request.run(cx)? {
         cx.block(request.keys.iter().map(|k| k.to_vec()).collect(), timeout_ms, Nothing::Array);
     }

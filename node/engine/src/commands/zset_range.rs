@@ -45,7 +45,9 @@ enum MemberBound<'a> {
 impl ScoreBound {
     fn parse(text: &[u8]) -> Option<ScoreBound> {
         let (number, is_exclusive) = text.strip_prefix(b"(").map_or((text, false), |rest| (rest, true));
-        Some(ScoreBound { score: parse_f64(number)?, is_exclusive })
+        // As `strtod` reads it: past spaces, and nothing at all as zero.
+        let score = if number.is_empty() { 0.0 } else { parse_f64(number.trim_ascii_start())? };
+        Some(ScoreBound { score, is_exclusive })
     }
 }
 
@@ -125,8 +127,7 @@ impl<'a> Request<'a> {
         is_reverse: Option<bool>,
         is_store: bool,
     ) -> Result<Request<'a>, Error> {
-        let (is_by_open, is_direction_open) = (by.is_none(), is_reverse.is_none());
-        let (mut by, mut is_reverse) = (by.unwrap_or(By::Rank), is_reverse.unwrap_or(false));
+        let (mut by, mut is_reverse) = (by, is_reverse);
         let (mut limit, mut with_scores) = (None, false);
         let mut i = at + 3;
         while i < cx.args.len() {
@@ -135,17 +136,18 @@ impl<'a> Request<'a> {
             } else if cx.is_word(i, "LIMIT") && i + 2 < cx.args.len() {
                 limit = Some((cx.int(i + 1)?, cx.int(i + 2)?));
                 i += 2;
-            } else if is_direction_open && cx.is_word(i, "REV") {
-                is_reverse = true;
-            } else if is_by_open && cx.is_word(i, "BYLEX") {
-                by = By::Member;
-            } else if is_by_open && cx.is_word(i, "BYSCORE") {
-                by = By::Score;
+            } else if is_reverse.is_none() && cx.is_word(i, "REV") {
+                is_reverse = Some(true);
+            } else if by.is_none() && cx.is_word(i, "BYLEX") {
+                by = Some(By::Member);
+            } else if by.is_none() && cx.is_word(i, "BYSCORE") {
+                by = Some(By::Score);
             } else {
                 return Err(Error::Syntax);
             }
             i += 1;
         }
+        let (by, is_reverse) = (by.unwrap_or(By::Rank), is_reverse.unwrap_or(false));
         if by == By::Rank && limit.is_some_and(|(_, count)| count != -1) {
             return Err(Error::text(
                 "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX",

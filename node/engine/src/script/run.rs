@@ -8,7 +8,7 @@ use super::interpreter::{Finish, Interpreter, Invocation, Kind, MEMORY_MAX};
 use super::library::Library;
 use super::native;
 use crate::admission::{self, Route};
-use crate::cx::Caller;
+use crate::cx::Waiting;
 use crate::execute::{self, Outcome};
 use crate::keys::Keys;
 use crate::locks::{Locks, Places};
@@ -145,8 +145,9 @@ fn find_script(engine: &Engine, text: &[u8], is_sha: bool) -> Result<Arc<Script>
 }
 
 fn new_script(engine: &Engine, text: &[u8]) -> Result<Arc<Script>, Error> {
-    let names_whole_db =
-        |word: &[u8]| engine.table.by_name(word).is_some_and(|s| s.has(flag::EXCLUSIVE | flag::WHOLE_DB));
+    let names_whole_db = |word: &[u8]| {
+        engine.table.by_name(word).is_some_and(|s| s.has(flag::EXCLUSIVE | flag::WHOLE_DB | flag::ANY_KEY))
+    };
     Script::new(text, names_whole_db).map(Arc::new).map_err(|text| Error::err(&text))
 }
 
@@ -576,7 +577,7 @@ impl Run<'_, '_> {
         self.keys.db = self.session.db;
         match spec.command.run {
             Handler::Keys(_) => {
-                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, Caller::Script);
+                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, Waiting::InScript);
                 // They name the arguments by their addresses, which the next command's may have.
                 self.keys.set_places(Default::default());
             }
@@ -699,7 +700,7 @@ impl Run<'_, '_> {
             self.slots.dedup();
             return Ok(());
         }
-        if spec.has(flag::EXCLUSIVE | flag::WHOLE_DB) {
+        if spec.has(flag::EXCLUSIVE | flag::WHOLE_DB | flag::ANY_KEY) {
             return self.give_up(Retry::Gate);
         }
         for slot in slots {
