@@ -137,10 +137,10 @@ fn run_resolved(
         let slots = spec.slots(args).unwrap_or_default();
         admission::route(turn, session, &slots, spec.command.flags)?;
         let flags = match spec.command.run {
-            Handler::Script(command) => script::run::flags_of(turn.engine, spec, command, args),
+            Handler::Script(command) => script::run::flags_of(turn.engine, command, args, spec.command.flags),
             _ => spec.command.flags,
         };
-        session.multi.as_mut().expect("in a transaction").push(spec, args, flags);
+        session.multi.as_mut().expect("in a transaction").push_as(spec, args, flags);
         out.simple("QUEUED");
         return Ok(Outcome::Done);
     }
