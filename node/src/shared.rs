@@ -40,7 +40,7 @@ pub struct Shared<E: Env> {
     pub load: Vec<AtomicUsize>,
     /// Counters of each worker, then of each worker's side thread, then of the control thread, which applies a primary's
     /// stream. Each is added to by its thread alone.
-    pub stats: Vec<CachePadded<Stats>>,
+    pub stats: Vec<Arc<CachePadded<Stats>>>,
     pub counters: Counters,
     pub started: Now,
     /// 40 hex digits that change with every start.

@@ -17,6 +17,7 @@ use crate::pubsub::Space;
 use crate::shared::Released;
 use crate::shared::Shared;
 use crate::users::Renewed;
+use crossbeam::utils::CachePadded;
 use engine::blocking::SlotSide;
 use engine::stats::Stats;
 use engine::{Args, Host, Local, Outcome, Session, Spec, Status, Turn, evict, execute};
@@ -207,6 +208,7 @@ pub struct Worker<E: Env> {
     parked: RefCell<Vec<Rc<Connection<E>>>>,
     kick: Notify,
     is_stopped: Cell<bool>,
+    stats: Arc<CachePadded<Stats>>,
     pub(crate) errands: RefCell<Errands>,
 }
 
@@ -231,6 +233,7 @@ impl<E: Env> Worker<E> {
             parked: RefCell::default(),
             kick: Notify::new(),
             is_stopped: Cell::new(false),
+            stats: shared.stats[index].clone(),
             errands: RefCell::default(),
             shared,
         })
@@ -1192,7 +1195,8 @@ impl<E: Env> Worker<E> {
     }
 
     /// The counters of this worker.
+    #[inline]
     pub fn stats(&self) -> &Stats {
-        &self.shared.stats[self.index]
+        &self.stats
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! Invariant: a waiter is served, timed out or unblocked once: the three race for one atomic state.
 
-use crate::cx::{Caller, Cx, Replay};
+use crate::cx::{Cx, Replay, Waiting};
 use crate::keys::Keys;
 use crate::spec::Handler;
 use crate::table::Spec;
@@ -322,7 +322,7 @@ fn run_for(keys: &mut Keys<'_>, rng: &mut Rng, waiter: &Waiter, args: Args) -> O
     let mut out = Reply::new(waiter.is_resp3);
     let (db, dirty) = (keys.db, keys.effects.dirty);
     keys.db = waiter.db;
-    let mut cx = Cx::new(args, keys, &mut out, rng, Caller::Client);
+    let mut cx = Cx::new(args, keys, &mut out, rng, Waiting::Allowed);
     cx.is_resumed = true;
     let result: Result<(), Error> = run(&mut cx);
     let (is_waiting, replay) = (cx.wait.is_some(), cx.replay);

@@ -22,21 +22,11 @@ pub struct Cx<'a, 'g> {
     pub out: &'a mut Reply,
     pub rng: &'a mut Rng,
     pub settings: &'g Settings,
-    pub(crate) caller: Caller,
+    pub waiting: Waiting,
     /// Whether the client waited, and the command runs again since a key it waits for changed.
     pub(crate) is_resumed: bool,
     pub(crate) wait: Option<WaitRequest>,
     pub(crate) replay: Replay,
-}
-
-/// Who runs a command.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Caller {
-    /// A client, which can wait.
-    Client,
-    /// A transaction, or a replication stream.
-    Other,
-    Script,
 }
 
 /// What replicas and the log get for this command.
@@ -54,10 +44,10 @@ impl<'a, 'g> Cx<'a, 'g> {
         keys: &'a mut Keys<'g>,
         out: &'a mut Reply,
         rng: &'a mut Rng,
-        caller: Caller,
+        waiting: Waiting,
     ) -> Cx<'a, 'g> {
         let settings = keys.settings;
-        Cx { args, keys, out, rng, settings, caller, is_resumed: false, wait: None, replay: Replay::AsIs }
+        Cx { args, keys, out, rng, settings, waiting, is_resumed: false, wait: None, replay: Replay::AsIs }
     }
 
     /// Replays this command instead of the one that came; several calls: all of them, together.
@@ -80,7 +70,7 @@ impl<'a, 'g> Cx<'a, 'g> {
     /// As [`Cx::block`], with all that a wait may ask for.
     pub fn block_with(&mut self, request: WaitRequest, nothing: Nothing) {
         assert!(!request.keys.is_empty());
-        if self.caller == Caller::Client {
+        if self.waiting == Waiting::Allowed {
             self.wait = Some(request);
         } else {
             nothing.write(self.out);

@@ -3,7 +3,7 @@
 use crate::acl::Context;
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
-use crate::cx::{Caller, Cx, EngineCx, Replay};
+use crate::cx::{Cx, EngineCx, Replay, Waiting};
 use crate::keys::Keys;
 use crate::locks::{Locks, Place, Places};
 use crate::multi::{self, FlowCommand};
@@ -137,10 +137,10 @@ fn run_resolved(
         let slots = spec.slots(args).unwrap_or_default();
         admission::route(turn, session, &slots, spec.command.flags)?;
         let flags = match spec.command.run {
-            Handler::Script(command) => script::run::flags_of(turn.engine, spec, command, args),
+            Handler::Script(command) => script::run::flags_of(turn.engine, command, args, spec.command.flags),
             _ => spec.command.flags,
         };
-        session.multi.as_mut().expect("in a transaction").push(spec, args, flags);
+        session.multi.as_mut().expect("in a transaction").push_as(spec, args, flags);
         out.simple("QUEUED");
         return Ok(Outcome::Done);
     }
@@ -169,7 +169,10 @@ fn run_resolved(
             Ok(Outcome::Done)
         }
         Handler::Flow(command) => run_flow(turn, session, spec, command, args, out),
-        Handler::Container => Err(Error::Arity(spec.full_name.clone())),
+        Handler::Container => Err(match args.get(1) {
+            Some(name) => crate::table::unknown_subcommand(spec, name),
+            None => Error::Arity(spec.full_name.clone()),
+        }),
     }
 }
 
@@ -341,8 +344,12 @@ fn run_placed(
         conclude(turn, session, &mut keys, slots);
         return Err(error);
     }
-    let caller = if session.is_primary_link { Caller::Other } else { Caller::Client };
-    let outcome = match run_one(turn, spec, args, raw, out, &mut keys, caller) {
+    let waiting = if session.is_primary_link { Waiting::Refused } else { Waiting::Allowed };
+    let unfinished = run_one(turn, spec, args, raw, out, &mut keys, waiting);
+    if session.is_watched() {
+        remember(turn, session, &mut keys, spec, args);
+    }
+    let outcome = match unfinished {
         None => Outcome::Done,
         Some(Unfinished::NeedsGate) => Outcome::NeedsGate,
         Some(Unfinished::Waits(request)) => {
@@ -358,9 +365,6 @@ fn run_placed(
             ))
         }
     };
-    if session.is_watched() {
-        remember(turn, session, &mut keys, spec, args);
-    }
     conclude(turn, session, &mut keys, slots);
     Ok(outcome)
 }
@@ -399,25 +403,25 @@ pub(crate) fn run_one(
     raw: Option<&[u8]>,
     out: &mut Reply,
     keys: &mut Keys<'_>,
-    caller: Caller,
+    waiting: Waiting,
 ) -> Option<Unfinished> {
     let Handler::Keys(run) = spec.command.run else {
         unreachable!("only commands with keys run under locks")
     };
     let start = out.len();
     let dirty = keys.effects.dirty;
-    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, caller);
+    let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, waiting);
     let result = run(&mut cx);
     let (wait, replay) = (cx.wait, cx.replay);
-    let ticks = turn.local.lap(turn.ticks);
     if result == Err(Error::NeedsGate) {
         out.truncate(start);
         return Some(Unfinished::NeedsGate);
     }
+    let ticks = turn.local.lap(turn.ticks);
     let stats = keys.stats.ran(spec.id, ticks);
     if let Err(error) = result {
-        out.truncate(start);
         stats.failed.add(1);
+        out.truncate(start);
         keys.stats.count_error(error.code());
         out.error(&error.to_string());
     }
@@ -607,7 +611,7 @@ fn run_queue<'g>(
                     out.error(&error.to_string());
                     continue;
                 }
-                run_one(turn, spec, &args, None, out, keys, Caller::Other);
+                run_one(turn, spec, &args, None, out, keys, Waiting::Refused);
                 if session.is_watched() {
                     remember(turn, session, keys, spec, &args);
                 }

@@ -83,12 +83,12 @@ pub struct Keys<'g> {
     pub sees_expired: bool,
     /// Reads leave the access clock alone.
     pub is_no_touch: bool,
-    /// The node is part of a cluster: what a command uses is in one slot.
-    pub is_cluster: bool,
     /// Clients want to be told of keys that change.
     is_tracked: bool,
     /// The user may read keys that the command's arguments do not name.
     pub may_read_any: bool,
+    /// The node is part of a cluster: what a command uses is in one slot.
+    pub is_cluster: bool,
     pub passage: Option<&'g Passage<'g>>,
     pub effects: Kept<Effects>,
     pub unit: Kept<Unit>,
@@ -168,9 +168,9 @@ impl<'g> Keys<'g> {
             may_expire: !turn.status.is_replica && !turn.status.is_paused,
             sees_expired: false,
             is_no_touch: false,
-            is_cluster: turn.cluster.is_some(),
             is_tracked: turn.is_tracked,
             may_read_any: true,
+            is_cluster: turn.cluster.is_some(),
             passage: turn.passage,
             effects: turn.local.effects.lend(),
             unit,
@@ -193,12 +193,6 @@ impl<'g> Keys<'g> {
         turn.local.effects = self.effects.lend();
     }
 
-    /// Whether a read may keep what it has worked out beside the value: not on a replica, whose values are those of its
-    /// primary.
-    pub fn may_cache(&self) -> bool {
-        self.may_expire || self.sees_expired
-    }
-
     /// Tells clients of what changed while nobody else can read it: whoever reads it later is remembered anew.
     #[cold]
     pub(crate) fn tell_changes(&mut self, host: &mut dyn Host) {
@@ -210,6 +204,12 @@ impl<'g> Keys<'g> {
         if std::mem::take(&mut effects.is_flushed) {
             host.invalidate_all();
         }
+    }
+
+    /// Whether a read may keep what it has worked out beside the value: not on a replica, whose values are those of its
+    /// primary.
+    pub fn may_cache(&self) -> bool {
+        self.may_expire || self.sees_expired
     }
 
     /// Takes the places of the command that runs next.
@@ -338,6 +338,9 @@ impl<'g> Keys<'g> {
     pub fn fields_expired(&mut self, key: &[u8], fields: &[Vec<u8>]) {
         self.stats.expired_fields.add(fields.len() as u64);
         self.touched(key);
+        if let Some(change) = self.effects.changed.last_mut() {
+            change.is_own = false;
+        }
         let mut args: Vec<&[u8]> = vec![b"HDEL", key];
         args.extend(fields.iter().map(Vec::as_slice));
         self.unit.push(self.db, &args);

@@ -30,18 +30,21 @@ pub struct Multi {
     pub queue: Vec<(&'static Spec, Vec<Vec<u8>>)>,
     /// A command was refused while queueing: EXEC will refuse all.
     pub is_aborted: bool,
-    flags: u32,
-    /// Flags that some queued command does not have.
-    missing: u32,
     /// Bytes of the queued arguments.
     pub bytes: usize,
+    /// Flags that some of them has, and those that some of them lacks.
+    some: u32,
+    lacking: u32,
 }
 
 impl Multi {
-    /// Queues a command. `flags`: of what it will do, which a script tells by itself.
-    pub fn push(&mut self, spec: &'static Spec, args: Args, flags: u32) {
-        self.flags |= flags;
-        self.missing |= !flags;
+    pub fn push(&mut self, spec: &'static Spec, args: Args) {
+        self.push_as(spec, args, spec.command.flags);
+    }
+    /// As [`Multi::push`], with other flags than the declared ones: a script may say what it will do.
+    pub fn push_as(&mut self, spec: &'static Spec, args: Args, flags: u32) {
+        self.some |= flags;
+        self.lacking |= !flags;
         self.bytes += args.iter().map(|a| a.len()).sum::<usize>();
         self.queue.push((spec, args.iter().map(|a| a.to_vec()).collect()));
     }
@@ -58,11 +61,11 @@ impl Multi {
     }
     /// Flags that all queued commands have.
     pub fn common_flags(&self) -> u32 {
-        !self.missing
+        !self.lacking
     }
     /// Union of the queued commands' flags.
     pub fn flags(&self) -> u32 {
-        self.flags
+        self.some
     }
 }
 

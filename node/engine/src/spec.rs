@@ -151,6 +151,7 @@ pub mod flag {
     /// May use keys that are not among its arguments ([`crate::keys::Keys::reach`]): in a transaction or a script the gate
     /// is closed for it.
     pub const ANY_KEY: u32 = 1 << 25;
+
     /// Of a container: to users' rights any word may be its subcommand, as where its commands are plain arguments.
     pub const OPEN_SUBCOMMANDS: u32 = 1 << 26;
 

@@ -204,7 +204,12 @@ impl Table {
         let spec = self.by_name(args[0]).ok_or_else(|| unknown_command(args))?;
         match (spec.subcommands.is_empty(), args.get(1)) {
             (true, _) | (false, None) => Ok(spec),
-            (false, Some(name)) => subcommand(spec, name).ok_or_else(|| unknown_subcommand(spec, name)),
+            (false, Some(name)) => match subcommand(spec, name) {
+                Some(sub) => Ok(sub),
+                // To users' rights any word is one: the container is asked, which then says that there is none.
+                None if spec.has(flag::OPEN_SUBCOMMANDS) => Ok(spec),
+                None => Err(unknown_subcommand(spec, name)),
+            },
         }
     }
 
@@ -257,7 +262,7 @@ fn unknown_command(args: Args) -> Error {
     ))
 }
 
-fn unknown_subcommand(spec: &Spec, name: &[u8]) -> Error {
+pub(crate) fn unknown_subcommand(spec: &Spec, name: &[u8]) -> Error {
     let name = String::from_utf8_lossy(&name[..name.len().min(128)]).into_owned();
     Error::err(&format!("unknown subcommand '{name}'. Try {} HELP.", spec.command.name.to_uppercase()))
 }

@@ -131,21 +131,25 @@ fn in_bounds<T: PartialOrd + std::fmt::Display>(n: T, min: T, max: T) -> Result<
 fn memory_or_percent(word: &str) -> Result<String, String> {
     const ERROR: &str = "argument must be a memory or percent value";
     match word.strip_suffix('%') {
-        Some(percent) => match percent.parse::<u8>() {
+        Some(percent) => match percent.parse::<u32>() {
             Ok(percent) if percent <= 100 => Ok(format!("{percent}%")),
-            _ => Err(ERROR.into()),
+            Ok(_) => Err("percentage argument must be less or equal to 100".into()),
+            Err(_) => Err(ERROR.into()),
         },
         None => parse_memory(word).map(|n| n.to_string()).ok_or_else(|| ERROR.into()),
     }
 }
 
+/// Each as short as it can be written.
 fn percentiles(words: &[String]) -> Result<String, String> {
-    let words: Vec<&str> = words.iter().flat_map(|w| w.split_whitespace()).collect();
-    let is_percentile = |w: &&&str| w.parse::<f64>().is_ok_and(|p| (0.0..=100.0).contains(&p));
-    match words.iter().find(|w| !is_percentile(w)) {
-        Some(_) => Err("latency-tracking-info-percentiles should be numbers between 0.0 and 100.0".into()),
-        None => Ok(words.join(" ")),
-    }
+    const ERROR: &str = "latency-tracking-info-percentiles should be numbers between 0.0 and 100.0";
+    let number = |word: &str| match word.parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent.to_string()),
+        _ => Err(ERROR.to_string()),
+    };
+    let words: Result<Vec<String>, String> =
+        words.iter().flat_map(|w| w.split_whitespace()).map(number).collect();
+    Ok(words?.join(" "))
 }
 
 /// Bytes from a text such as `100`, `64mb` or `1g`. Follows redis.conf: `k` is 1000, `kb` 1024.

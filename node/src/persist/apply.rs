@@ -222,7 +222,7 @@ impl<E: Env> Applier<E> {
         slots.dedup();
         if is_multi {
             let mut multi = Multi::default();
-            specs.iter().zip(commands).for_each(|(spec, args)| multi.push(spec, args, spec.command.flags));
+            specs.iter().zip(commands).for_each(|(spec, args)| multi.push(spec, args));
             self.session.multi = Some(Box::new(multi));
         }
         let exec: &[&[u8]] = &[b"EXEC"];

@@ -5,7 +5,7 @@
 //! list that it is: those keys may be older or newer elsewhere.
 
 use crate::Error;
-use crate::cx::{Caller, Cx};
+use crate::cx::{Cx, Waiting};
 use crate::keys::Keys;
 use crate::settings::notify;
 use crate::spec::{Arg, Begin, Command, Find, Group, Handler, KeySpec, acl, flag, key};
@@ -104,17 +104,15 @@ impl<'a> Request<'a> {
                     request.is_unsorted = !pattern.contains(&b'*');
                     request.by = None;
                     if !request.is_unsorted {
-                        check_user(cx, "BY")?;
-                        check_slot(cx, pattern, "BY")?;
+                        check_pattern(cx, pattern, "BY")?;
                         request.by = Some(Pattern::parse(pattern));
                     }
                     i += 1;
                 }
                 () if cx.is_word(i, "GET") && rest >= 1 => {
-                    check_user(cx, "GET")?;
                     let pattern = cx.args[i + 1];
                     if pattern != b"#" {
-                        check_slot(cx, pattern, "GET")?;
+                        check_pattern(cx, pattern, "GET")?;
                     }
                     request.get.push(Pattern::parse(pattern));
                     i += 1;
@@ -135,17 +133,14 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Patterns make keys that no rule of a user's can be asked about beforehand.
-fn check_user(cx: &Cx, option: &str) -> Result<(), Error> {
-    if cx.keys.may_read_any {
-        return Ok(());
-    }
-    Err(Error::err(&format!("{option} option of SORT denied due to insufficient ACL permissions.")))
-}
-
 /// In a cluster all keys that a pattern makes must be in the slot of the key that is sorted.
 // Redis 7.0 refuses all patterns; 8.0 does this.
-fn check_slot(cx: &Cx, pattern: &[u8], option: &str) -> Result<(), Error> {
+fn check_pattern(cx: &Cx, pattern: &[u8], option: &str) -> Result<(), Error> {
+    if !cx.keys.may_read_any {
+        return Err(Error::err(&format!(
+            "{option} option of SORT denied due to insufficient ACL permissions."
+        )));
+    }
     let is_same = || pattern_slot(pattern) == Some(Slot::of_key(cx.args[1]));
     if !cx.keys.is_cluster || is_same() {
         return Ok(());
@@ -297,7 +292,7 @@ fn sort(cx: &mut Cx, may_store: bool) -> Result<(), Error> {
     let mut request = Request::parse(cx, may_store)?;
     let (mut elements, is_set) = Elements::load(cx, &request)?;
     // The order of a set's members is nobody's business: where it would show in data or in a script, they are sorted.
-    if request.is_unsorted && is_set && (request.store.is_some() || cx.caller == Caller::Script) {
+    if request.is_unsorted && is_set && (request.store.is_some() || cx.waiting == Waiting::InScript) {
         (request.is_unsorted, request.is_alpha) = (false, true);
     }
     if !request.is_unsorted {

@@ -10,7 +10,7 @@ use super::stream::{
 };
 use crate::Error;
 use crate::blocking::{Nothing, WaitRequest};
-use crate::cx::{Caller, Cx};
+use crate::cx::{Cx, Waiting};
 use crate::number::parse_i64;
 use crate::spec::{Arg, Begin, Command, Find, Handler, KeySpec, flag, key};
 use proto::resp::Reply;
@@ -97,7 +97,7 @@ impl<'a> Request<'a> {
         while i < args.len() {
             let more = args.len() - i - 1;
             if cx.is_word(i, "BLOCK") && more > 0 {
-                if cx.caller == Caller::Script {
+                if cx.waiting == Waiting::InScript {
                     let name = String::from_utf8_lossy(args[0]);
                     return Err(Error::err(&format!(
                         "{name} command is not allowed with BLOCK option from scripts"

@@ -9,7 +9,7 @@ use super::library::Library;
 use super::native;
 use crate::acl::Context;
 use crate::admission::{self, Route};
-use crate::cx::Caller;
+use crate::cx::Waiting;
 use crate::execute::{self, Outcome};
 use crate::keys::Keys;
 use crate::locks::{Locks, Places};
@@ -122,20 +122,17 @@ fn prepare(turn: &mut Turn, command: ScriptCommand, args: Args) -> Result<Prepar
     }
 }
 
-/// What a script will do, as flags of its command; those of the command itself where the script is not known.
-pub(crate) fn flags_of(engine: &Engine, spec: &Spec, command: ScriptCommand, args: Args) -> u32 {
-    let own = spec.command.flags;
-    match command {
-        _ if command.is_ro() => own,
-        ScriptCommand::Eval { is_sha, .. } => match find_script(engine, args[1], is_sha) {
-            Ok(script) => script.flags.command_flags(own),
-            Err(_) => own,
-        },
+/// Flags of a script's command, as the script says; as they are declared where it does not.
+pub(crate) fn flags_of(engine: &Engine, command: ScriptCommand, args: Args, declared: u32) -> u32 {
+    let flags = match command {
+        ScriptCommand::Eval { is_sha, .. } => find_script(engine, args[1], is_sha).ok().map(|s| s.flags),
         ScriptCommand::Function { .. } => {
-            let set = engine.scripts.libraries.set();
-            set.function(args[1]).map_or(own, |(_, function)| function.flags.command_flags(own))
+            engine.scripts.libraries.set().function(args[1]).map(|(_, function)| function.flags)
         }
-    }
+    };
+    flags
+        .filter(|flags| !flags.has(ScriptFlags::COMPAT))
+        .map_or(declared, |flags| flags.command_flags(declared))
 }
 
 fn find_script(engine: &Engine, text: &[u8], is_sha: bool) -> Result<Arc<Script>, Error> {
@@ -422,7 +419,11 @@ fn answer(vm: &Interpreter, finish: Finish, name: &str, out: &mut Reply) -> Opti
         Finish::Returned(value) => {
             let mut writer = Writer { out, is_script_resp3: vm.state().is_resp3.get(), error: None };
             match writer.put(&value, 0) {
-                Ok(()) => writer.error,
+                // One that a command gave and the script returns was counted with the command.
+                Ok(()) => {
+                    let error = writer.error;
+                    error.or_else(|| (out.as_bytes().get(start) == Some(&b'-')).then(String::new))
+                }
                 Err(error) => plain(out, format!("ERR Error running script {name}, {error}")),
             }
         }
@@ -590,7 +591,7 @@ impl Run<'_, '_> {
         self.keys.may_read_any = self.session.may_read_any_key(spec, args);
         match spec.command.run {
             Handler::Keys(_) => {
-                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, Caller::Script);
+                execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, Waiting::InScript);
                 self.has_read |= spec.has(flag::READONLY);
                 // They name the arguments by their addresses, which the next command's may have.
                 self.keys.set_places(Default::default());
