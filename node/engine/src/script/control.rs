@@ -6,7 +6,7 @@
 use crate::{Args, Error};
 use proto::Mono;
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const READING: u8 = 0;
@@ -57,17 +57,33 @@ impl Running {
 
 /// The scripts that run in all workers of a node, in the order in which they began.
 #[derive(Default, Debug)]
-pub struct Control(Mutex<Vec<Arc<Running>>>);
+pub struct Control {
+    running: Mutex<Vec<Arc<Running>>>,
+    /// As many as are in the list.
+    count: AtomicUsize,
+}
 
 impl Control {
     fn list(&self) -> MutexGuard<'_, Vec<Arc<Running>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
     pub fn begin(&self, running: &Arc<Running>) {
-        self.list().push(running.clone());
+        let mut list = self.list();
+        list.push(running.clone());
+        self.count.store(list.len(), Ordering::Relaxed);
     }
     pub fn end(&self, running: &Arc<Running>) {
-        self.list().retain(|r| !Arc::ptr_eq(r, running));
+        let mut list = self.list();
+        list.retain(|r| !Arc::ptr_eq(r, running));
+        self.count.store(list.len(), Ordering::Relaxed);
+    }
+    /// Whether a script runs; asked once per batch.
+    pub fn is_any(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+    /// A script has been running for too long. `slow_ms` 0: never.
+    pub fn is_slow(&self, now: Mono, slow_ms: u64) -> bool {
+        slow_ms > 0 && self.oldest().is_some_and(|oldest| oldest.ms(now) >= slow_ms)
     }
     /// The script that runs longest.
     pub fn oldest(&self) -> Option<Arc<Running>> {
