@@ -105,7 +105,9 @@ pub struct Errands {
 /// What a script is known by: its text, digest or name, under a seeded hash.
 fn script_of<E: Env>(shared: &Shared<E>, spec: &Spec, args: Args) -> u64 {
     let name = args.get(1).copied().unwrap_or_default();
-    shared.engine.keyspace.hash(name) ^ (spec.id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    // A function of the same name may be another once libraries have changed.
+    let kind = (shared.engine.scripts.libraries.changes() << 16) + spec.id as u64 + 1;
+    shared.engine.keyspace.hash(name) ^ kind.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Errands {

@@ -120,6 +120,11 @@ impl Control {
         self.list().iter().filter(|r| !r.is_replayed && !r.kill()).count() > 0
     }
 
+    /// Whether a script runs that has written, so that only the end of the node ends it.
+    pub fn has_unkillable(&self) -> bool {
+        self.list().iter().any(|r| !r.is_replayed && r.phase.load(Ordering::Acquire) == WRITTEN)
+    }
+
     /// What a client is told that would have to wait, if a script has been running for too long. `slow_ms` 0: never.
     pub fn busy(&self, now: Mono, slow_ms: u64) -> Option<Error> {
         let oldest = self.oldest()?;
@@ -223,9 +228,9 @@ mod tests {
         let control = Control::default();
         let (reads, writes) = (running(true, 0), running(true, 0));
         control.begin(&reads);
-        assert!(!control.kill_all());
+        assert!(!control.kill_all() && !control.has_unkillable());
         control.begin(&writes);
-        assert!(writes.begin_writing() && control.kill_all());
+        assert!(writes.begin_writing() && control.has_unkillable() && control.kill_all());
         assert!(reads.is_killed() && !writes.is_killed());
     }
 
