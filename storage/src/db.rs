@@ -208,7 +208,7 @@ impl<'a> DbMut<'a> {
         self.before_write(seg);
         let raw = seg.entry(index);
         let (bytes, expire) = (raw.bytes(), raw.expire_ms());
-        Some(EntryMut { db: self, seg, index, raw, bytes, expire, field_expire: None })
+        Some(EntryMut { db: self, seg, index, raw, bytes, expire, field_expire: UNCHANGED })
     }
 
     /// Sets a key to a string. Allocates at most once (twice for a value that is kept apart), not at all when the
@@ -383,6 +383,9 @@ impl Drop for Table {
     }
 }
 
+/// No hash was changed through an entry.
+const UNCHANGED: i64 = i64::MIN;
+
 /// An existing key, to be changed. Dropping it settles the accounts.
 pub struct EntryMut<'a> {
     db: DbMut<'a>,
@@ -391,8 +394,8 @@ pub struct EntryMut<'a> {
     raw: RawEntry,
     bytes: usize,
     expire: Option<i64>,
-    /// What [`RawEntry::field_expire_ms`] said before a hash was changed; `None`: none has been.
-    field_expire: Option<Option<i64>>,
+    /// When the soonest field of a hash expired before it was changed, `i64::MAX` for never; [`UNCHANGED`].
+    field_expire: i64,
 }
 
 impl EntryMut<'_> {
@@ -436,7 +439,9 @@ impl EntryMut<'_> {
     pub fn replace(&mut self, value: Value, expire: Option<i64>) -> Option<Value> {
         assert!(!value.is_empty_collection(), "no key holds an empty collection");
         // What comes may be a hash although what was there is none.
-        self.field_expire = self.field_expire.or(Some(self.raw.field_expire_ms()));
+        if self.field_expire == UNCHANGED {
+            self.field_expire = self.raw.field_expire_ms().unwrap_or(i64::MAX);
+        }
         // SAFETY: see set_str.
         let (raw, old) = unsafe { self.raw.replace(value, expire) };
         self.moved(raw);
@@ -471,12 +476,13 @@ impl EntryMut<'_> {
     /// To be called before a value is changed.
     #[inline]
     fn note_fields(&mut self) {
-        if self.raw.kind() == Kind::Hash && self.field_expire.is_none() {
-            self.field_expire = Some(self.raw.field_expire_ms());
+        if self.raw.kind() == Kind::Hash && self.field_expire == UNCHANGED {
+            self.field_expire = self.raw.field_expire_ms().unwrap_or(i64::MAX);
         }
     }
 
-    fn settle_fields(&mut self, before: Option<i64>) {
+    fn settle_fields(&mut self) {
+        let before = Some(self.field_expire).filter(|at| *at != i64::MAX);
         let now = self.raw.field_expire_ms();
         if now != before {
             if now.is_some() {
@@ -507,8 +513,8 @@ impl Drop for EntryMut<'_> {
             }
             self.db.expiry_changed(self.expire, expire);
         }
-        if let Some(before) = self.field_expire {
-            self.settle_fields(before);
+        if self.field_expire != UNCHANGED {
+            self.settle_fields();
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
-use crate::cx::{Cx, EngineCx, Replay, Waiting};
+use crate::cx::{Cx, EngineCx, Replay, Unfinished, Waiting};
 use crate::keys::Keys;
 use crate::locks::{Locks, Place, Places};
 use crate::multi::{self, FlowCommand};
@@ -297,14 +297,6 @@ pub(crate) fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>)
     keys
 }
 
-/// Why a command has no reply yet.
-pub(crate) enum Unfinished {
-    /// Its client waits.
-    Waits(blocking::WaitRequest),
-    /// It is to run again with the gate closed, and has changed nothing.
-    NeedsGate,
-}
-
 /// Runs one command whose slots are locked; writes its reply or its error, or tells why there is none.
 pub(crate) fn run_one(
     turn: &mut Turn,
@@ -322,7 +314,7 @@ pub(crate) fn run_one(
     let dirty = keys.effects.dirty;
     let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, waiting);
     let result = run(&mut cx);
-    let (wait, replay) = (cx.wait, cx.replay);
+    let (unfinished, replay) = (cx.unfinished, cx.replay);
     let ticks = turn.local.lap(turn.ticks);
     let stats = &mut keys.stats.commands[spec.id];
     stats.calls += 1;
@@ -341,7 +333,7 @@ pub(crate) fn run_one(
     if keys.effects.dirty > dirty && is_as_is && turn.engine.feed.is_attached() {
         push(keys, args, raw);
     }
-    wait.map(Unfinished::Waits)
+    unfinished
 }
 
 /// Replays a command as it came.
