@@ -98,6 +98,14 @@ pub fn memory() -> Option<Memory> {
     })
 }
 
+/// Gives pages that hold nothing back to the kernel.
+pub fn purge() {
+    // SAFETY: the name ends with a zero, and is an action without values; 4096 stands for all arenas.
+    unsafe {
+        je::mallctl(c"arena.4096.purge".as_ptr(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), 0);
+    }
+}
+
 /// What jemalloc counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
@@ -107,6 +115,11 @@ pub struct Memory {
     pub active: u64,
     /// Bytes of pages that are mapped to memory.
     pub resident: u64,
+}
+
+/// A number that the allocator shows under a name of its manual, such as `arenas.page`.
+pub fn number(name: &str) -> Option<usize> {
+    read(&std::ffi::CString::new(name).ok()?)
 }
 
 fn read(name: &std::ffi::CStr) -> Option<usize> {

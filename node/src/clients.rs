@@ -1,9 +1,13 @@
 //! The register of clients: what CLIENT LIST shows of connections that other threads serve.
 
+use crate::socket::UNIX_ADDRESS;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// CLIENT LIST counts unsent bytes in blocks of this size, which Redis keeps them in.
+const OUTPUT_BLOCK_BYTES: usize = 16 * 1024;
 
 /// One client. Numbers are written by its worker after each batch, without synchronisation.
 pub struct Client {
@@ -11,9 +15,15 @@ pub struct Client {
     pub worker: usize,
     pub peer: SocketAddr,
     pub own: SocketAddr,
+    /// It came by the Unix socket at this path.
+    pub unix_path: Option<Arc<str>>,
     /// Wall clock, in ms.
     pub created_ms: i64,
     pub text: Mutex<ClientText>,
+    /// Id of the client that is told instead of it; -1: it does not track.
+    pub redirect: AtomicI64,
+    /// Id of its user.
+    pub user_id: AtomicU64,
     pub last_active_ms: AtomicI64,
     pub db: AtomicU16,
     /// Set of [`state`]s.
@@ -23,6 +33,12 @@ pub struct Client {
     pub multi: AtomicI64,
     pub query_bytes: AtomicUsize,
     pub output_bytes: AtomicUsize,
+    /// Bytes of the arguments that are queued since MULTI.
+    pub multi_bytes: AtomicUsize,
+    /// Keys that it watches.
+    pub watched: AtomicUsize,
+    /// What of its memory stands in the sum over all clients.
+    counted: AtomicUsize,
     pub resp: AtomicU32,
     /// Id of the last command's spec plus one; 0: none yet.
     pub command: AtomicUsize,
@@ -53,16 +69,24 @@ pub mod state {
     pub const NO_TOUCH: u32 = 1 << 7;
     pub const DIRTY: u32 = 1 << 8;
     pub const CLOSING: u32 = 1 << 9;
+    pub const MONITOR: u32 = 1 << 10;
+    pub const TRACKING: u32 = 1 << 11;
+    pub const BCAST: u32 = 1 << 12;
 }
 
 /// All clients, by id.
 #[derive(Default)]
 pub struct Clients {
+    /// Path of the Unix socket, in the place of addresses of clients that came there.
+    pub unix_path: OnceLock<Arc<str>>,
     all: Mutex<BTreeMap<u64, Arc<Client>>>,
     next: AtomicU64,
     pub count: AtomicUsize,
     pub accepted: AtomicU64,
     pub rejected: AtomicU64,
+    pub evicted: AtomicU64,
+    /// Bytes of all clients' buffers.
+    bytes: AtomicUsize,
 }
 
 impl Clients {
@@ -77,8 +101,11 @@ impl Clients {
             worker,
             peer,
             own,
+            unix_path: self.unix_path.get().filter(|_| peer == UNIX_ADDRESS).cloned(),
             created_ms: now_ms,
             text: Mutex::new(ClientText { user: "default".into(), ..ClientText::default() }),
+            redirect: AtomicI64::new(-1),
+            user_id: AtomicU64::new(0),
             last_active_ms: AtomicI64::new(now_ms),
             db: AtomicU16::new(0),
             state: AtomicU32::new(0),
@@ -86,6 +113,9 @@ impl Clients {
             multi: AtomicI64::new(-1),
             query_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
+            multi_bytes: AtomicUsize::new(0),
+            watched: AtomicUsize::new(0),
+            counted: AtomicUsize::new(0),
             resp: AtomicU32::new(2),
             command: AtomicUsize::new(0),
             total_commands: AtomicU64::new(0),
@@ -101,8 +131,45 @@ impl Clients {
         let removed = self.lock().remove(&id);
         if let Some(client) = removed {
             client.is_gone.store(true, Ordering::Relaxed);
+            self.bytes.fetch_sub(client.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+    /// Bytes of all clients' buffers.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+    /// Counts what a client takes now. Returns what all take.
+    pub fn count_bytes(&self, client: &Client) -> usize {
+        let now = client.memory_bytes();
+        let before = client.counted.swap(now, Ordering::Relaxed);
+        let change = now.wrapping_sub(before);
+        if change == 0 {
+            return self.bytes();
+        }
+        self.bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
+    }
+    /// Chooses clients to be disconnected, the largest first, until the others take at most `max` bytes. Links of
+    /// replicas and of the primary stay, and who said CLIENT NO-EVICT ON.
+    pub fn choose_victims(&self, max: usize) -> Vec<Arc<Client>> {
+        let mut all = self.all();
+        all.retain(|c| {
+            !c.has(state::NO_EVICT | state::REPLICA | state::PRIMARY) && !c.is_killed.load(Ordering::Relaxed)
+        });
+        all.sort_by_key(|c| std::cmp::Reverse(c.counted.load(Ordering::Relaxed)));
+        let mut victims = Vec::new();
+        for client in all {
+            if self.bytes() <= max {
+                break;
+            }
+            if client.is_killed.swap(true, Ordering::Relaxed) {
+                continue;
+            }
+            self.bytes.fetch_sub(client.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+            victims.push(client);
+        }
+        victims
     }
     pub fn get(&self, id: u64) -> Option<Arc<Client>> {
         self.lock().get(&id).cloned()
@@ -120,8 +187,57 @@ impl Client {
     pub fn text(&self) -> MutexGuard<'_, ClientText> {
         self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
+    /// Says whose connection this is.
+    pub fn set_user(&self, user: &engine::acl::User) {
+        self.user_id.store(user.id, Ordering::Relaxed);
+        self.text().user = String::from_utf8_lossy(&user.name).into_owned();
+    }
     pub fn has(&self, states: u32) -> bool {
         self.state.load(Ordering::Relaxed) & states != 0
+    }
+
+    /// Bytes of its buffers, and of what is kept for it anyway.
+    pub fn memory_bytes(&self) -> usize {
+        const KEPT: usize = 1024;
+        let buffers = [&self.query_bytes, &self.output_bytes, &self.multi_bytes];
+        buffers.iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>() + KEPT
+    }
+    /// The letters of its states, as CLIENT LIST shows them.
+    pub fn flags(&self) -> String {
+        const LETTERS: [(u32, char); 13] = [
+            (state::MONITOR, 'O'),
+            (state::REPLICA, 'S'),
+            (state::PRIMARY, 'M'),
+            (state::SUBSCRIBED, 'P'),
+            (state::MULTI, 'x'),
+            (state::BLOCKED, 'b'),
+            (state::TRACKING, 't'),
+            (state::BCAST, 'B'),
+            (state::DIRTY, 'd'),
+            (state::CLOSING, 'c'),
+            (state::READONLY, 'r'),
+            (state::NO_EVICT, 'e'),
+            (state::NO_TOUCH, 'T'),
+        ];
+        let flags: String = LETTERS.iter().filter(|(s, _)| self.has(*s)).map(|(_, l)| *l).collect();
+        let flags = if self.unix_path.is_some() { flags + "U" } else { flags };
+        if flags.is_empty() { "N".into() } else { flags }
+    }
+    /// Whole seconds since its last command.
+    pub fn idle_s(&self, now_ms: i64) -> i64 {
+        (now_ms - self.last_active_ms.load(Ordering::Relaxed)).max(0) / 1000
+    }
+    /// Whole seconds since it came.
+    pub fn age_s(&self, now_ms: i64) -> i64 {
+        (now_ms - self.created_ms).max(0) / 1000
+    }
+    /// The peer's address, as CLIENT LIST shows it.
+    pub fn peer_text(&self) -> String {
+        self.unix_path.as_ref().map_or_else(|| self.peer.to_string(), |path| format!("{path}:0"))
+    }
+    /// Our own address.
+    pub fn own_text(&self) -> String {
+        self.unix_path.as_ref().map_or_else(|| self.own.to_string(), |path| format!("{path}:0"))
     }
 
     /// `normal`, `pubsub`, `replica` or `master`.
@@ -137,44 +253,64 @@ impl Client {
         }
     }
 
-    /// The line of CLIENT LIST, without its end.
-    pub fn line(&self, now_ms: i64, command: &str) -> String {
-        const LETTERS: [(u32, char); 9] = [
-            (state::REPLICA, 'S'),
-            (state::PRIMARY, 'M'),
-            (state::SUBSCRIBED, 'P'),
-            (state::MULTI, 'x'),
-            (state::BLOCKED, 'b'),
-            (state::DIRTY, 'd'),
-            (state::CLOSING, 'c'),
-            (state::READONLY, 'r'),
-            (state::NO_EVICT, 'e'),
-        ];
-        let mut flags: String = LETTERS.iter().filter(|(s, _)| self.has(*s)).map(|(_, l)| *l).collect();
-        if flags.is_empty() {
-            flags.push('N');
-        }
+    /// The line of CLIENT LIST, without its end. `query`: bytes of its command, if it is the one that asks.
+    pub fn line(&self, now_ms: i64, command: &str, query: Option<usize>) -> String {
         let text = self.text().clone();
         let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
         let [sub, psub, ssub] = [0, 1, 2].map(|i: usize| self.subscriptions[i].load(Ordering::Relaxed));
-        let idle_s = (now_ms - self.last_active_ms.load(Ordering::Relaxed)).max(0) / 1000;
+        let query_bytes = query.unwrap_or_else(|| load(&self.query_bytes));
+        let argv_bytes = query.unwrap_or(0);
         format!(
-            "id={} addr={} laddr={} fd={} name={} age={} idle={idle_s} flags={flags} db={} sub={sub} psub={psub} ssub={ssub} multi={} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll=0 omem=0 tot-mem={} events=r cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={}",
+            "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={sub} psub={psub} ssub={ssub} multi={} qbuf={query_bytes} qbuf-free=0 argv-mem={argv_bytes} multi-mem={} rbs=0 rbp=0 obl=0 oll={} omem={} tot-mem={} events=r cmd={command} user={} redir={} resp={} lib-name={} lib-ver={} tot-cmds={} watch={}",
             self.id,
-            self.peer,
-            self.own,
+            self.peer_text(),
+            self.own_text(),
             self.id + 7,
             text.name,
-            (now_ms - self.created_ms).max(0) / 1000,
+            self.age_s(now_ms),
+            self.idle_s(now_ms),
+            self.flags(),
             self.db.load(Ordering::Relaxed),
             self.multi.load(Ordering::Relaxed),
-            load(&self.query_bytes),
+            load(&self.multi_bytes),
+            load(&self.output_bytes).div_ceil(OUTPUT_BLOCK_BYTES),
             load(&self.output_bytes),
-            load(&self.query_bytes) + load(&self.output_bytes) + 1024,
+            self.memory_bytes() + argv_bytes,
             text.user,
+            self.redirect.load(Ordering::Relaxed),
             self.resp.load(Ordering::Relaxed),
             text.lib_name,
             text.lib_version,
+            self.total_commands.load(Ordering::Relaxed),
+            load(&self.watched),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_go_until_the_rest_fits() {
+        let clients = Clients::default();
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let sizes = [10_000, 50_000, 30_000, 90_000];
+        let all: Vec<_> = sizes
+            .iter()
+            .map(|bytes| {
+                let client = clients.add(0, address, address, 0);
+                client.query_bytes.store(*bytes, Ordering::Relaxed);
+                clients.count_bytes(&client);
+                client
+            })
+            .collect();
+        all[3].state.store(state::NO_EVICT, Ordering::Relaxed);
+        assert_eq!(clients.bytes(), 180_000 + 4 * 1024);
+        let victims: Vec<u64> = clients.choose_victims(140_000).iter().map(|c| c.id).collect();
+        assert_eq!(victims, [all[1].id]);
+        assert!(clients.choose_victims(140_000).is_empty());
+        clients.remove(all[3].id);
+        assert_eq!(clients.bytes(), 40_000 + 2 * 1024);
     }
 }

@@ -98,6 +98,8 @@ pub struct Connection<E: Env> {
     is_cut: Cell<bool>,
     /// Since when the output is above the soft limit, in ms of the monotonic clock; 0: it is not.
     soft_since_ms: Cell<u64>,
+    /// It waits for a pause to end, and is counted as blocked.
+    pub is_postponed: Cell<bool>,
     /// What it waits for runs on the side thread.
     pub is_errand: Cell<bool>,
     /// The socket gave an error instead of its end.
@@ -128,6 +130,7 @@ impl<E: Env> Connection<E> {
             output_bytes: Cell::new(0),
             is_cut: Cell::new(false),
             soft_since_ms: Cell::new(0),
+            is_postponed: Cell::new(false),
             is_errand: Cell::new(false),
             has_failed: Cell::new(false),
             waker: RefCell::new(None),
@@ -168,7 +171,7 @@ impl<E: Env> Connection<E> {
     }
 
     pub fn limits(&self, bulk_bytes_max: usize) -> Limits {
-        match self.session.borrow().is_authenticated {
+        match self.session.borrow().is_authenticated() {
             true => Limits::authenticated(bulk_bytes_max),
             false => Limits::unauthenticated(),
         }
@@ -318,7 +321,7 @@ impl<E: Env> Connection<E> {
 
     /// Reads into the connection's own buffer without looking at it.
     fn read_aside(&self, cx: &mut Context<'_>, worker: &Rc<Worker<E>>) -> Poll<bool> {
-        let max = match self.session.borrow().is_authenticated {
+        let max = match self.session.borrow().is_authenticated() {
             true => worker.shared.settings().query_bytes_max.min(1024 * 1024),
             false => limits::QUERY_BYTES_MAX_UNAUTHENTICATED,
         };
@@ -440,7 +443,8 @@ impl<E: Env> Connection<E> {
     /// Whether the client does not read what it asked for. `now_ms`: monotonic.
     pub fn is_over_limit(&self, limit: crate::config::OutputLimit, now_ms: u64) -> bool {
         let bytes = self.output_bytes.get() as u64;
-        if !self.session.borrow().is_authenticated && bytes > limits::REPLY_BYTES_MAX_UNAUTHENTICATED as u64 {
+        if !self.session.borrow().is_authenticated() && bytes > limits::REPLY_BYTES_MAX_UNAUTHENTICATED as u64
+        {
             return true;
         }
         if limit.hard_bytes > 0 && bytes > limit.hard_bytes {

@@ -3,13 +3,14 @@
 //!
 //! Invariant: nothing else in the node names a socket type, a clock, a random source or a file system.
 
+use crate::socket::{Listener, Socket, Stream};
 use proto::{Mono, Now, WallMs};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use storage::Disk;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -31,9 +32,22 @@ pub trait Env: Clone + Send + Sync + 'static {
         &self,
         on: &Self::Listener,
     ) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr, SocketAddr)>>;
+    /// Listens at a path of this machine; see [`crate::socket::listen_at`].
+    fn listen_unix(&self, _path: &str, _mode: u32) -> io::Result<Self::Listener> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Binds a connection to this thread.
     fn adopt(&self, socket: Self::Socket) -> io::Result<Self::Stream>;
     fn connect(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Self::Stream>>;
+    /// As [`Env::connect`], from an address of ours; empty: from any.
+    fn connect_from(
+        &self,
+        _own: &str,
+        host: &str,
+        port: u16,
+    ) -> impl Future<Output = io::Result<Self::Stream>> {
+        self.connect(host, port)
+    }
     fn local_addr(&self, stream: &Self::Stream) -> Option<SocketAddr>;
 
     fn now(&self) -> Now;
@@ -67,6 +81,8 @@ pub trait Env: Clone + Send + Sync + 'static {
     fn is_memory_sparse(&self) -> bool;
     /// Which allocator this is, and what it counts; `None` where it is not the process's own.
     fn allocator(&self) -> Option<(&'static str, crate::alloc::Memory)>;
+    /// Makes the allocator give back what it keeps for later.
+    fn purge_allocator(&self) {}
     /// Ends the process, or in simulation the node.
     fn exit(&self, code: i32);
 }
@@ -77,6 +93,8 @@ pub struct Real {
     disk: Arc<dyn Disk>,
     /// Removed when the process ends in order; empty: none.
     pid_file: Arc<str>,
+    /// A Unix socket, which goes with the process as well.
+    unix_path: Arc<OnceLock<String>>,
     allocator: Option<&'static str>,
     wall: Arc<WallClock>,
 }
@@ -108,7 +126,7 @@ impl WallClock {
 impl Real {
     /// `disk`: the data directory.
     pub fn new(disk: Arc<dyn Disk>) -> Real {
-        Real { disk, pid_file: "".into(), allocator: None, wall: Arc::default() }
+        Real { disk, pid_file: "".into(), unix_path: Arc::default(), allocator: None, wall: Arc::default() }
     }
     /// As well with a file that holds the process's id and goes with it.
     pub fn with_pid_file(self, path: &str) -> Real {
@@ -128,9 +146,9 @@ impl Real {
 }
 
 impl Env for Real {
-    type Stream = tokio::net::TcpStream;
-    type Socket = std::net::TcpStream;
-    type Listener = tokio::net::TcpListener;
+    type Stream = Stream;
+    type Socket = Socket;
+    type Listener = Listener;
 
     async fn listen(&self, host: &str, port: u16) -> io::Result<Self::Listener> {
         let addr: SocketAddr =
@@ -144,28 +162,49 @@ impl Env for Real {
         socket.bind(&addr.into())?;
         const BACKLOG: i32 = 511; // Redis's tcp-backlog
         socket.listen(BACKLOG)?;
-        tokio::net::TcpListener::from_std(socket.into())
+        tokio::net::TcpListener::from_std(socket.into()).map(Listener::Tcp)
     }
 
     async fn accept(&self, on: &Self::Listener) -> io::Result<(Self::Socket, SocketAddr, SocketAddr)> {
-        let (stream, peer) = on.accept().await?;
-        let own = stream.local_addr()?;
-        stream.set_nodelay(true)?;
-        Ok((stream.into_std()?, peer, own))
+        on.accept().await
+    }
+
+    fn listen_unix(&self, path: &str, mode: u32) -> io::Result<Self::Listener> {
+        let listener = crate::socket::listen_at(path, mode)?;
+        let _ = self.unix_path.set(path.into());
+        Ok(listener)
     }
 
     fn adopt(&self, socket: Self::Socket) -> io::Result<Self::Stream> {
-        tokio::net::TcpStream::from_std(socket)
+        socket.adopt()
     }
 
     async fn connect(&self, host: &str, port: u16) -> io::Result<Self::Stream> {
         let stream = tokio::net::TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok(Stream::Tcp(stream))
+    }
+
+    async fn connect_from(&self, own: &str, host: &str, port: u16) -> io::Result<Self::Stream> {
+        let Ok(own) = own.parse::<std::net::IpAddr>() else { return self.connect(host, port).await };
+        let is_same_kind = |addr: &SocketAddr| addr.is_ipv4() == own.is_ipv4();
+        let addr = tokio::net::lookup_host((host, port)).await?.find(is_same_kind);
+        let addr = addr.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let socket = match addr.is_ipv4() {
+            true => tokio::net::TcpSocket::new_v4()?,
+            false => tokio::net::TcpSocket::new_v6()?,
+        };
+        socket.bind(SocketAddr::new(own, 0))?;
+        let stream = socket.connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(Stream::Tcp(stream))
     }
 
     fn local_addr(&self, stream: &Self::Stream) -> Option<SocketAddr> {
-        stream.local_addr().ok()
+        match stream {
+            Stream::Tcp(stream) => stream.local_addr().ok(),
+            Stream::Unix(_) => None,
+        }
     }
 
     fn now(&self) -> Now {
@@ -254,9 +293,19 @@ impl Env for Real {
         Some((name, crate::alloc::memory()?))
     }
 
+    fn purge_allocator(&self) {
+        if self.allocator.is_some() {
+            crate::alloc::purge();
+        }
+    }
+
     fn exit(&self, code: i32) {
         if code == 0 {
             self.remove_pid_file();
+            if let Some(path) = self.unix_path.get() {
+                tracing::info!("Removing the unix socket file.");
+                let _ = std::fs::remove_file(path);
+            }
             tracing::warn!("Redis is now ready to exit, bye bye...");
         }
         std::process::exit(code)

@@ -19,7 +19,7 @@ use crate::env::Env;
 use crate::host::NodeHost;
 use crate::mail::Letter;
 use crate::shared::Shared;
-use crate::worker::{Setting, Worker};
+use crate::worker::{LONG_REPLY_BYTES, Setting, Worker};
 use engine::spec::flag;
 use engine::stats::Stats;
 use engine::{Args, Local, Outcome, Passage, Session, Spec, evict, execute};
@@ -55,6 +55,8 @@ pub struct Errand {
     /// Its arguments in `raw`.
     pub spans: Vec<Span>,
     pub session: Session,
+    /// It waits for a pause to end, and its client is counted as blocked.
+    pub is_postponed: bool,
 }
 
 /// What became of an errand.
@@ -72,11 +74,6 @@ pub struct Done {
     term: u64,
     /// The connection ends: nobody may see the reply, or nobody waits for it.
     is_void: bool,
-}
-
-enum Order {
-    Run(Box<Errand>),
-    ResetStats,
 }
 
 /// How long a script takes.
@@ -99,7 +96,7 @@ pub enum Choice {
 /// A worker's side of the errands.
 #[derive(Default)]
 pub struct Errands {
-    side: Option<mpsc::UnboundedSender<Order>>,
+    side: Option<mpsc::UnboundedSender<Box<Errand>>>,
     known: Vec<Known>,
 }
 
@@ -112,7 +109,7 @@ fn script_of<E: Env>(shared: &Shared<E>, spec: &Spec, args: Args) -> u64 {
 impl Errands {
     /// Where a long command runs.
     pub fn choose<E: Env>(&self, shared: &Shared<E>, spec: &Spec, args: Args, session: &Session) -> Choice {
-        let is_plain = session.is_authenticated
+        let is_plain = session.is_authenticated()
             && !session.in_multi()
             && !session.is_primary_link
             && session.importing.is_none()
@@ -158,16 +155,7 @@ impl Errands {
             shared.env.spawn_thread(&format!("side-{worker}"), Box::new(main));
             sender
         });
-        assert!(
-            side.send(Order::Run(Box::new(errand))).is_ok(),
-            "the side thread lives as long as its worker"
-        );
-    }
-
-    pub fn reset_stats(&self) {
-        if let Some(side) = &self.side {
-            let _ = side.send(Order::ResetStats);
-        }
+        assert!(side.send(Box::new(errand)).is_ok(), "the side thread lives as long as its worker");
     }
 }
 
@@ -180,7 +168,7 @@ fn place(script: u64) -> usize {
 pub fn gate_is_held<E: Env>(
     shared: &Shared<E>,
     setting: &Setting,
-    local: &mut Local,
+    stats: &Stats,
     session: &Session,
     out: &mut Reply,
 ) -> Outcome {
@@ -188,7 +176,7 @@ pub fn gate_is_held<E: Env>(
     let busy = shared.engine.scripts.control.busy(shared.env.now().mono, slow_ms);
     match busy.filter(|_| !session.in_multi()) {
         Some(error) => {
-            local.stats.count_error(error.code());
+            stats.count_error(error.code());
             out.error(&error.to_string());
             Outcome::Done
         }
@@ -208,31 +196,32 @@ impl<E: Env> Side<E> {
     fn new(shared: Arc<Shared<E>>, worker: usize) -> Side<E> {
         shared.env.step_back();
         let mailbox = shared.mail[worker].clone();
-        let local = Local::new(shared.env.rand(), shared.engine.table.len(), mailbox);
+        let local = Local::new(shared.env.rand(), mailbox);
         let gate = shared.engine.keyspace.gate().register();
         Side { shared, worker, local, gate }
     }
 
     /// Works until the worker ends.
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Box<Errand>>) {
         let mut waiting: VecDeque<Box<Errand>> = VecDeque::new();
         loop {
             if waiting.is_empty() {
                 match orders.recv().await {
-                    Some(order) => self.take(order, &mut waiting),
+                    Some(errand) => waiting.push_back(errand),
                     None => return,
                 }
             }
-            while let Ok(order) = orders.try_recv() {
-                self.take(order, &mut waiting);
+            while let Ok(errand) = orders.try_recv() {
+                waiting.push_back(errand);
             }
             let mut has_run = false;
             for _ in 0..waiting.len() {
-                let errand = waiting.pop_front().expect("as many as were counted");
-                match self.attempt(&errand) {
+                let mut errand = waiting.pop_front().expect("as many as were counted");
+                let done = self.attempt(&errand);
+                self.postpone(&mut errand, done.is_none());
+                match done {
                     Some(done) => {
                         has_run = true;
-                        self.publish();
                         self.shared.mail[self.worker].post(Letter::Errand(Box::new(done)));
                     }
                     None => waiting.push_back(errand),
@@ -247,23 +236,15 @@ impl<E: Env> Side<E> {
         }
     }
 
-    fn take(&mut self, order: Order, waiting: &mut VecDeque<Box<Errand>>) {
-        match order {
-            Order::Run(errand) => waiting.push_back(errand),
-            Order::ResetStats => {
-                let stats = &mut *self.local.stats;
-                *stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
-                self.publish();
-            }
-        }
-    }
-
-    /// As a worker publishes them, but after each command: the worker's round does not look here.
-    fn publish(&self) {
-        let place = self.shared.mail.len() + self.worker;
-        self.shared.worker_dirty[place].store(self.local.stats.dirty, Ordering::Relaxed);
-        let mut stats = self.shared.stats[place].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        stats.clone_from(&self.local.stats);
+    /// Counts a client among those that wait while its errand is paused.
+    fn postpone(&self, errand: &mut Errand, is_waiting: bool) {
+        let shared = &self.shared;
+        let is_paused = is_waiting && shared.pause.holds_writes(shared.env.now().mono);
+        match (std::mem::replace(&mut errand.is_postponed, is_paused), is_paused) {
+            (false, true) => shared.counters.blocked.fetch_add(1, Ordering::Relaxed),
+            (true, false) => shared.counters.blocked.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
     }
 
     /// Runs an errand; `None`: it has to wait, and nothing was done.
@@ -296,8 +277,9 @@ impl<E: Env> Side<E> {
         let is_lfu = setting.settings.engine.maxmemory_policy.is_lfu();
         engine.keyspace.set_clock(evict::fresh(setting.now.wall.0, is_lfu));
         self.local.ticked = (shared.env.ticks())();
-        let looked_up = |local: &Local| local.stats.hits + local.stats.misses;
-        let looked_up_before = looked_up(&self.local);
+        let stats: &Stats = &shared.stats[shared.mail.len() + self.worker];
+        let looked_up = || stats.hits.get() + stats.misses.get();
+        let looked_up_before = looked_up();
         let mut host =
             NodeHost { shared, client: &errand.client, connection: None, setting, is_exclusive: false };
         let mut out = Reply::new(done.session.is_resp3);
@@ -315,7 +297,7 @@ impl<E: Env> Side<E> {
         let passage = Passage(&pass);
         let raw = Some(errand.raw.as_slice());
         let resolved = Ok(errand.spec);
-        let mut turn = setting.turn(shared, &mut self.local, &mut host, None);
+        let mut turn = setting.turn(shared, stats, &mut self.local, &mut host, None);
         // A script is one step: nobody closes the gate in its middle, nor does it run twice.
         turn.passage = (!errand.spec.has(flag::SCRIPT)).then_some(&passage);
         let mut outcome = execute(&mut turn, &mut done.session, &resolved, args, raw, &mut out);
@@ -325,13 +307,13 @@ impl<E: Env> Side<E> {
         if matches!(outcome, Outcome::NeedsGate) {
             outcome = inside.borrow_mut().outside(|| {
                 let Some(closed) = engine.keyspace.gate().try_close() else {
-                    return gate_is_held(shared, setting, &mut self.local, &done.session, &mut out);
+                    return gate_is_held(shared, setting, stats, &done.session, &mut out);
                 };
                 if setting.is_outdated(&shared.state) {
                     return Outcome::Busy(Slot::default());
                 }
                 host.is_exclusive = true;
-                let mut turn = setting.turn(shared, &mut self.local, &mut host, Some(&closed));
+                let mut turn = setting.turn(shared, stats, &mut self.local, &mut host, Some(&closed));
                 execute(&mut turn, &mut done.session, &resolved, args, raw, &mut out)
             });
         }
@@ -343,11 +325,11 @@ impl<E: Env> Side<E> {
         // W12: as for a worker's commands.
         done.is_void = setting.has_lost_lease(shared);
         done.is_data = !errand.spec.has(flag::STALE)
-            || looked_up(&self.local) != looked_up_before
+            || looked_up() != looked_up_before
             || done.session.written != errand.session.written;
         done.term = setting.term;
         done.reply = out.take();
-        self.local.stats.net_out += done.reply.len() as u64;
+        stats.net_out.add(done.reply.len() as u64);
         Some(done)
     }
 }
@@ -369,6 +351,7 @@ impl<E: Env> Worker<E> {
             raw: raw.to_vec(),
             spans: spans.iter().map(|s| Span { start: s.start - at, len: s.len }).collect(),
             session: session.lend(),
+            is_postponed: false,
         };
         connection.is_errand.set(true);
         self.errands.borrow_mut().send(&self.shared, self.index, errand);
@@ -403,6 +386,10 @@ impl<E: Env> Worker<E> {
         let released = self.released();
         if done.is_void || released.term != done.term && (done.is_data || until > 0) {
             // Nobody knows whether what it says holds.
+            return connection.close(false);
+        }
+        let bytes = done.reply.len();
+        if bytes > LONG_REPLY_BYTES && self.is_too_long(connection, bytes, &self.shared.settings()) {
             return connection.close(false);
         }
         connection.send_owned(done.reply, until, released);

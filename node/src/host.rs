@@ -5,8 +5,10 @@ use crate::connection::Connection;
 use crate::env::Env;
 use crate::pubsub::Space;
 use crate::shared::{Shared, Ticket};
+use crate::tracking;
 use crate::worker::Setting;
-use engine::{Args, Error, Host, HostOutcome, Session, Spec};
+use engine::acl::{Context, Denied, Reason};
+use engine::{Args, ChangedKey, Error, Host, HostOutcome, Ran, Session, Spec};
 use proto::resp::Reply;
 use std::any::Any;
 use std::rc::Rc;
@@ -47,6 +49,11 @@ impl<E: Env> HostCx<'_, '_, E> {
             self.session.is_resp3,
         )
     }
+    /// For work that nobody waits for: what it answers goes nowhere.
+    pub fn ticket_of_nobody(&self) -> Ticket<E::Socket> {
+        const NOBODY: u64 = 0; // ids of clients begin with 1
+        Ticket::new(self.host.shared.mail[self.host.client.worker].clone(), NOBODY, false)
+    }
     /// The client's connection, for commands that only its worker runs.
     pub fn connection(&self) -> &Rc<Connection<E>> {
         self.host.connection.expect("scripts, which run elsewhere, may not call this command")
@@ -55,6 +62,10 @@ impl<E: Env> HostCx<'_, '_, E> {
     pub fn is_nested(&self) -> bool {
         let own = self.host.client.command.load(std::sync::atomic::Ordering::Relaxed);
         own != self.spec.id + 1
+    }
+    /// Statistics of all threads, this one's up to now.
+    pub fn stats(&self) -> engine::stats::Stats {
+        self.host.shared.total_stats()
     }
     pub fn arg(&self, index: usize) -> &[u8] {
         self.args[index]
@@ -73,6 +84,14 @@ impl<E: Env> HostCx<'_, '_, E> {
         self.out.ok();
         Ok(HostOutcome::Done)
     }
+    /// The arguments are no form of the subcommand.
+    pub fn unknown_form(&self) -> Error {
+        let container = self.spec.full_name.split('|').next().unwrap_or_default().to_uppercase();
+        let shown = String::from_utf8_lossy(&self.args[1][..self.args[1].len().min(128)]).into_owned();
+        Error::err(&format!(
+            "unknown subcommand or wrong number of arguments for '{shown}'. Try {container} HELP."
+        ))
+    }
     /// Answers with the lines of a container's help.
     pub fn help(&mut self) -> Result<HostOutcome, Error> {
         let container = self.spec.full_name.split('|').next().unwrap_or_default();
@@ -81,6 +100,25 @@ impl<E: Env> HostCx<'_, '_, E> {
         self.out.array(lines.len());
         lines.iter().for_each(|l| self.out.simple(l));
         Ok(HostOutcome::Done)
+    }
+}
+
+impl<E: Env> NodeHost<'_, E> {
+    /// Puts something that was denied into ACL LOG.
+    pub fn log_denied(&self, reason: Reason, context: Context, object: &[u8], user: &[u8]) {
+        let now_ms = self.setting.now.wall.0;
+        let entry = crate::acl_log::Entry {
+            id: 0,
+            count: 1,
+            reason,
+            context,
+            object: object.to_vec(),
+            user: user.to_vec(),
+            created_ms: now_ms,
+            updated_ms: now_ms,
+            client: crate::commands::client::line(self.shared, self.client, now_ms, None),
+        };
+        self.shared.users.log.add(entry, self.setting.settings.acl_log_max);
     }
 }
 
@@ -100,6 +138,32 @@ impl<E: Env> Host for NodeHost<'_, E> {
     }
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
         self.shared.publish(Space::Channel, channel, message);
+    }
+    fn remember(&mut self, keys: &mut dyn Iterator<Item = &[u8]>) {
+        tracking::remember(self.shared, self.client.id, keys);
+    }
+    fn invalidate(&mut self, changed: &[ChangedKey]) {
+        tracking::invalidate(self.shared, Some(self.client.id), changed);
+    }
+    fn invalidate_all(&mut self) {
+        tracking::invalidate_all(self.shared);
+    }
+    fn ran(&mut self, ran: &Ran) {
+        crate::observe::ran(self.shared, self.client, ran);
+    }
+    fn begins(&mut self, ran: &Ran) {
+        crate::observe::show(self.shared, self.client, ran);
+    }
+    fn told_ticks(&self) -> u64 {
+        self.shared.observe.told_ticks()
+    }
+    fn denied(&mut self, denied: &Denied, context: Context, spec: &Spec, args: Args, session: &Session) {
+        let object = match denied.reason {
+            Reason::Key | Reason::Channel => args[denied.place],
+            Reason::Command | Reason::Auth => spec.full_name.as_bytes(),
+        };
+        let user = session.user().map_or(&b""[..], |u| &u.name);
+        self.log_denied(denied.reason, context, object, user);
     }
     fn log(&mut self, level: u8, line: &[u8]) {
         let line = String::from_utf8_lossy(line);
@@ -127,6 +191,12 @@ impl<E: Env> Host for RoundHost<'_, E> {
     ) -> Result<HostOutcome, Error> {
         // A replication stream and a log hold only commands that change data.
         Err(Error::err(&format!("'{}' does not belong into a stream of writes", spec.full_name)))
+    }
+    fn invalidate(&mut self, changed: &[ChangedKey]) {
+        tracking::invalidate(self.shared, None, changed);
+    }
+    fn invalidate_all(&mut self) {
+        tracking::invalidate_all(self.shared);
     }
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
         dispose(self.shared, garbage);

@@ -21,10 +21,10 @@ pub enum Letter<S> {
     Kill { client: u64, is_soft: bool },
     /// CLIENT UNBLOCK; true: with an error.
     Unblock(u64, bool),
+    /// Users have changed: whoever waits for what it may not any more is told so.
+    UsersChanged,
     /// Held replies may go.
     Released,
-    /// CONFIG RESETSTAT.
-    ResetStats,
     /// The node ends.
     Stop,
 }

@@ -77,6 +77,7 @@ fn serve(config: node::Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    announce(&config);
     let pid_file = config.get("pidfile").to_string();
     if !pid_file.is_empty()
         && let Err(error) = std::fs::write(&pid_file, format!("{}\n", std::process::id()))
@@ -102,6 +103,34 @@ fn serve(config: node::Config) -> ExitCode {
         }
     }
 }
+
+/// Says what starts, in the lines that supervisors and tests look for.
+fn announce(config: &node::Config) {
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    let mode = if config.get("cluster-enabled") == "yes" { "cluster" } else { "standalone" };
+    let port = config.get("port");
+    tracing::warn!(
+        "Shoal version={version}, Redis version={}, bits=64, pid={pid}, just started",
+        node::commands::info::REDIS_VERSION
+    );
+    match &config.path {
+        Some(_) => tracing::warn!("Configuration loaded"),
+        None => tracing::warn!("Warning: no config file specified, using the default config."),
+    }
+    if config.get("always-show-logo") == "yes" {
+        tracing::info!(
+            "\n{LOGO}\n    Shoal {version}    Running in {mode} mode    Port: {port}    PID: {pid}\n"
+        );
+    } else {
+        tracing::info!("Running mode={mode}, port={port}.");
+    }
+}
+
+const LOGO: &str = r"
+      ><>    ><>         ><>
+   ><>    ><>     ><>   ><>     ><>
+      ><>     ><>    ><>    ><>
+          ><>     ><>    ><>";
 
 /// Hands SIGTERM and SIGINT to the node. A second SIGINT ends the process at once, as in Redis.
 async fn listen_to_signals(node: tokio::sync::mpsc::UnboundedSender<node::node::EndSignal>) {

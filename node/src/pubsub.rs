@@ -87,6 +87,10 @@ impl PubSub {
         count
     }
 
+    /// Shows each name with those who listen to it.
+    pub fn for_each(&self, space: Space, mut f: impl FnMut(&[u8], &BTreeMap<u64, Receiver>)) {
+        self.lock().spaces[space as usize].iter().for_each(|(name, receivers)| f(name, receivers));
+    }
     /// Names with a subscriber that match a pattern.
     pub fn names(&self, space: Space, pattern: Option<&[u8]>) -> Vec<Vec<u8>> {
         let tables = self.lock();

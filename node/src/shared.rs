@@ -30,20 +30,24 @@ pub struct Shared<E: Env> {
     pub adopted: tokio::sync::Notify,
     pub state: State,
     pub clients: Clients,
+    pub users: crate::users::Users,
+    pub observe: crate::observe::Observe,
+    pub tracking: crate::tracking::Tracking,
+    pub pause: crate::pause::Pause,
     pub pubsub: PubSub,
     pub mail: Vec<Arc<Mail<E::Socket>>>,
     /// Clients per worker, for the acceptor.
     pub load: Vec<AtomicUsize>,
-    /// Statistics as each worker published them last, then as each worker's side thread did.
-    pub stats: Vec<Mutex<Stats>>,
-    /// Changes counted by each worker, then by each worker's side thread: what decides about saving. Never goes back.
-    pub worker_dirty: Vec<CachePadded<AtomicU64>>,
+    /// Counters of each worker, then of each worker's side thread, then of the control thread, which applies a primary's
+    /// stream. Each is added to by its thread alone.
+    pub stats: Vec<Arc<CachePadded<Stats>>>,
     pub counters: Counters,
     pub started: Now,
     /// 40 hex digits that change with every start.
     pub run_id: String,
     pub control: crate::control::ControlHandle,
     pub persist: crate::persist::PersistHandle<E::Socket>,
+    pub listening: crate::listen::ListenHandle<E::Socket>,
     pub replication: crate::replica::ReplicationState,
     pub migrations: crate::migrate::Migrations,
 }
@@ -78,6 +82,8 @@ pub struct State {
     /// The append-only file is durable up to here; 0 while there is none.
     pub log_synced: AtomicU64,
     pub is_shutting_down: AtomicBool,
+    /// Workers do nothing that they are not asked for (DEBUG PAUSE-CRON).
+    pub is_cron_paused: AtomicBool,
     /// Active expiry is on (DEBUG SET-ACTIVE-EXPIRE).
     pub is_expiring: AtomicBool,
     /// Counts moves that took slots from here: a batch that began before the last one knows the slots' owner wrongly.
@@ -128,8 +134,6 @@ impl State {
 /// Figures of INFO that no worker owns.
 #[derive(Default)]
 pub struct Counters {
-    /// Changes that came with a primary's stream.
-    pub dirty: AtomicU64,
     /// Bytes of replication links; those of clients are counted by their workers.
     pub net_in: AtomicU64,
     pub net_out: AtomicU64,
@@ -153,6 +157,7 @@ impl<E: Env> Shared<E> {
         let mut settings = NodeSettings::from(config);
         settings.engine.thresholds.hash_seed = self.settings().engine.thresholds.hash_seed;
         self.settings.store(Arc::new(settings));
+        self.renew_observe();
     }
 
     pub fn status(&self, now: Mono) -> Status {
@@ -166,7 +171,8 @@ impl<E: Env> Shared<E> {
             is_save_failing: load(&s.is_save_failing),
             is_log_failing: load(&s.is_log_failing),
             good_replicas: s.good_replicas.load(Ordering::Relaxed),
-            is_paused: s.holds_writes(),
+            is_paused: s.holds_writes() || self.pause.holds_writes(now),
+            is_paused_for_all: self.pause.holds_all(now),
             is_short_of_copies: load(&s.is_short_of_copies),
         }
     }
@@ -250,9 +256,25 @@ impl<E: Env> Shared<E> {
         })
     }
 
+    /// Puts a changed configuration in force.
+    pub fn replace_config(&self, next: Config) {
+        let mut config = self.config();
+        let password = next.get("requirepass").to_string();
+        let is_password_new = config.get("requirepass") != password;
+        *config = next;
+        self.publish_config(&config);
+        drop(config);
+        if is_password_new {
+            self.users.set_default_password(&crate::users::rules(self), password.as_bytes());
+        }
+        self.persist.request(crate::persist::PersistRequest::ConfigChanged);
+        self.apply_config();
+    }
+
     /// Carries out what follows from the settings in force.
     pub fn apply_config(&self) {
         let settings = self.settings();
+        crate::tracking::trim(self);
         self.feed.set_backlog_bytes(settings.backlog_bytes);
         // From the reply to CONFIG SET on, not from when the log's task comes to it.
         let is_complete = self.persist.status().is_log_complete;
@@ -273,34 +295,32 @@ impl<E: Env> Shared<E> {
                 }
             }
         }
+        crate::tracking::invalidate_all(self);
         drop(closed);
         self.persist.dispose(garbage);
     }
 
-    /// CONFIG RESETSTAT. Workers forget at their next look.
+    /// CONFIG RESETSTAT.
     pub fn reset_stats(&self) {
-        self.mail.iter().for_each(|m| m.post(Letter::ResetStats));
-        for stats in &self.stats {
-            *stats.lock().unwrap_or_else(PoisonError::into_inner) = Stats::new(self.engine.table.len());
-        }
+        self.stats.iter().for_each(|stats| stats.reset());
+        self.persist.disposed.store(0, Ordering::Relaxed);
         self.clients.accepted.store(0, Ordering::Relaxed);
         self.clients.rejected.store(0, Ordering::Relaxed);
+        self.clients.evicted.store(0, Ordering::Relaxed);
+        self.users.log.reset_counts();
         self.counters.net_in.store(0, Ordering::Relaxed);
         self.counters.net_out.store(0, Ordering::Relaxed);
     }
 
-    /// Changes of data since the node began, Redis's `dirty`; up to one batch of each worker behind.
+    /// Changes of data since the node began, Redis's `dirty`.
     pub fn dirty(&self) -> u64 {
-        let workers: u64 = self.worker_dirty.iter().map(|d| d.load(Ordering::Relaxed)).sum();
-        workers + self.counters.dirty.load(Ordering::Relaxed)
+        self.stats.iter().map(|stats| stats.dirty.get()).sum()
     }
 
     /// Statistics of all workers together.
     pub fn total_stats(&self) -> Stats {
-        let mut total = Stats::new(self.engine.table.len());
-        for stats in &self.stats {
-            total.add(&stats.lock().unwrap_or_else(PoisonError::into_inner));
-        }
+        let total = Stats::new(self.engine.table.len());
+        self.stats.iter().for_each(|stats| total.add(stats));
         total
     }
 }

@@ -12,9 +12,12 @@ use crate::env::Env;
 use crate::errand::{self, Choice, Errands};
 use crate::host::NodeHost;
 use crate::mail::{Letter, Mail};
+use crate::observe;
 use crate::pubsub::Space;
 use crate::shared::Released;
 use crate::shared::Shared;
+use crate::users::Renewed;
+use crossbeam::utils::CachePadded;
 use engine::blocking::SlotSide;
 use engine::stats::Stats;
 use engine::{Args, Host, Local, Outcome, Session, Spec, Status, Turn, evict, execute};
@@ -34,6 +37,13 @@ use tokio::sync::Notify;
 const BATCH_MAX: usize = 32;
 /// Input gathered at which the batch runs before its turn: bounds the worker's buffer.
 const INPUT_BYTES_MAX: usize = 1 << 20;
+/// A reply that is looked at before it is sent: shorter ones are within every limit that makes sense. Redis's buffer of a
+/// client that is not counted.
+pub(crate) const LONG_REPLY_BYTES: usize = 16 * 1024;
+/// Input of a command that has not come whole at which it is counted as the client's memory.
+const LONG_QUERY_BYTES: usize = 32 * 1024;
+/// Between two looks at whether a pause has ended.
+const PAUSE_ROUND: Duration = Duration::from_millis(10);
 /// Rounds a second of background work: expiry, limits, statistics.
 const ROUND: Duration = Duration::from_millis(100);
 
@@ -88,6 +98,13 @@ pub struct Setting<'a> {
     pub now: Now,
     pub status: Status,
     pub watched: u32,
+    /// See [`crate::observe::Observe`].
+    pub told_ticks: u64,
+    pub large_bytes: usize,
+    /// Clients want to be told of keys that change.
+    pub is_tracked: bool,
+    /// State of the users; sessions with another take theirs anew.
+    pub users_epoch: u64,
     /// The term in which the batch began.
     pub term: u64,
     /// As it was before the view was looked at.
@@ -105,15 +122,26 @@ impl<'a> Setting<'a> {
         let term = shared.state.term.load(Ordering::Acquire);
         let status = shared.status(now.mono);
         let watched = engine::admission::watched(&status, &settings.engine);
-        let setting =
-            Setting { settings: &settings, view: (*view).as_deref(), now, status, watched, term, slots_left };
-        f(&setting)
+        f(&Setting {
+            settings: &settings,
+            view: (*view).as_deref(),
+            now,
+            status,
+            watched,
+            told_ticks: shared.observe.told_ticks(),
+            large_bytes: shared.observe.large_bytes(),
+            is_tracked: shared.tracking.is_on(),
+            users_epoch: shared.users.epoch(),
+            term,
+            slots_left,
+        })
     }
 
-    /// The role changed, with the gate closed, since this was read, or slots left: it is true no more. To be asked
+    /// The role changed or loading began, with the gate closed, since this was read, or slots left: it is true no more. To be asked
     /// inside the gate.
     pub fn is_outdated(&self, state: &crate::shared::State) -> bool {
         self.status.is_replica != state.is_replica.load(Ordering::Relaxed)
+            || self.status.is_loading != state.is_loading.load(Ordering::Relaxed)
             || self.slots_left != state.slots_left.load(Ordering::Relaxed)
     }
 
@@ -125,6 +153,7 @@ impl<'a> Setting<'a> {
     pub fn turn<'t, E: Env>(
         &self,
         shared: &'t Shared<E>,
+        stats: &'t Stats,
         local: &'t mut Local,
         host: &'t mut dyn Host,
         exclusive: Option<&'t GateClosed<'t>>,
@@ -140,9 +169,13 @@ impl<'a> Setting<'a> {
             watched: self.watched,
             now: self.now,
             ticks: shared.env.ticks(),
+            told_ticks: self.told_ticks,
+            is_tracked: self.is_tracked,
+            is_script: false,
             first_key: None,
             exclusive,
             passage: None,
+            stats,
             local,
             host,
         }
@@ -175,6 +208,7 @@ pub struct Worker<E: Env> {
     parked: RefCell<Vec<Rc<Connection<E>>>>,
     kick: Notify,
     is_stopped: Cell<bool>,
+    stats: Arc<CachePadded<Stats>>,
     pub(crate) errands: RefCell<Errands>,
 }
 
@@ -187,7 +221,7 @@ fn is_cross_protocol(name: &[u8]) -> bool {
 impl<E: Env> Worker<E> {
     pub fn new(shared: Arc<Shared<E>>, index: usize) -> Rc<Worker<E>> {
         let mail = shared.mail[index].clone();
-        let local = Local::new(shared.env.rand(), shared.engine.table.len(), mail.clone());
+        let local = Local::new(shared.env.rand(), mail.clone());
         let gate = shared.engine.keyspace.gate().register();
         Rc::new(Worker {
             index,
@@ -199,6 +233,7 @@ impl<E: Env> Worker<E> {
             parked: RefCell::default(),
             kick: Notify::new(),
             is_stopped: Cell::new(false),
+            stats: shared.stats[index].clone(),
             errands: RefCell::default(),
             shared,
         })
@@ -238,6 +273,9 @@ impl<E: Env> Worker<E> {
             times_parked += 1;
             match times_parked {
                 1 => tokio::task::yield_now().await,
+                _ if self.shared.pause.holds_writes(self.shared.env.now().mono) => {
+                    tokio::time::sleep(PAUSE_ROUND).await;
+                }
                 _ => tokio::time::sleep(Duration::from_millis(1)).await,
             }
             for connection in parked {
@@ -269,10 +307,17 @@ impl<E: Env> Worker<E> {
             Letter::Retry(client) => self.on(client, |c| self.run_again(c)),
             Letter::Push { client, bytes } => {
                 let released = self.released();
-                self.on(client, |c| c.send_shared(bytes, released));
+                self.on(client, |c| {
+                    c.send_shared(bytes, released);
+                    c.client.output_bytes.store(c.output_bytes(), Ordering::Relaxed);
+                    if c.output_bytes() > 0 {
+                        self.check_output(c, &self.shared.settings(), self.shared.env.now());
+                    }
+                });
             }
             Letter::Kill { client, is_soft } => self.on(client, |c| c.close(is_soft)),
             Letter::Unblock(client, is_error) => self.on(client, |c| self.unblock(c, is_error)),
+            Letter::UsersChanged => self.recheck_waiting(),
             Letter::Released => {
                 let released = self.released();
                 let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
@@ -284,11 +329,6 @@ impl<E: Env> Worker<E> {
                         connection.wake();
                     }
                 }
-            }
-            Letter::ResetStats => {
-                let stats = &mut self.core.borrow_mut().local.stats;
-                **stats = Stats { dirty: stats.dirty, ..Stats::new(self.shared.engine.table.len()) };
-                self.errands.borrow().reset_stats();
             }
             Letter::Stop => self.is_stopped.set(true),
         }
@@ -310,10 +350,10 @@ impl<E: Env> Worker<E> {
             self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);
             return;
         };
-        let settings = self.shared.settings();
         let client = self.shared.clients.add(self.index, peer, own, self.shared.env.now().wall.0);
         let mut session = Session::new(client.id);
-        session.is_authenticated = settings.requirepass.is_empty();
+        self.shared.users.begin(&mut session);
+        session.user().into_iter().for_each(|user| client.set_user(user));
         let connection = Rc::new(Connection::new(client, stream, session));
         self.connections.borrow_mut().insert(connection.id, connection.clone());
         tokio::task::spawn_local(connection.run(self.clone()));
@@ -332,6 +372,11 @@ impl<E: Env> Worker<E> {
         {
             names.iter().for_each(|name| self.shared.pubsub.unsubscribe(space, name, connection.id));
         }
+        self.shared.tracking.end(connection.id);
+        self.postpone(connection, false);
+        if connection.session.borrow().is_monitor {
+            observe::end_monitoring(&self.shared, connection.id);
+        }
         self.shared.replication.forget_client(connection.id);
         self.connections.borrow_mut().remove(&connection.id);
         self.shared.clients.remove(connection.id);
@@ -347,7 +392,7 @@ impl<E: Env> Worker<E> {
     /// Parses what a connection just read into the worker's buffer: its own leftover and `fresh` bytes. False: it sent
     /// nonsense, or too much.
     pub fn parse_shared(self: &Rc<Self>, connection: &Rc<Connection<E>>, fresh: usize) -> bool {
-        self.core.borrow_mut().local.stats.net_in += fresh as u64;
+        self.stats().net_in.add(fresh as u64);
         let mut batch = self.batch.borrow_mut();
         let start = batch.input.len() - fresh - connection.input.borrow().len();
         let end = self.parse(connection, &mut batch, start, None);
@@ -386,6 +431,9 @@ impl<E: Env> Worker<E> {
             }
             Ok(end) => {
                 *connection.input.borrow_mut() = buf[end..].to_vec();
+                if buf.len() >= LONG_QUERY_BYTES {
+                    self.count_memory(connection, buf.len());
+                }
                 true
             }
             Err(error) => self.refuse(connection, &mut batch, &error),
@@ -403,7 +451,10 @@ impl<E: Env> Worker<E> {
 
     fn check_query(&self, connection: &Rc<Connection<E>>) -> bool {
         let len = connection.input.borrow().len();
-        let max = match connection.session.borrow().is_authenticated {
+        if len >= LONG_QUERY_BYTES {
+            self.count_memory(connection, len);
+        }
+        let max = match connection.session.borrow().is_authenticated() {
             true => self.shared.settings().query_bytes_max,
             false => proto::limits::QUERY_BYTES_MAX_UNAUTHENTICATED,
         };
@@ -551,7 +602,6 @@ impl<E: Env> Worker<E> {
                 self.run_group(&mut core, &mut inside, batch, group, setting, &mut prefetched);
             }
         }
-        self.publish_dirty();
         groups.clear();
         batch.groups = groups;
     }
@@ -599,10 +649,16 @@ impl<E: Env> Worker<E> {
     ) {
         let connection = &group.connection;
         core.out.clear();
-        let written = connection.session.borrow().written;
+        let (written, users_epoch) = {
+            let session = connection.session.borrow();
+            (session.written, session.users_epoch)
+        };
+        if users_epoch != setting.users_epoch {
+            self.renew_user(connection);
+        }
         let (mut ran, mut later) = (0, 0);
-        let looked_up = |core: &Core| core.local.stats.hits + core.local.stats.misses;
-        let (looked_up_before, mut is_data) = (looked_up(core), false);
+        let looked_up = || self.stats().hits.get() + self.stats().misses.get();
+        let (looked_up_before, mut is_data) = (looked_up(), false);
         for place in group.items.clone() {
             if place >= *prefetched {
                 *prefetched = (place + BATCH_MAX).min(batch.items.len());
@@ -615,9 +671,16 @@ impl<E: Env> Worker<E> {
             }
             // Commands that a stale replica answers show no data, unless they look up keys after all.
             is_data |= batch.items[place].spec.is_none_or(|s| !s.has(engine::spec::flag::STALE));
-            match self.run_item(core, inside, connection, batch, &batch.items[place], setting) {
+            let before = core.out.len();
+            let outcome = self.run_item(core, inside, connection, batch, &batch.items[place], setting);
+            let item = &batch.items[place];
+            if item.raw.len().max(core.out.len() - before) >= setting.large_bytes {
+                self.was_large(connection, batch, item, core.out.len() - before);
+            }
+            match outcome {
                 Outcome::Done => {}
                 Outcome::Busy(_) => {
+                    self.postpone(connection, setting.status.is_paused);
                     connection.set_phase(Phase::Parked);
                     self.parked.borrow_mut().push(connection.clone());
                     break;
@@ -633,13 +696,16 @@ impl<E: Env> Worker<E> {
             }
             ran += 1;
         }
+        if ran > 0 && connection.is_ready() {
+            self.postpone(connection, false);
+        }
         if ran > later && setting.has_lost_lease(&self.shared) {
             // W12: what was read may belong to another primary by now; nobody may see it as an answer. What is answered
             // later read nothing: it may be what ended the lease, such as CLUSTER REPLICATE.
             connection.set_phase(Phase::Closed);
         }
         self.put_off(connection, batch, group.items.start + ran..group.items.end);
-        is_data |= looked_up(core) != looked_up_before || connection.session.borrow().written != written;
+        is_data |= looked_up() != looked_up_before || connection.session.borrow().written != written;
         self.reply(core, connection, setting, written, (ran, is_data));
     }
 
@@ -705,7 +771,7 @@ impl<E: Env> Worker<E> {
             };
             timed = script.map(|script| (script, self.shared.env.now().mono));
         }
-        let mut turn = setting.turn(&self.shared, local, &mut host, None);
+        let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, None);
         turn.first_key = item.first_key;
         let outcome = execute(&mut turn, &mut session, &resolved, args, Some(raw), out);
         if let Some((script, begun)) = timed {
@@ -719,15 +785,57 @@ impl<E: Env> Worker<E> {
         inside.gate.outside(|| {
             // Who is inside for long is a script on a side thread: it may be ended only while others are served.
             let Some(closed): Option<GateClosed<'_>> = engine.keyspace.gate().try_close() else {
-                return errand::gate_is_held(&self.shared, setting, local, &session, out);
+                return errand::gate_is_held(&self.shared, setting, self.stats(), &session, out);
             };
             if setting.is_outdated(&self.shared.state) {
                 return Outcome::Busy(Slot::default());
             }
             host.is_exclusive = true;
-            let mut turn = setting.turn(&self.shared, local, &mut host, Some(&closed));
+            let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, Some(&closed));
             execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
         })
+    }
+
+    /// Counts a connection among those that wait while it is paused.
+    fn postpone(&self, connection: &Connection<E>, is_paused: bool) {
+        let was_paused = connection.is_postponed.replace(is_paused);
+        match (was_paused, is_paused) {
+            (false, true) => self.shared.counters.blocked.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.shared.counters.blocked.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+    }
+
+    /// A command whose request or reply is long.
+    #[cold]
+    fn was_large(&self, connection: &Rc<Connection<E>>, batch: &Batch<E>, item: &Item, reply: usize) {
+        let buf: &[u8] = item.own.as_ref().map_or(&batch.input, |o| o);
+        let spans = &batch.spans[item.spans.start as usize..item.spans.end as usize];
+        let args: Vec<&[u8]> = spans.iter().map(|s| s.of(buf)).collect();
+        if let Ok(spec) = self.shared.engine.table.find(&args) {
+            observe::was_large(&self.shared, &connection.client, spec, &args, item.raw.len(), reply);
+        }
+    }
+
+    /// Users have changed: the connection's own may have other rights now, or be gone.
+    #[cold]
+    fn renew_user(&self, connection: &Rc<Connection<E>>) {
+        if let Renewed::Gone = self.shared.users.renew(&mut connection.session.borrow_mut()) {
+            connection.close(false);
+        }
+    }
+
+    /// Whoever waits for keys that its user may not use any more runs its command again, to be told so.
+    fn recheck_waiting(self: &Rc<Self>) {
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for connection in connections {
+            let phase = connection.phase.borrow().clone();
+            let Phase::Blocked(waiter) = phase else { continue };
+            self.renew_user(&connection);
+            if !waiter.is_allowed_to(&connection.session.borrow()) {
+                self.run_again(&connection);
+            }
+        }
     }
 
     /// Commands that could not run yet go back to the connection, before what it read later.
@@ -767,11 +875,15 @@ impl<E: Env> Worker<E> {
             0
         };
         drop(session);
-        core.local.stats.net_out += core.out.len() as u64;
+        self.stats().net_out.add(core.out.len() as u64);
         let released = self.released();
         if released.term != setting.term && (is_data || until > 0) {
             // What ran here is acknowledged by nobody: its outcome is not known.
             connection.set_phase(Phase::Closed);
+        } else if core.out.len() > LONG_REPLY_BYTES
+            && self.is_too_long(connection, core.out.len(), setting.settings)
+        {
+            connection.close(false);
         } else if !connection.is_closed() {
             connection.send(core.out.as_bytes(), until, released);
         }
@@ -787,6 +899,26 @@ impl<E: Env> Worker<E> {
         if !connection.is_at_ease() {
             connection.wake();
         }
+    }
+
+    /// Whether so many bytes more are above the client's hard limit: then it gets none of them.
+    pub(crate) fn is_too_long(
+        &self,
+        connection: &Rc<Connection<E>>,
+        bytes: usize,
+        settings: &NodeSettings,
+    ) -> bool {
+        let class = if connection.session.borrow().is_subscribed() { 2 } else { 0 };
+        let hard_bytes = settings.output_limits[class].hard_bytes;
+        let is_too_long = hard_bytes > 0 && (connection.output_bytes() + bytes) as u64 > hard_bytes;
+        if is_too_long {
+            tracing::warn!(
+                client = connection.id,
+                bytes,
+                "client closed: its reply is above the output limit"
+            );
+        }
+        is_too_long
     }
 
     pub(crate) fn check_output(&self, connection: &Rc<Connection<E>>, settings: &NodeSettings, now: Now) {
@@ -814,14 +946,17 @@ impl<E: Env> Worker<E> {
         client.total_commands.fetch_add(ran as u64, Ordering::Relaxed);
         client.resp.store(if session.is_resp3 { 3 } else { 2 }, Ordering::Relaxed);
         client.multi.store(session.multi.as_ref().map_or(-1, |m| m.queue.len() as i64), Ordering::Relaxed);
-        client.query_bytes.store(connection.input.borrow().len(), Ordering::Relaxed);
-        client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
+        client.multi_bytes.store(session.multi.as_ref().map_or(0, |m| m.bytes), Ordering::Relaxed);
+        client.watched.store(session.watches.as_ref().map_or(0, |w| w.keys.len()), Ordering::Relaxed);
         let is_blocked = matches!(*connection.phase.borrow(), Phase::Blocked(_));
         let flags = [
             (is_blocked, state::BLOCKED),
             (session.in_multi(), state::MULTI),
             (session.is_subscribed(), state::SUBSCRIBED),
             (session.is_replica, state::REPLICA),
+            (session.is_monitor, state::MONITOR),
+            (session.tracking().is_some(), state::TRACKING),
+            (session.tracking().is_some_and(|t| t.is_bcast), state::BCAST),
             (session.is_readonly, state::READONLY),
             (session.is_no_evict, state::NO_EVICT),
             (session.is_no_touch, state::NO_TOUCH),
@@ -831,6 +966,23 @@ impl<E: Env> Worker<E> {
         client.state.store(set, Ordering::Relaxed);
         for (count, n) in client.subscriptions.iter().zip(session.subscriptions) {
             count.store(n as u32, Ordering::Relaxed);
+        }
+        drop(session);
+        self.count_memory(connection, connection.input.borrow().len());
+    }
+
+    /// Renews what is known of a connection's buffers. Where all clients' take too much, the largest clients go.
+    fn count_memory(&self, connection: &Connection<E>, query_bytes: usize) {
+        let client = &connection.client;
+        client.query_bytes.store(query_bytes, Ordering::Relaxed);
+        client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
+        let bytes = self.shared.clients.count_bytes(client);
+        let max = self.shared.settings().clients_bytes_max;
+        if max > 0 && bytes > max {
+            for victim in self.shared.clients.choose_victims(max) {
+                tracing::info!(client = victim.id, peer = %victim.peer, "Evicting client");
+                self.shared.mail[victim.worker].post(Letter::Kill { client: victim.id, is_soft: false });
+            }
         }
     }
 
@@ -848,8 +1000,11 @@ impl<E: Env> Worker<E> {
     /// A waiting connection's reply has come.
     fn answer(&self, connection: &Rc<Connection<E>>, bytes: &[u8], written: u64) {
         let phase = connection.phase.borrow().clone();
-        if let Phase::Blocked(_) = phase {
+        if let Phase::Blocked(waiter) = &phase {
             self.shared.counters.blocked.fetch_sub(1, Ordering::Relaxed);
+            if self.shared.observe.told_ticks() == 0 {
+                self.tell_served(connection, waiter);
+            }
         }
         *connection.deadline.borrow_mut() = None;
         let state = &self.shared.state;
@@ -870,6 +1025,13 @@ impl<E: Env> Worker<E> {
         connection.has_deferred.set(!connection.input.borrow().is_empty());
         self.describe(connection, 0, self.shared.env.now());
         connection.wake();
+    }
+
+    /// A command that waited has been served: it belongs into the log of slow ones if all do.
+    #[cold]
+    fn tell_served(&self, connection: &Rc<Connection<E>>, waiter: &engine::blocking::Waiter) {
+        let args: Vec<&[u8]> = waiter.args().iter().map(|a| a.as_slice()).collect();
+        observe::was_served(&self.shared, &connection.client, waiter.spec, &args);
     }
 
     /// The waiter's queues cannot be served by another: the command runs again here.
@@ -911,7 +1073,11 @@ impl<E: Env> Worker<E> {
         }
         self.end_wait(&waiter);
         let reply = match is_error {
-            true => b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n".to_vec(),
+            true => {
+                self.stats().count_error("UNBLOCKED".into());
+                self.stats().commands[waiter.spec().id].failed.add(1);
+                b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n".to_vec()
+            }
             false => waiter.timeout_reply(),
         };
         self.finish_wait(connection, &reply);
@@ -944,17 +1110,30 @@ impl<E: Env> Worker<E> {
     // Background.
 
     fn round(self: &Rc<Self>) {
+        if self.shared.state.is_cron_paused.load(Ordering::Relaxed) {
+            return;
+        }
         Setting::with(&self.shared, |setting| self.round_in(setting));
-        self.publish_stats();
     }
 
     fn round_in(self: &Rc<Self>, setting: &Setting) {
         let Setting { settings, now, status, .. } = *setting;
-        if !status.is_replica && !status.is_loading && self.shared.state.is_expiring.load(Ordering::Relaxed) {
+        if !status.is_replica
+            && !status.is_loading
+            && !status.is_paused
+            && self.shared.state.is_expiring.load(Ordering::Relaxed)
+        {
+            let begun = self.shared.env.now().mono;
             self.expire(setting);
-            self.publish_dirty();
+            let ms = self.shared.env.now().mono.since(begun).as_millis() as u64;
+            if settings.latency_threshold_ms > 0 && ms >= settings.latency_threshold_ms {
+                self.shared.observe.events.add("expire-cycle", now.wall.0 / 1000, ms);
+            }
         }
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        if setting.view.is_some() {
+            connections.iter().for_each(|c| self.redirect_waiter(c, setting));
+        }
         for connection in connections {
             self.check_output(&connection, settings, now);
             let idle_ms = now.wall.0 - connection.client.last_active_ms.load(Ordering::Relaxed);
@@ -973,6 +1152,22 @@ impl<E: Env> Worker<E> {
         }
     }
 
+    /// A client that waits for keys which have gone to another shard runs its command again, and is told where to.
+    fn redirect_waiter(self: &Rc<Self>, connection: &Rc<Connection<E>>, setting: &Setting) {
+        let phase = connection.phase.borrow().clone();
+        let Phase::Blocked(waiter) = phase else { return };
+        let is_welcome = {
+            let mut core = self.core.borrow_mut();
+            let mut host = crate::host::RoundHost { shared: &self.shared };
+            let turn = setting.turn(&self.shared, self.stats(), &mut core.local, &mut host, None);
+            let session = connection.session.borrow();
+            engine::admission::route(&turn, &session, &waiter.slots(), waiter.spec().command.flags).is_ok()
+        };
+        if !is_welcome {
+            self.run_again(connection);
+        }
+    }
+
     fn expire(self: &Rc<Self>, setting: &Setting) {
         // A primary of a cluster without a lease may have been replaced: its keys are not its to remove.
         if setting.view.is_some() && !setting.status.has_lease {
@@ -988,22 +1183,20 @@ impl<E: Env> Worker<E> {
         if self.shared.state.is_replica.load(Ordering::Relaxed) {
             return;
         }
-        let mut turn = setting.turn(&self.shared, local, &mut host, None);
+        let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, None);
         let (cursor, _) =
             engine::expire::cycle(&mut turn, self.index, workers, *expire_cursor, KEYS_PER_ROUND_MAX);
         *expire_cursor = cursor;
-    }
-
-    fn publish_dirty(&self) {
-        let dirty = self.core.borrow().local.stats.dirty;
-        self.shared.worker_dirty[self.index].store(dirty, Ordering::Relaxed);
-    }
-
-    pub fn publish_stats(&self) {
-        if let Ok(core) = self.core.try_borrow()
-            && let Ok(mut stats) = self.shared.stats[self.index].lock()
-        {
-            stats.clone_from(&core.local.stats);
+        // The limit may have been lowered, or raised since the round began. Whether there is room is the next write's
+        // business.
+        if self.shared.settings().engine.maxmemory == turn.settings.maxmemory {
+            let _ = evict::make_room(&mut turn);
         }
+    }
+
+    /// The counters of this worker.
+    #[inline]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 }

@@ -670,6 +670,10 @@ impl<'a> Entry<'a> {
     pub fn bytes(&self) -> usize {
         self.raw.bytes()
     }
+    /// Where it stands, for DEBUG OBJECT; true until the entry changes or is moved.
+    pub fn address(&self) -> *const u8 {
+        self.raw.0.as_ptr()
+    }
     /// The name OBJECT ENCODING prints.
     pub fn encoding(&self) -> &'static str {
         match self.value() {

@@ -68,7 +68,7 @@ impl Server {
         let port = self.port.to_string();
         let child = Command::new(&self.binary)
             .args(["--port", &port, "--dir", self.dir.to_str().expect("a path of ASCII")])
-            .args(["--enable-debug-command", "yes"])
+            .args(["--enable-debug-command", "yes", "--enable-protected-configs", "yes"])
             .args(args)
             .stdin(Stdio::null())
             .stderr(log.try_clone().expect("a file can be duplicated"))

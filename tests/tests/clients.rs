@@ -109,7 +109,7 @@ fn a_client_that_does_not_read_is_not_served_ahead() {
     let mut unsent = || -> u64 {
         let list = client.text("CLIENT LIST");
         let line = list.lines().find(|l| l.contains("name=slow")).expect("it is there").to_string();
-        line.split(' ').find_map(|w| w.strip_prefix("obl=")?.parse().ok()).expect("a field")
+        line.split(' ').find_map(|w| w.strip_prefix("omem=")?.parse().ok()).expect("a field")
     };
     wait_for("replies that nobody reads", || (unsent() > 1 << 20).then_some(()));
     std::thread::sleep(Duration::from_millis(50));

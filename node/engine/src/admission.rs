@@ -1,5 +1,6 @@
 //! What may run, here and now: an ordered list of gates, as in Redis's `processCommand`. Each refusal changes nothing.
 
+use crate::acl::Context;
 use crate::keys::Keys;
 use crate::spec::flag;
 use crate::table::Spec;
@@ -13,7 +14,7 @@ use std::sync::atomic::Ordering;
 /// per command.
 pub fn watched(status: &Status, settings: &Settings) -> u32 {
     let is_stale = status.is_replica && !status.is_link_up && !settings.replica_serve_stale_data;
-    if status.is_loading || is_stale {
+    if status.is_loading || is_stale || status.is_paused_for_all {
         return flag::ANY;
     }
     let is_write_watched = status.is_replica
@@ -27,13 +28,19 @@ pub fn watched(status: &Status, settings: &Settings) -> u32 {
 }
 
 /// Gates that need neither keys nor locks.
-pub fn admit(turn: &mut Turn, session: &Session, spec: &Spec) -> Result<(), Error> {
-    admit_as(turn, session, spec, spec.command.flags)
+pub fn admit(turn: &mut Turn, session: &Session, spec: &Spec, args: Args) -> Result<(), Error> {
+    admit_as(turn, session, spec, args, spec.command.flags)
 }
 
 /// As [`admit`], with other flags than the declared ones: a script may say what it will do.
-pub fn admit_as(turn: &mut Turn, session: &Session, spec: &Spec, flags: u32) -> Result<(), Error> {
-    if !session.is_authenticated && !spec.has(flag::NO_AUTH) {
+pub fn admit_as(
+    turn: &mut Turn,
+    session: &Session,
+    spec: &Spec,
+    args: Args,
+    flags: u32,
+) -> Result<(), Error> {
+    if !session.is_authenticated() && !spec.has(flag::NO_AUTH) {
         return Err(Error::text("NOAUTH Authentication required."));
     }
     if session.is_primary_link {
@@ -41,6 +48,11 @@ pub fn admit_as(turn: &mut Turn, session: &Session, spec: &Spec, flags: u32) -> 
     }
     if session.in_multi() && spec.has(flag::NO_MULTI) {
         return Err(Error::text("ERR Command not allowed inside a transaction"));
+    }
+    if let Err(denied) = session.check(spec, args) {
+        let context = if session.in_multi() { Context::Multi } else { Context::Toplevel };
+        turn.host.denied(&denied, context, spec, args, session);
+        return Err(denied.error(spec));
     }
     if (flags | queued_flags(session, spec)) & flag::DENYOOM != 0 {
         evict::make_room(turn)?;
@@ -57,12 +69,13 @@ pub fn admit_as(turn: &mut Turn, session: &Session, spec: &Spec, flags: u32) -> 
     }
     let status = &turn.status;
     let is_stale = status.is_replica && !status.is_link_up && !turn.settings.replica_serve_stale_data;
-    if is_stale && flags & flag::STALE == 0 {
+    let common = flags & common_flags(session, spec);
+    if is_stale && common & flag::STALE == 0 {
         return Err(Error::text(
             "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
         ));
     }
-    if status.is_loading && !spec.has(flag::LOADING) {
+    if status.is_loading && common & flag::LOADING == 0 {
         return Err(Error::text("LOADING Redis is loading the dataset in memory"));
     }
     Ok(())
@@ -73,6 +86,14 @@ fn queued_flags(session: &Session, spec: &Spec) -> u32 {
     match &session.multi {
         Some(multi) if spec.has(flag::NOT_QUEUED) => multi.flags(),
         _ => 0,
+    }
+}
+
+/// For EXEC, what all queued commands have.
+fn common_flags(session: &Session, spec: &Spec) -> u32 {
+    match &session.multi {
+        Some(multi) if spec.has(flag::NOT_QUEUED) => multi.common_flags(),
+        _ => u32::MAX,
     }
 }
 

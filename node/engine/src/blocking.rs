@@ -9,7 +9,7 @@ use crate::cx::{Cx, Replay, Waiting};
 use crate::keys::Keys;
 use crate::spec::Handler;
 use crate::table::Spec;
-use crate::{Args, Error, Rng};
+use crate::{Args, Error, Rng, Session};
 use proto::Slot;
 use proto::resp::Reply;
 use smallvec::SmallVec;
@@ -61,9 +61,9 @@ const ENDED: u8 = 2;
 /// A client that waits.
 pub struct Waiter {
     pub session: u64,
-    spec: &'static Spec,
+    pub spec: &'static Spec,
     args: Vec<Vec<u8>>,
-    db: u16,
+    pub db: u16,
     is_resp3: bool,
     keys: Vec<Vec<u8>>,
     /// 0: for ever.
@@ -104,6 +104,15 @@ impl Waiter {
         slots.dedup();
         slots
     }
+    /// Whether the session's user may run the command that waits.
+    pub fn is_allowed_to(&self, session: &Session) -> bool {
+        let args: SmallVec<[&[u8]; 8]> = self.args.iter().map(|a| a.as_slice()).collect();
+        session.check(self.spec, &args).is_ok()
+    }
+    /// What waits.
+    pub fn spec(&self) -> &'static Spec {
+        self.spec
+    }
     /// The command that waits.
     pub fn args(&self) -> &[Vec<u8>] {
         &self.args
@@ -126,40 +135,72 @@ type Key = (u16, Vec<u8>);
 #[derive(Default)]
 pub struct SlotSide {
     waiters: BTreeMap<Key, VecDeque<Arc<Waiter>>>,
-    watchers: BTreeMap<Key, Vec<Arc<AtomicBool>>>,
+    watchers: BTreeMap<Key, Vec<Arc<Watched>>>,
+}
+
+/// A key that a connection watches.
+pub struct Watched {
+    /// Of the connection: some key of its changed.
+    flag: Arc<AtomicBool>,
+    /// The key's time was over when WATCH came, but it was still there. That it vanishes is no change.
+    is_expired: AtomicBool,
+}
+
+impl Watched {
+    pub fn new(flag: &Arc<AtomicBool>, is_expired: bool) -> Arc<Watched> {
+        Arc::new(Watched { flag: flag.clone(), is_expired: AtomicBool::new(is_expired) })
+    }
+    pub fn is_expired(&self) -> bool {
+        self.is_expired.load(Ordering::Acquire)
+    }
+    /// The key changed; afterwards it is as `now`.
+    fn mark(&self, before: Presence, now: Presence) {
+        match (self.is_expired(), before, now) {
+            (true, _, Presence::Expired) | (false, Presence::Absent, Presence::Absent) => {}
+            (true, _, Presence::Absent) => self.is_expired.store(false, Ordering::Release),
+            (false, Presence::Absent, Presence::Expired) => self.is_expired.store(true, Ordering::Release),
+            _ => self.flag.store(true, Ordering::Release),
+        }
+    }
+}
+
+/// What is at a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    Absent,
+    /// Its time is over, and it is still there.
+    Expired,
+    Live,
 }
 
 impl SlotSide {
     pub fn is_empty(&self) -> bool {
         self.waiters.is_empty() && self.watchers.is_empty()
     }
-    pub fn watch(&mut self, db: u16, key: &[u8], flag: &Arc<AtomicBool>) {
-        self.watchers.entry((db, key.to_vec())).or_default().push(flag.clone());
+    pub fn watch(&mut self, db: u16, key: &[u8], watched: &Arc<Watched>) {
+        self.watchers.entry((db, key.to_vec())).or_default().push(watched.clone());
     }
-    pub fn unwatch(&mut self, db: u16, key: &[u8], flag: &Arc<AtomicBool>) {
+    pub fn unwatch(&mut self, db: u16, key: &[u8], watched: &Arc<Watched>) {
         let key = (db, key.to_vec());
-        if let Some(flags) = self.watchers.get_mut(&key) {
-            flags.retain(|f| !Arc::ptr_eq(f, flag));
-            if flags.is_empty() {
+        if let Some(all) = self.watchers.get_mut(&key) {
+            all.retain(|w| !Arc::ptr_eq(w, watched));
+            if all.is_empty() {
                 self.watchers.remove(&key);
             }
         }
     }
-    pub fn mark_watchers(&self, db: u16, key: &[u8]) {
-        if self.watchers.is_empty() {
-            return;
-        }
-        for flag in self.watchers.get(&(db, key.to_vec())).into_iter().flatten() {
-            flag.store(true, Ordering::Release);
+    pub fn is_watched(&self, db: u16, key: &[u8]) -> bool {
+        !self.watchers.is_empty() && self.watchers.contains_key(&(db, key.to_vec()))
+    }
+    /// A key changed, so that it is as `now`.
+    pub fn mark_watchers(&self, db: u16, key: &[u8], before: Presence, now: Presence) {
+        for watched in self.watchers.get(&(db, key.to_vec())).into_iter().flatten() {
+            watched.mark(before, now);
         }
     }
-    /// All watched keys of a database (or of all) changed at once: FLUSHALL, SWAPDB.
-    pub fn mark_all_watchers(&self, db: Option<u16>) {
-        for ((of, _), flags) in &self.watchers {
-            if db.is_none_or(|db| db == *of) {
-                flags.iter().for_each(|f| f.store(true, Ordering::Release));
-            }
-        }
+    /// The keys that are watched, each once.
+    pub fn watched_keys(&self) -> Vec<(u16, Vec<u8>)> {
+        self.watchers.keys().cloned().collect()
     }
     pub fn has_waiters(&self, db: u16, key: &[u8]) -> bool {
         !self.waiters.is_empty() && self.waiters.contains_key(&(db, key.to_vec()))
@@ -228,9 +269,9 @@ impl Served {
 }
 
 /// Serves the clients that wait for keys which changed, in the order in which they came, until nothing changes any
-/// more: one gets what is popped, all get what is only read. Bounded: each round serves a waiter or ends.
-pub fn serve(keys: &mut Keys<'_>, rng: &mut Rng) -> Vec<Served> {
-    let mut served = Vec::new();
+/// more: one gets what is popped, all get what is only read. Bounded: each round serves a waiter or ends. `each` is
+/// called for each of them, with what serving it is replayed as.
+pub fn serve<'g>(keys: &mut Keys<'g>, rng: &mut Rng, each: &mut dyn FnMut(&mut Keys<'g>, Served)) {
     while let Some((db, key)) = keys.effects.ready.pop() {
         let slot = Slot::of_key(&key);
         for waiter in keys.side(slot).first(db, &key) {
@@ -243,14 +284,13 @@ pub fn serve(keys: &mut Keys<'_>, rng: &mut Rng) -> Vec<Served> {
                     for slot in waiter.slots() {
                         keys.side(slot).forget(&waiter);
                     }
-                    served.push(Served { waiter, reply });
+                    each(keys, Served { waiter, reply });
                 }
                 Attempt::Retry => waiter.mailbox.retry(waiter.session),
                 Attempt::Nothing => {}
             }
         }
     }
-    served
 }
 
 enum Attempt {
@@ -292,6 +332,7 @@ fn run_for(keys: &mut Keys<'_>, rng: &mut Rng, waiter: &Waiter, args: Args) -> O
             return None;
         }
         keys.stats.count_error(error.code());
+        keys.stats.commands[waiter.spec.id].failed.add(1);
         out.clear();
         out.error(&error.to_string());
         return Some(out.take());

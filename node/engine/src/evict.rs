@@ -9,12 +9,16 @@ use crate::locks::Locks;
 use crate::settings::{EvictionPolicy, notify};
 use crate::{Error, Turn};
 use proto::Slot;
+use smallvec::SmallVec;
+use storage::Keyspace;
 
 const CLOCK_MAX: u32 = (1 << 24) - 1;
 /// Counter of a new key: high enough not to be evicted at once. Redis's LFU_INIT_VAL.
 const LFU_NEW: u32 = 5;
 /// Keys removed before a command goes on although more room is wanted. Bounds the pause of one command.
 const EVICTIONS_PER_COMMAND_MAX: usize = 64;
+/// Keys looked at in a slot for one that has an expiry time.
+const TRIES_PER_SLOT: usize = 16;
 /// Slots looked at for one victim: sparse keyspaces have many empty ones.
 const SLOTS_PER_SAMPLE_MAX: usize = 64;
 
@@ -88,7 +92,7 @@ fn evict_one(turn: &mut Turn) -> bool {
     let mut keys = Keys::new(turn, locks, victim.db);
     keys.sees_expired = true;
     if keys.delete_quietly(&victim.key) {
-        keys.stats.evicted += 1;
+        keys.stats.evicted.add(1);
         keys.changed(&victim.key, notify::EVICTED, "evicted");
         keys.unit.push(victim.db, &[b"DEL".as_slice(), &victim.key]);
         turn.engine.feed.append(Some(victim.slot), &keys.unit);
@@ -99,36 +103,77 @@ fn evict_one(turn: &mut Turn) -> bool {
 
 fn best_of_sample(turn: &mut Turn) -> Option<Candidate> {
     let keyspace = &*turn.engine.keyspace;
-    let policy = turn.settings.maxmemory_policy;
-    let mut best: Option<Candidate> = None;
-    let mut seen = 0;
-    let start = turn.local.rng.below(Slot::COUNT as u64) as usize;
-    // At first random slots; in a keyspace with few keys then all of them in order.
-    for i in 0..SLOTS_PER_SAMPLE_MAX + Slot::COUNT {
-        if seen >= turn.settings.maxmemory_samples || (i > SLOTS_PER_SAMPLE_MAX && best.is_some()) {
+    let is_volatile = turn.settings.maxmemory_policy.is_volatile();
+    let has_any = |db: &u16| match is_volatile {
+        true => keyspace.expires_len(*db) > 0,
+        false => keyspace.len(*db) > 0,
+    };
+    let dbs: SmallVec<[u16; 16]> = (0..keyspace.databases()).filter(has_any).collect();
+    if dbs.is_empty() {
+        return None;
+    }
+    let mut sample = Sample { dbs, best: None, seen: 0 };
+    for _ in 0..SLOTS_PER_SAMPLE_MAX {
+        if sample.seen >= turn.settings.maxmemory_samples {
             break;
         }
-        let number = if i < SLOTS_PER_SAMPLE_MAX {
-            turn.local.rng.below(Slot::COUNT as u64) as usize
-        } else {
-            (start + i) % Slot::COUNT
+        let slot = Slot::new(turn.local.rng.below(Slot::COUNT as u64) as u16).expect("below the count");
+        sample.look(turn, slot, 1);
+    }
+    // In a keyspace with few keys: the next slot in order that has some.
+    let start = turn.local.rng.below(Slot::COUNT as u64) as usize;
+    for range in [start..Slot::COUNT, 0..start] {
+        let mut from = range.start;
+        while sample.best.is_none()
+            && let Some(slot) =
+                sample.next(keyspace, from, is_volatile).filter(|s| range.contains(&s.index()))
+        {
+            sample.look(turn, slot, TRIES_PER_SLOT);
+            from = slot.index() + 1;
+        }
+    }
+    sample.best
+}
+
+/// What was seen of the keyspace.
+struct Sample {
+    /// Databases that have keys which may go.
+    dbs: SmallVec<[u16; 16]>,
+    best: Option<Candidate>,
+    seen: u32,
+}
+
+impl Sample {
+    /// The first slot from number `from` on that may have keys which may go.
+    fn next(&self, keyspace: &Keyspace, from: usize, is_volatile: bool) -> Option<Slot> {
+        let from = Slot::new(u16::try_from(from).ok()?)?;
+        let next = |db: &u16| match is_volatile {
+            true => keyspace.next_due(*db, from, i64::MAX - 1),
+            false => keyspace.next_occupied(*db, from),
         };
-        let slot = Slot::new(number as u16).expect("below the count");
-        let Some(guard) = keyspace.try_lock(slot) else { continue };
-        for db in 0..keyspace.databases() {
-            let Some(entry) = guard.db(db).sample(turn.local.rng.next_u64()) else { continue };
-            let expire = entry.expire_ms();
-            if policy.is_volatile() && expire.is_none() {
-                continue;
-            }
-            seen += 1;
-            let score = score(policy, entry.clock(), expire, turn.now.wall.0, &mut turn.local.rng);
-            if best.as_ref().is_none_or(|b| score > b.score) {
-                best = Some(Candidate { db, slot, key: entry.key().to_vec(), score });
+        self.dbs.iter().filter_map(next).min()
+    }
+
+    /// Looks at up to `tries` keys of each database of a slot.
+    fn look(&mut self, turn: &mut Turn, slot: Slot, tries: usize) {
+        let policy = turn.settings.maxmemory_policy;
+        let Some(guard) = turn.engine.keyspace.try_lock(slot) else { return };
+        for &db in &self.dbs {
+            for _ in 0..tries {
+                let Some(entry) = guard.db(db).sample(turn.local.rng.next_u64()) else { break };
+                let expire = entry.expire_ms();
+                if policy.is_volatile() && expire.is_none() {
+                    continue;
+                }
+                self.seen += 1;
+                let score = score(policy, entry.clock(), expire, turn.now.wall.0, &mut turn.local.rng);
+                if self.best.as_ref().is_none_or(|b| score > b.score) {
+                    self.best = Some(Candidate { db, slot, key: entry.key().to_vec(), score });
+                }
+                break;
             }
         }
     }
-    best
 }
 
 fn score(policy: EvictionPolicy, clock: u32, expire: Option<i64>, now_ms: i64, rng: &mut crate::Rng) -> u64 {
@@ -148,6 +193,19 @@ mod tests {
     fn idle_time_survives_the_clock_wrapping() {
         let last_s = CLOCK_MAX as i64;
         assert_eq!(idle_s(touched(0, last_s * 1000, false), (last_s + 11) * 1000), 11);
+    }
+
+    #[test]
+    fn of_few_keys_those_with_an_expiry_time_go() {
+        let mut r = crate::testing::Runner::default();
+        r.all(&["SET a 1", "SET b 1 EX 100", "SET c 1"]);
+        r.settings.maxmemory = 1;
+        r.settings.maxmemory_policy = EvictionPolicy::VolatileTtl;
+        assert_eq!(r.run("SET d 1"), "-OOM command not allowed when used memory > 'maxmemory'.\r\n");
+        assert_eq!(r.run("EXISTS a b c"), ":2\r\n");
+        r.settings.maxmemory_policy = EvictionPolicy::AllKeysLru;
+        r.run("SET d 1");
+        assert_eq!(r.run("EXISTS a c"), ":0\r\n");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The way of one command: resolve, admit, queue or lock, run, replay, serve, unlock.
 
+use crate::acl::Context;
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
 use crate::cx::{Cx, EngineCx, Replay, Unfinished, Waiting};
@@ -10,8 +11,8 @@ use crate::script;
 use crate::session::{ReplyMode, Session};
 use crate::spec::{Handler, flag};
 use crate::table::Spec;
-use crate::turn::{HostOutcome, Turn};
-use crate::{Args, Error};
+use crate::turn::{HostOutcome, Ran, Turn};
+use crate::{Args, Error, Rng};
 use proto::Slot;
 use proto::resp::Reply;
 use smallvec::SmallVec;
@@ -60,15 +61,26 @@ pub fn execute(
     };
     let is_final = !matches!(outcome, Outcome::Busy(_) | Outcome::NeedsGate);
     if is_final {
-        finish(session, out, start, resolved.as_ref().is_ok_and(|spec| spec.has(flag::ASKING)));
+        finish(session, out, start, resolved.as_ref().map_or(0, |spec| spec.command.flags));
     }
     outcome
 }
 
 /// One-shot states end with the command.
-fn finish(session: &mut Session, out: &mut Reply, start: usize, is_asking: bool) {
-    if !is_asking && !session.in_multi() {
+fn finish(session: &mut Session, out: &mut Reply, start: usize, flags: u32) {
+    if flags & flag::ASKING == 0 && !session.in_multi() {
         session.is_asking = false;
+    }
+    if session.is_watched() && flags & flag::KEEPS_STATES == 0 && !session.in_multi() {
+        session.is_caching = false;
+    }
+    const SUBSCRIBES: u32 = flag::PUBSUB | flag::SUBSCRIBED;
+    if flags & SUBSCRIBES == SUBSCRIBES {
+        // Confirmations are messages and no replies: a client that wants none of those gets them all the same.
+        if matches!(session.reply_mode, ReplyMode::Skip | ReplyMode::SkipNext) {
+            session.reply_mode = ReplyMode::On;
+        }
+        return;
     }
     match session.reply_mode {
         ReplyMode::On => {}
@@ -85,11 +97,15 @@ fn finish(session: &mut Session, out: &mut Reply, start: usize, is_asking: bool)
 }
 
 fn refuse(turn: &mut Turn, session: &mut Session, spec: Option<&'static Spec>, error: &Error) {
-    turn.local.stats.count_error(error.code());
-    if let Some(spec) = spec {
-        turn.local.stats.commands[spec.id].rejected += 1;
-    }
+    turn.stats.count_error(error.code());
     let is_exec = spec.is_some_and(|s| s.has(flag::NOT_QUEUED));
+    let spec = spec.or_else(|| match error {
+        Error::Arity(name) => turn.engine.table.by_full_name(name.as_bytes()),
+        _ => None,
+    });
+    if let Some(spec) = spec {
+        turn.stats.commands[spec.id].rejected.add(1);
+    }
     if let Some(multi) = &mut session.multi
         && !is_exec
     {
@@ -112,86 +128,153 @@ fn run_resolved(
     {
         return run_keys(turn, session, spec, args, raw, out);
     }
-    admission::admit(turn, session, spec)?;
+    if let Err(error) = admission::admit(turn, session, spec, args) {
+        return Err(aborted(turn, session, spec, error));
+    }
     let is_queued = session.in_multi() && !spec.has(flag::NOT_QUEUED);
     if is_queued {
         // Redirects are told while queueing, so that the client need not send the rest.
         let slots = spec.slots(args).unwrap_or_default();
         admission::route(turn, session, &slots, spec.command.flags)?;
-        session.multi.as_mut().expect("in a transaction").push(spec, args);
+        let flags = match spec.command.run {
+            Handler::Script(command) => script::run::flags_of(turn.engine, command, args, spec.command.flags),
+            _ => spec.command.flags,
+        };
+        session.multi.as_mut().expect("in a transaction").push_as(spec, args, flags);
         out.simple("QUEUED");
         return Ok(Outcome::Done);
     }
     if spec.has(flag::EXCLUSIVE) && turn.exclusive.is_none() {
         return Ok(Outcome::NeedsGate);
     }
-    if turn.status.is_paused && (spec.is_write() || spec.has(flag::MAY_REPLICATE)) && !session.is_primary_link
-    {
+    // Scripts say themselves whether they write.
+    let may_write = spec.has(flag::WRITE | flag::MAY_REPLICATE) && !spec.has(flag::SCRIPT);
+    if (turn.status.is_paused && may_write || turn.status.is_paused_for_all) && !session.is_primary_link {
         return Ok(Outcome::Busy(Slot::default()));
     }
     match spec.command.run {
         Handler::Keys(_) => run_keys(turn, session, spec, args, raw, out),
-        Handler::Host => run_host(turn, session, spec, args, out),
+        Handler::Host => {
+            let (outcome, is_replayed) = run_host(turn, session, spec, args, out)?;
+            if is_replayed {
+                replay(turn, session, args, raw, 0);
+            }
+            Ok(outcome)
+        }
         Handler::Script(command) => script::run::execute(turn, session, spec, command, args, out),
         Handler::Engine(_) => {
-            if run_engine(turn, spec, args, out) {
-                let locks = Locks::take_for(turn, &[]).expect("no lock is asked for");
-                let mut keys = keys(turn, session, locks);
-                keys.effects.dirty += 1;
-                push(&mut keys, args, raw);
-                conclude(turn, session, &mut keys, &[]);
+            if run_engine(turn, spec, args, session.db, out) {
+                replay(turn, session, args, raw, 1);
             }
             Ok(Outcome::Done)
         }
-        Handler::Flow(FlowCommand::Exec) => exec(turn, session, spec, out),
-        Handler::Flow(FlowCommand::Watch) => watch(turn, session, spec, args, out),
-        Handler::Flow(command) => multi::unlocked(command, session, turn.engine, out).map(|()| Outcome::Done),
-        Handler::Container => Err(Error::Arity(spec.full_name.clone())),
+        Handler::Flow(command) => run_flow(turn, session, spec, command, args, out),
+        Handler::Container => Err(match args.get(1) {
+            Some(name) => crate::table::unknown_subcommand(spec, name),
+            None => Error::Arity(spec.full_name.clone()),
+        }),
     }
 }
 
+/// Runs a command of a transaction's flow; writes its reply or its error.
+fn run_flow(
+    turn: &mut Turn,
+    session: &mut Session,
+    spec: &'static Spec,
+    command: FlowCommand,
+    args: Args,
+    out: &mut Reply,
+) -> Result<Outcome, Error> {
+    let db = session.db;
+    let result = match command {
+        FlowCommand::Exec => exec(turn, session, out),
+        FlowCommand::Watch => watch(turn, session, spec, args, out),
+        _ => multi::unlocked(command, session, turn.engine, out).map(|()| Outcome::Done),
+    };
+    if matches!(result, Ok(Outcome::Busy(_) | Outcome::NeedsGate)) {
+        return result;
+    }
+    let ticks = turn.local.lap(turn.ticks);
+    let stats = turn.stats.ran(spec.id, ticks);
+    if ticks >= turn.told_ticks {
+        tell(turn, spec, args, ticks, db, false);
+    }
+    result.or_else(|error| {
+        stats.failed.add(1);
+        turn.stats.count_error(error.code());
+        out.error(&error.to_string());
+        Ok(Outcome::Done)
+    })
+}
+
+/// What a client is told of a refusal. That of an EXEC ends its transaction.
+fn aborted(turn: &Turn, session: &mut Session, spec: &Spec, error: Error) -> Error {
+    if !matches!(spec.command.run, Handler::Flow(FlowCommand::Exec)) || !session.in_multi() {
+        return error;
+    }
+    session.multi = None;
+    multi::unwatch(session, turn.engine);
+    Error::Text(format!("EXECABORT Transaction discarded because of: {error}").into())
+}
+
+/// Runs a command of the node; writes its reply or its error. Says as well whether it is to be replayed.
 pub(crate) fn run_host(
     turn: &mut Turn,
     session: &mut Session,
     spec: &'static Spec,
     args: Args,
     out: &mut Reply,
-) -> Result<Outcome, Error> {
+) -> Result<(Outcome, bool), Error> {
+    let db = session.db;
     let result = turn.host.run(spec, args, session, out);
-    let ticks = turn.local.lap(turn.ticks);
-    let stats = &mut turn.local.stats.commands[spec.id];
     if !matches!(result, Ok(HostOutcome::NeedsGate)) {
-        stats.calls += 1;
-        stats.ticks += ticks;
+        let ticks = turn.local.lap(turn.ticks);
+        turn.stats.ran(spec.id, ticks);
+        turn.told_ticks = turn.host.told_ticks();
+        if ticks >= turn.told_ticks {
+            tell(turn, spec, args, ticks, db, false);
+        }
     }
+    let stats = &turn.stats.commands[spec.id];
     match result {
-        Ok(HostOutcome::Done) => Ok(Outcome::Done),
-        Ok(HostOutcome::Later) => Ok(Outcome::Later),
-        Ok(HostOutcome::Close) => Ok(Outcome::Close),
-        Ok(HostOutcome::NeedsGate) => Ok(Outcome::NeedsGate),
+        Ok(HostOutcome::Done) => Ok((Outcome::Done, false)),
+        Ok(HostOutcome::Replayed) => Ok((Outcome::Done, true)),
+        Ok(HostOutcome::Later) => Ok((Outcome::Later, false)),
+        Ok(HostOutcome::Close) => Ok((Outcome::Close, false)),
+        Ok(HostOutcome::NeedsGate) => Ok((Outcome::NeedsGate, false)),
         Err(error) => {
-            stats.failed += 1;
-            turn.local.stats.count_error(error.code());
+            stats.failed.add(1);
+            turn.stats.count_error(error.code());
             out.error(&error.to_string());
-            Ok(Outcome::Done)
+            Ok((Outcome::Done, false))
         }
     }
 }
 
+/// Replays a command that has no keys, as it came. `dirty`: changes that it counts as.
+fn replay(turn: &mut Turn, session: &mut Session, args: Args, raw: Option<&[u8]>, dirty: u64) {
+    let locks = Locks::take_for(turn, &[]).expect("no lock is asked for");
+    let mut keys = keys(turn, session, locks);
+    keys.effects.dirty += dirty;
+    push(&mut keys, args, raw);
+    conclude(turn, session, &mut keys, &[]);
+}
+
 /// Runs a command without keys; writes its reply or its error. Returns whether it is to be replayed.
-pub(crate) fn run_engine(turn: &mut Turn, spec: &Spec, args: Args, out: &mut Reply) -> bool {
+pub(crate) fn run_engine(turn: &mut Turn, spec: &'static Spec, args: Args, db: u16, out: &mut Reply) -> bool {
     let Handler::Engine(run) = spec.command.run else { unreachable!("the caller has looked") };
     let start = out.len();
     let mut cx = EngineCx { turn, args, out, has_changed: false };
     let result = run(&mut cx);
     let has_changed = cx.has_changed;
     let ticks = turn.local.lap(turn.ticks);
-    let stats = &mut turn.local.stats.commands[spec.id];
-    stats.calls += 1;
-    stats.ticks += ticks;
+    if ticks >= turn.told_ticks {
+        tell(turn, spec, args, ticks, db, false);
+    }
+    let stats = turn.stats.ran(spec.id, ticks);
     if let Err(error) = result {
-        stats.failed += 1;
-        turn.local.stats.count_error(error.code());
+        stats.failed.add(1);
+        turn.stats.count_error(error.code());
         out.truncate(start);
         out.error(&error.to_string());
         return false;
@@ -247,6 +330,9 @@ fn run_placed(
     admission::check_import(session)?;
     let mut keys = keys(turn, session, locks);
     keys.set_places(places);
+    if session.is_watched() {
+        keys.may_read_any = session.may_read_any_key(spec, args);
+    }
     if let Some(slot) = paused(&mut keys, session, slots) {
         keys.give_back(turn);
         return Ok(Outcome::Busy(slot));
@@ -259,7 +345,11 @@ fn run_placed(
         return Err(error);
     }
     let waiting = if session.is_primary_link { Waiting::Refused } else { Waiting::Allowed };
-    let outcome = match run_one(turn, spec, args, raw, out, &mut keys, waiting) {
+    let unfinished = run_one(turn, spec, args, raw, out, &mut keys, waiting);
+    if session.is_watched() {
+        remember(turn, session, &mut keys, spec, args);
+    }
+    let outcome = match unfinished {
         None => Outcome::Done,
         Some(Unfinished::NeedsGate) => Outcome::NeedsGate,
         Some(Unfinished::Waits(request)) => {
@@ -315,25 +405,49 @@ pub(crate) fn run_one(
     let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, waiting);
     let result = run(&mut cx);
     let (unfinished, replay) = (cx.unfinished, cx.replay);
-    let ticks = turn.local.lap(turn.ticks);
-    let stats = &mut keys.stats.commands[spec.id];
-    stats.calls += 1;
-    stats.ticks += ticks;
-    if let Err(error) = result {
+    if matches!(result, Err(Error::NeedsGate)) {
         out.truncate(start);
-        if error == Error::NeedsGate {
-            stats.calls -= 1;
-            return Some(Unfinished::NeedsGate);
-        }
-        stats.failed += 1;
+        return Some(Unfinished::NeedsGate);
+    }
+    let ticks = turn.local.lap(turn.ticks);
+    let stats = keys.stats.ran(spec.id, ticks);
+    if let Err(error) = result {
+        stats.failed.add(1);
+        out.truncate(start);
         keys.stats.count_error(error.code());
         out.error(&error.to_string());
+    }
+    if ticks >= turn.told_ticks {
+        tell(turn, spec, args, ticks, keys.db, unfinished.is_some());
     }
     let is_as_is = replay == Replay::AsIs && spec.has(flag::WRITE | flag::MAY_REPLICATE);
     if keys.effects.dirty > dirty && is_as_is && turn.engine.feed.is_attached() {
         push(keys, args, raw);
     }
     unfinished
+}
+
+/// Keeps in mind what a client has read that wants to be told when it changes. The slots are still locked.
+#[cold]
+pub(crate) fn remember(turn: &mut Turn, session: &Session, keys: &mut Keys<'_>, spec: &Spec, args: Args) {
+    if session.remembers_keys() && spec.has(flag::READONLY) {
+        remember_keys(turn, keys, spec, args);
+    }
+}
+
+/// Keeps the keys of a command in mind.
+pub(crate) fn remember_keys(turn: &mut Turn, keys: &mut Keys<'_>, spec: &Spec, args: Args) {
+    // What changed before was changed before the client read it.
+    keys.tell_changes(turn.host);
+    let places = spec.key_positions(args).unwrap_or_default();
+    turn.host.remember(&mut places.iter().map(|place| args[*place]));
+}
+
+/// Tells the host of a command that was slow, or that somebody wants to see.
+#[cold]
+pub(crate) fn tell(turn: &mut Turn, spec: &'static Spec, args: Args, ticks: u64, db: u16, is_waiting: bool) {
+    let ran = Ran { spec, args, ticks, db, is_script: turn.is_script, is_waiting };
+    turn.host.ran(&ran);
 }
 
 /// Replays a command as it came.
@@ -348,16 +462,30 @@ fn push(keys: &mut Keys<'_>, args: Args, raw: Option<&[u8]>) {
 /// released, replies of the served and notifications go out.
 #[inline]
 pub(crate) fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
-    keys.stats.dirty += keys.effects.dirty;
+    keys.stats.dirty.add(keys.effects.dirty);
     if !keys.effects.ready.is_empty() {
-        // What was served is replayed after what served it, in one unit: nothing comes between them.
-        let served = blocking::serve(keys, &mut turn.local.rng);
-        let end = append(turn, session, keys, slots);
-        served.into_iter().for_each(|s| s.deliver(end));
+        serve(turn, session, keys, slots);
     } else if !keys.unit.is_empty() {
         append(turn, session, keys, slots);
     }
     keys.give_back(turn);
+}
+
+/// What serves a client that waited is replayed after what it waited for, as a unit of its own. Their slots are locked:
+/// nothing comes between them.
+#[cold]
+fn serve<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
+    append(turn, session, keys, slots);
+    keys.unit.clear();
+    let mut rng = std::mem::replace(&mut turn.local.rng, Rng::new(0));
+    let mut served = Vec::new();
+    blocking::serve(keys, &mut rng, &mut |keys, waiter| {
+        served.push((append(turn, session, keys, &[]), waiter));
+        keys.unit.clear();
+    });
+    append(turn, session, keys, &[]);
+    turn.local.rng = rng;
+    served.into_iter().for_each(|(written, served)| served.deliver(written));
 }
 
 fn append(turn: &Turn, session: &mut Session, keys: &Keys<'_>, slots: &[Slot]) -> u64 {
@@ -398,12 +526,7 @@ fn watch(
     Ok(Outcome::Done)
 }
 
-fn exec(
-    turn: &mut Turn,
-    session: &mut Session,
-    spec: &'static Spec,
-    out: &mut Reply,
-) -> Result<Outcome, Error> {
+fn exec(turn: &mut Turn, session: &mut Session, out: &mut Reply) -> Result<Outcome, Error> {
     let Some(transaction) = &session.multi else { return Err(Error::text("ERR EXEC without MULTI")) };
     if transaction.is_aborted {
         session.multi = None;
@@ -415,7 +538,7 @@ fn exec(
     if is_all && turn.exclusive.is_none() {
         return Ok(Outcome::NeedsGate);
     }
-    if turn.status.is_paused && flags & flag::WRITE != 0 {
+    if turn.status.is_paused && flags & (flag::WRITE | flag::MAY_REPLICATE) != 0 {
         return Ok(Outcome::Busy(Slot::default()));
     }
     let slots = transaction.slots();
@@ -442,7 +565,6 @@ fn exec(
         keys.give_back(turn);
         return Ok(Outcome::Busy(slot));
     }
-    keys.stats.commands[spec.id].calls += 1;
     let transaction = *session.multi.take().expect("checked above");
     if multi::is_watch_broken(session, &mut keys) {
         out.null_array();
@@ -466,6 +588,14 @@ fn run_queue<'g>(
     for (spec, args) in &transaction.queue {
         let args: SmallVec<[&[u8]; 8]> = args.iter().map(|a| a.as_slice()).collect();
         keys.db = session.db;
+        if let Err(denied) = session.check(spec, &args) {
+            turn.host.denied(&denied, Context::Multi, spec, &args, session);
+            let error = denied.error_in_exec();
+            keys.stats.count_error(error.code());
+            out.error(&error.to_string());
+            continue;
+        }
+        keys.may_read_any = session.is_free() || session.may_read_any_key(spec, &args);
         match spec.command.run {
             Handler::Keys(_) => {
                 let slot = spec.slots(&args).and_then(|s| s.first().copied()).unwrap_or_default();
@@ -474,25 +604,20 @@ fn run_queue<'g>(
                     continue;
                 }
                 run_one(turn, spec, &args, None, out, keys, Waiting::Refused);
+                if session.is_watched() {
+                    remember(turn, session, keys, spec, &args);
+                }
             }
-            Handler::Host => {
-                // The host uses the worker's statistics: lend them back for the call.
-                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
-                let result = run_host(turn, session, spec, &args, out);
-                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
-                assert!(
-                    matches!(result, Ok(Outcome::Done)),
-                    "{} in a transaction answers at once",
-                    spec.full_name
-                );
-            }
+            Handler::Host => match run_host(turn, session, spec, &args, out) {
+                Ok((Outcome::Done, true)) => push(keys, &args, None),
+                Ok((Outcome::Done, false)) => {}
+                _ => panic!("{} in a transaction answers at once", spec.full_name),
+            },
             Handler::Script(command) => {
                 script::run::execute_queued(turn, session, spec, command, &args, keys, out);
             }
             Handler::Engine(_) => {
-                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
-                let has_changed = run_engine(turn, spec, &args, out);
-                std::mem::swap(&mut keys.stats, &mut turn.local.stats);
+                let has_changed = run_engine(turn, spec, &args, session.db, out);
                 if has_changed {
                     keys.effects.dirty += 1;
                     push(keys, &args, None);

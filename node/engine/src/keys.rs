@@ -2,14 +2,14 @@
 //! the count of changes).
 
 use crate::Kept;
-use crate::blocking::SlotSide;
+use crate::blocking::{Presence, SlotSide};
 use crate::error::Error;
 use crate::evict;
 use crate::locks::{Locks, Places};
 use crate::propagate::Unit;
 use crate::settings::{Settings, notify};
 use crate::stats::Stats;
-use crate::turn::{Host, Passage, Turn};
+use crate::turn::{ChangedKey, Host, Passage, Turn};
 use proto::Slot;
 use smallvec::SmallVec;
 use std::any::Any;
@@ -44,6 +44,10 @@ pub struct Effects {
     events: Vec<Event>,
     /// Keys that clients wait for and that changed.
     pub ready: Vec<(u16, Vec<u8>)>,
+    /// Keys that changed, where clients want to be told so.
+    changed: Vec<ChangedKey>,
+    /// A database was emptied.
+    is_flushed: bool,
     /// Removed values and tables, to be freed elsewhere.
     pub garbage: Vec<Box<dyn Any + Send>>,
 }
@@ -79,12 +83,16 @@ pub struct Keys<'g> {
     pub sees_expired: bool,
     /// Reads leave the access clock alone.
     pub is_no_touch: bool,
+    /// Clients want to be told of keys that change.
+    is_tracked: bool,
+    /// The user may read keys that the command's arguments do not name.
+    pub may_read_any: bool,
     /// The node is part of a cluster: what a command uses is in one slot.
     pub is_cluster: bool,
     pub passage: Option<&'g Passage<'g>>,
     pub effects: Kept<Effects>,
     pub unit: Kept<Unit>,
-    pub stats: Kept<Stats>,
+    pub stats: &'g Stats,
 }
 
 /// A type of collection that a key may hold.
@@ -144,7 +152,7 @@ pub fn take_due(hash: &mut Hash, now_ms: i64, named: &[&[u8]]) -> Vec<Vec<u8>> {
 }
 
 impl<'g> Keys<'g> {
-    /// Borrows the worker's unit, statistics and list of effects; [`Keys::give_back`] returns them.
+    /// Borrows the worker's unit and list of effects; [`Keys::give_back`] returns them.
     #[inline]
     pub fn new(turn: &mut Turn<'g>, locks: Locks<'g>, db: u16) -> Keys<'g> {
         let mut unit = turn.local.unit.lend();
@@ -156,28 +164,46 @@ impl<'g> Keys<'g> {
             settings: turn.settings,
             db,
             now_ms: turn.now.wall.0,
-            may_expire: !turn.status.is_replica,
+            // While writes wait nothing is removed by itself either.
+            may_expire: !turn.status.is_replica && !turn.status.is_paused,
             sees_expired: false,
             is_no_touch: false,
+            is_tracked: turn.is_tracked,
+            may_read_any: true,
             is_cluster: turn.cluster.is_some(),
             passage: turn.passage,
             effects: turn.local.effects.lend(),
             unit,
-            stats: turn.local.stats.lend(),
+            stats: turn.stats,
         }
     }
 
     /// Unlocks and hands back what was borrowed; what was removed and what is to be told goes to the host.
     #[inline]
     pub fn give_back(&mut self, turn: &mut Turn<'g>) {
+        if self.is_tracked {
+            self.tell_changes(turn.host);
+        }
         self.locks.release();
         turn.local.unit = self.unit.lend();
-        turn.local.stats = self.stats.lend();
         self.effects.dirty = 0;
         if self.effects.has_more() {
             self.effects.carry_out(self.settings.notify_keyspace_events, turn.host);
         }
         turn.local.effects = self.effects.lend();
+    }
+
+    /// Tells clients of what changed while nobody else can read it: whoever reads it later is remembered anew.
+    #[cold]
+    pub(crate) fn tell_changes(&mut self, host: &mut dyn Host) {
+        let effects = &mut *self.effects;
+        if !effects.changed.is_empty() {
+            host.invalidate(&effects.changed);
+            effects.changed.clear();
+        }
+        if std::mem::take(&mut effects.is_flushed) {
+            host.invalidate_all();
+        }
     }
 
     /// Whether a read may keep what it has worked out beside the value: not on a replica, whose values are those of its
@@ -257,11 +283,15 @@ impl<'g> Keys<'g> {
         false
     }
 
-    /// Whether the key is still held although its time has come.
-    pub fn is_held_expired(&mut self, key: &[u8]) -> bool {
+    /// What is at a key, without removing it if its time has come.
+    pub fn presence(&mut self, key: &[u8]) -> Presence {
         let now_ms = self.now_ms;
         let (db, hash) = self.db(key);
-        db.get(key, hash).and_then(|e| e.expire_ms()).is_some_and(|at| at <= now_ms)
+        match db.get(key, hash).map(|e| e.expire_ms()) {
+            None => Presence::Absent,
+            Some(Some(at)) if at <= now_ms => Presence::Expired,
+            Some(_) => Presence::Live,
+        }
     }
 
     /// Removes a key whose time has come, as a write of its own.
@@ -271,8 +301,11 @@ impl<'g> Keys<'g> {
         value.into_iter().for_each(|value| self.discard(value));
         let verb: &[u8] = if self.settings.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
         self.unit.push(self.db, &[verb, key]);
-        self.stats.expired += 1;
+        self.stats.expired.add(1);
         self.changed(key, notify::EXPIRED, "expired");
+        if let Some(change) = self.effects.changed.last_mut() {
+            change.is_own = false;
+        }
     }
 
     /// The time as of which fields of hashes are looked at: those that have expired by then are hidden. While a stream is
@@ -303,8 +336,11 @@ impl<'g> Keys<'g> {
 
     /// Says that fields of the hash at a key have expired and are gone; the event has been told.
     pub fn fields_expired(&mut self, key: &[u8], fields: &[Vec<u8>]) {
-        self.stats.expired_fields += fields.len() as u64;
+        self.stats.expired_fields.add(fields.len() as u64);
         self.touched(key);
+        if let Some(change) = self.effects.changed.last_mut() {
+            change.is_own = false;
+        }
         let mut args: Vec<&[u8]> = vec![b"HDEL", key];
         args.extend(fields.iter().map(Vec::as_slice));
         self.unit.push(self.db, &args);
@@ -319,7 +355,7 @@ impl<'g> Keys<'g> {
         let entry = if is_gone { None } else { locks.guard(slot).db(*db).get(key, hash) };
         match &entry {
             Some(entry) => {
-                stats.hits += 1;
+                stats.hits.add(1);
                 if !*is_no_touch {
                     entry.set_clock(evict::touched(
                         entry.clock(),
@@ -329,7 +365,7 @@ impl<'g> Keys<'g> {
                 }
             }
             None => {
-                stats.misses += 1;
+                stats.misses.add(1);
                 if settings.notify_keyspace_events & notify::KEY_MISS != 0 {
                     effects.events.push(Event { name: "keymiss", db: *db, key: key.to_vec() });
                 }
@@ -424,6 +460,7 @@ impl<'g> Keys<'g> {
 
     /// Puts a string at a key, whatever was there. The caller says [`Keys::changed`].
     pub fn store_str(&mut self, key: &[u8], value: &[u8], expiry: Expiry) {
+        self.note_if_new(key);
         let (mut db, hash) = self.db_mut(key);
         if let Some(old) = db.set_str(key, hash, value, expiry) {
             self.discard(old);
@@ -467,6 +504,7 @@ impl<'g> Keys<'g> {
             let len = old.len();
             return Ok((f(entry.resize_str(len.max(len_min))), len < len_min));
         }
+        self.note_if_new(key);
         let (mut db, hash) = self.db_mut(key);
         db.set_str(key, hash, b"", Expiry::None);
         let mut entry = db.get_mut(key, hash).expect("just made");
@@ -475,9 +513,21 @@ impl<'g> Keys<'g> {
 
     /// Puts a value at a key, whatever was there. The caller says [`Keys::changed`].
     pub fn store(&mut self, key: &[u8], value: Value, expire_ms: Option<i64>) {
+        self.note_if_new(key);
         let (mut db, hash) = self.db_mut(key);
         if let Some(old) = db.insert(key, hash, value, expire_ms) {
             self.discard(old);
+        }
+    }
+
+    /// Tells subscribers of a key that is about to be made.
+    #[inline]
+    fn note_if_new(&mut self, key: &[u8]) {
+        if self.settings.notify_keyspace_events & notify::NEW != 0 {
+            let (db, hash) = self.db(key);
+            if db.get(key, hash).is_none() {
+                self.event(key, notify::NEW, "new");
+            }
         }
     }
 
@@ -516,7 +566,9 @@ impl<'g> Keys<'g> {
 
     /// Removes all keys of a database, or of all. Only with the gate closed.
     pub fn flush(&mut self, db: Option<u16>) {
+        self.effects.is_flushed |= self.is_tracked;
         for slot in Slot::all() {
+            self.mark_watched(slot, |of| db.is_none_or(|db| db == of).then_some(None));
             let guard = self.locks.guard(slot);
             for db in db.map_or(0..self.keyspace.databases(), |db| db..db + 1) {
                 if let Some(table) = guard.db_mut(db).take_table() {
@@ -524,7 +576,6 @@ impl<'g> Keys<'g> {
                 }
             }
             if let Some(side) = guard.state_mut().side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
-                side.mark_all_watchers(db);
                 // Readers of groups learn that their stream is gone.
                 let all: SmallVec<[u16; 16]> =
                     db.map_or(0..self.keyspace.databases(), |db| db..db + 1).collect();
@@ -533,16 +584,41 @@ impl<'g> Keys<'g> {
         }
     }
 
+    /// The databases of a slot are about to change as a whole. `becomes`: for those that do, the number of the one that
+    /// takes its place, or none if it will be empty.
+    fn mark_watched(&mut self, slot: Slot, becomes: impl Fn(u16) -> Option<Option<u16>>) {
+        let state = self.locks.guard(slot).state_mut();
+        let side = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>());
+        let watched = side.map(|s| s.watched_keys()).unwrap_or_default();
+        let own_db = self.db;
+        for (db, key) in watched {
+            let Some(next) = becomes(db) else { continue };
+            self.db = db;
+            let before = self.presence(&key);
+            let now = match next {
+                Some(next) => {
+                    self.db = next;
+                    self.presence(&key)
+                }
+                None => Presence::Absent,
+            };
+            self.side(slot).mark_watchers(db, &key, before, now);
+        }
+        self.db = own_db;
+    }
+
     /// Swaps two databases. Only with the gate closed. Clients that wait for keys of either may find them now.
     pub fn swap_dbs(&mut self, a: u16, b: u16) {
         let closed = self.locks.closed().expect("runs with the gate closed");
+        for slot in Slot::all() {
+            let other = |db| if db == a { Some(Some(b)) } else { (db == b).then_some(Some(a)) };
+            self.mark_watched(slot, other);
+        }
         self.locks.release();
         self.keyspace.swap_dbs(a, b, closed);
         for slot in Slot::all() {
             let state = self.locks.guard(slot).state_mut();
             if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
-                side.mark_all_watchers(Some(a));
-                side.mark_all_watchers(Some(b));
                 self.effects.ready.extend(side.waited_keys(&[a, b]));
             }
         }
@@ -566,13 +642,26 @@ impl<'g> Keys<'g> {
     pub fn touched(&mut self, key: &[u8]) {
         let db = self.db;
         let (slot, _) = self.place(key);
+        if self.is_tracked {
+            self.effects.changed.push(ChangedKey { key: key.to_vec(), is_own: true });
+        }
         let state = self.locks.guard(slot).state_mut();
         if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
-            side.mark_watchers(db, key);
+            let is_watched = side.is_watched(db, key);
             if side.has_waiters(db, key) {
                 self.effects.ready.push((db, key.to_vec()));
             }
+            if is_watched {
+                self.mark(slot, key);
+            }
         }
+    }
+
+    #[cold]
+    fn mark(&mut self, slot: Slot, key: &[u8]) {
+        let (db, now) = (self.db, self.presence(key));
+        // Whatever was there: it changed.
+        self.side(slot).mark_watchers(db, key, Presence::Live, now);
     }
 
     /// Tells subscribers of keyspace notifications, if any class is switched on.

@@ -10,6 +10,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod acl;
 pub mod admission;
 pub mod blocking;
 pub mod commands;
@@ -20,6 +21,7 @@ pub mod execute;
 pub mod expire;
 pub mod geo;
 pub mod glob;
+pub mod histogram;
 pub mod hll;
 mod kept;
 pub mod keys;
@@ -47,7 +49,7 @@ pub use session::Session;
 pub use settings::Settings;
 pub use spec::Command;
 pub use table::{Spec, Table};
-pub use turn::{Host, HostOutcome, Local, Passage, Status, Turn};
+pub use turn::{ChangedKey, Host, HostOutcome, Local, Passage, Ran, Status, Turn};
 
 use std::sync::Arc;
 use storage::Keyspace;

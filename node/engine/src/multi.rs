@@ -1,7 +1,7 @@
 //! Transactions: MULTI queues, EXEC locks the slots of all queued commands at once, runs them and replays them as one
 //! unit; WATCH marks.
 
-use crate::blocking::SlotSide;
+use crate::blocking::{Presence, SlotSide, Watched};
 use crate::keys::Keys;
 use crate::locks::Locks;
 use crate::session::Session;
@@ -32,10 +32,19 @@ pub struct Multi {
     pub is_aborted: bool,
     /// Bytes of the queued arguments.
     pub bytes: usize,
+    /// Flags that some of them has, and those that some of them lacks.
+    some: u32,
+    lacking: u32,
 }
 
 impl Multi {
     pub fn push(&mut self, spec: &'static Spec, args: Args) {
+        self.push_as(spec, args, spec.command.flags);
+    }
+    /// As [`Multi::push`], with other flags than the declared ones: a script may say what it will do.
+    pub fn push_as(&mut self, spec: &'static Spec, args: Args, flags: u32) {
+        self.some |= flags;
+        self.lacking |= !flags;
         self.bytes += args.iter().map(|a| a.len()).sum::<usize>();
         self.queue.push((spec, args.iter().map(|a| a.to_vec()).collect()));
     }
@@ -50,18 +59,20 @@ impl Multi {
         slots.dedup();
         slots
     }
+    /// Flags that all queued commands have.
+    pub fn common_flags(&self) -> u32 {
+        !self.lacking
+    }
     /// Union of the queued commands' flags.
     pub fn flags(&self) -> u32 {
-        self.queue.iter().fold(0, |flags, (spec, _)| flags | spec.command.flags)
+        self.some
     }
 }
 
 /// Keys that a connection watches.
 pub struct Watches {
-    pub keys: Vec<(u16, Vec<u8>)>,
+    pub keys: Vec<(u16, Vec<u8>, Arc<Watched>)>,
     flag: Arc<AtomicBool>,
-    /// Keys that had expired but were still there when WATCH came; such a key may vanish without aborting EXEC.
-    expired: Vec<(u16, Vec<u8>)>,
 }
 
 impl Watches {
@@ -73,29 +84,26 @@ impl Watches {
 /// Watches the keys, whose slots are locked.
 pub fn watch(session: &mut Session, keys: &mut Keys<'_>, args: Args) {
     let watches = session.watches.get_or_insert_with(|| {
-        Box::new(Watches { keys: Vec::new(), flag: Arc::new(AtomicBool::new(false)), expired: Vec::new() })
+        Box::new(Watches { keys: Vec::new(), flag: Arc::new(AtomicBool::new(false)) })
     });
     for key in &args[1..] {
-        let entry = (session.db, key.to_vec());
-        if watches.keys.contains(&entry) {
+        if watches.keys.iter().any(|(db, watched, _)| *db == session.db && watched == key) {
             continue;
         }
-        keys.side(Slot::of_key(key)).watch(session.db, key, &watches.flag);
-        if keys.is_held_expired(key) {
-            watches.expired.push(entry.clone());
-        }
-        watches.keys.push(entry);
+        let watched = Watched::new(&watches.flag, keys.presence(key) == Presence::Expired);
+        keys.side(Slot::of_key(key)).watch(session.db, key, &watched);
+        watches.keys.push((session.db, key.to_vec(), watched));
     }
 }
 
 /// Forgets all watched keys. Waits for slots that are held: called outside of any lock.
 pub fn unwatch(session: &mut Session, engine: &Engine) {
     let Some(watches) = session.watches.take() else { return };
-    for (db, key) in &watches.keys {
+    for (db, key, watched) in &watches.keys {
         let mut guard = engine.keyspace.lock_wait(Slot::of_key(key));
         let state = guard.state_mut();
         let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) else { continue };
-        side.unwatch(*db, key, &watches.flag);
+        side.unwatch(*db, key, watched);
         if side.is_empty() {
             state.side = None;
         }
@@ -106,18 +114,18 @@ pub fn unwatch(session: &mut Session, engine: &Engine) {
 pub fn is_watch_broken(session: &Session, keys: &mut Keys<'_>) -> bool {
     let Some(watches) = &session.watches else { return false };
     watches.is_dirty()
-        || watches.keys.iter().any(|entry| {
-            keys.db = entry.0;
-            let is_expired = keys.is_held_expired(&entry.1);
+        || watches.keys.iter().any(|(db, key, watched)| {
+            keys.db = *db;
+            let presence = keys.presence(key);
             keys.db = session.db;
-            is_expired && !watches.expired.contains(entry)
+            presence == Presence::Expired && !watched.is_expired()
         })
 }
 
 /// The slots of the watched keys, ascending and each once.
 pub fn watched_slots(session: &Session) -> SmallVec<[Slot; 4]> {
     let mut slots: SmallVec<[Slot; 4]> =
-        session.watches.iter().flat_map(|w| &w.keys).map(|(_, key)| Slot::of_key(key)).collect();
+        session.watches.iter().flat_map(|w| &w.keys).map(|(_, key, _)| Slot::of_key(key)).collect();
     slots.sort_unstable();
     slots.dedup();
     slots

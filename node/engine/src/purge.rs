@@ -1,7 +1,7 @@
 //! Removing what a slot holds, as writes: of slots that moved away, and before a slot arrives anew.
 
 use crate::Engine;
-use crate::blocking::SlotSide;
+use crate::blocking::{Presence, SlotSide};
 use crate::propagate::Unit;
 use proto::Slot;
 
@@ -39,7 +39,7 @@ pub fn delete(engine: &Engine, slot: Slot, db: u16, keys: &[&[u8]]) {
             args.push(key);
         }
         if let Some(side) = guard.state_mut().side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
-            side.mark_watchers(db, key);
+            side.mark_watchers(db, key, Presence::Live, Presence::Absent);
         }
     }
     if args.len() > 1 {

@@ -80,6 +80,11 @@ impl EvictionPolicy {
     pub fn is_lfu(self) -> bool {
         matches!(self, EvictionPolicy::AllKeysLfu | EvictionPolicy::VolatileLfu)
     }
+    /// Chooses keys by when or how often they were used.
+    pub fn looks_at_use(self) -> bool {
+        use EvictionPolicy::*;
+        matches!(self, AllKeysLru | AllKeysLfu | VolatileLru | VolatileLfu)
+    }
     pub fn is_volatile(self) -> bool {
         use EvictionPolicy::*;
         matches!(self, VolatileLru | VolatileLfu | VolatileRandom | VolatileTtl)

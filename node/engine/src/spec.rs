@@ -22,6 +22,11 @@ pub struct Command {
     /// Set of [`acl`] categories beyond those that flags and group imply.
     pub acl: u32,
     pub keys: &'static [KeySpec],
+    /// What the flags of a key spec with [`key::VARIABLE_FLAGS`] are for these arguments.
+    pub vary: Option<fn(&[&[u8]]) -> u16>,
+    pub channels: Channels,
+    /// Whether logs must not show this argument of these; `None`: they may show all.
+    pub is_secret: Option<fn(&[&[u8]], usize) -> bool>,
     /// Number of the argument that names an element of the collection at the first key, whose memory is asked for ahead;
     /// 0: none.
     pub element: u8,
@@ -51,6 +56,9 @@ impl Command {
         flags: 0,
         acl: 0,
         keys: &[],
+        vary: None,
+        channels: Channels::NONE,
+        is_secret: None,
         element: 0,
         args: &[],
         tips: &[],
@@ -144,6 +152,12 @@ pub mod flag {
     /// is closed for it.
     pub const ANY_KEY: u32 = 1 << 25;
 
+    /// Of a container: to users' rights any word may be its subcommand, as where its commands are plain arguments.
+    pub const OPEN_SUBCOMMANDS: u32 = 1 << 26;
+
+    /// About its client: states that hold for one command outlive it.
+    pub const KEEPS_STATES: u32 = 1 << 27;
+
     /// Counts as set on every command.
     pub const ANY: u32 = 1 << 31;
 
@@ -217,6 +231,11 @@ pub mod acl {
         (TRANSACTION, "transaction"),
         (SCRIPTING, "scripting"),
     ];
+
+    /// A category by its name in any case.
+    pub fn named(name: &[u8]) -> Option<u32> {
+        NAMES.iter().find(|(_, n)| n.as_bytes().eq_ignore_ascii_case(name)).map(|(c, _)| *c)
+    }
 }
 
 /// Section of the command reference that a command belongs to.
@@ -326,6 +345,8 @@ pub mod key {
     pub const NOT_KEY: u16 = 1 << 8;
     pub const INCOMPLETE: u16 = 1 << 9;
     pub const VARIABLE_FLAGS: u16 = 1 << 10;
+    /// An empty argument there is no key.
+    pub const NOT_EMPTY: u16 = 1 << 11;
 
     pub const NAMES: &[(u16, &str)] = &[
         (RO, "RO"),
@@ -340,6 +361,41 @@ pub mod key {
         (INCOMPLETE, "incomplete"),
         (VARIABLE_FLAGS, "variable_flags"),
     ];
+}
+
+/// Which arguments name channels, and what for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Channels {
+    /// Set of [`channel`] flags; 0: the command has none.
+    pub flags: u8,
+    /// Argument 1 alone, or all from 1 on.
+    pub is_one: bool,
+}
+
+impl Channels {
+    pub const NONE: Channels = Channels { flags: 0, is_one: false };
+
+    /// One channel at argument 1.
+    pub const fn one(flags: u8) -> Channels {
+        Channels { flags, is_one: true }
+    }
+    /// All arguments.
+    pub const fn all(flags: u8) -> Channels {
+        Channels { flags, is_one: false }
+    }
+    /// Their places among so many arguments.
+    pub fn places(&self, args: usize) -> std::ops::Range<usize> {
+        1..if self.is_one { args.min(2) } else { args }
+    }
+}
+
+/// What channels are named for.
+pub mod channel {
+    pub const PUBLISH: u8 = 1 << 0;
+    pub const SUBSCRIBE: u8 = 1 << 1;
+    pub const UNSUBSCRIBE: u8 = 1 << 2;
+    /// The names are patterns.
+    pub const PATTERN: u8 = 1 << 3;
 }
 
 impl KeySpec {
@@ -402,10 +458,14 @@ impl KeySpec {
                 (first, first + (keys - 1) * step as i64, step)
             }
         };
-        if first >= argc || last >= argc {
+        if last < first {
+            return Some(());
+        }
+        if last >= argc {
             return None;
         }
-        (first..=last).step_by(step.max(1) as usize).for_each(|i| out(i as usize));
+        let is_key = |i: &i64| self.flags & key::NOT_EMPTY == 0 || !args[*i as usize].is_empty();
+        (first..=last).step_by(step.max(1) as usize).filter(is_key).for_each(|i| out(i as usize));
         Some(())
     }
 }

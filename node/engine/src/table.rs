@@ -6,6 +6,9 @@ use proto::Slot;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
+/// Places of keys among the arguments, with the flags of their key specs.
+pub type KeyPlaces = SmallVec<[(usize, u16); 4]>;
+
 /// A declared command in the table.
 pub struct Spec {
     pub command: &'static Command,
@@ -15,6 +18,7 @@ pub struct Spec {
     pub full_name: String,
     pub subcommands: Vec<&'static Spec>,
     pub acl: u32,
+    is_subcommand: bool,
     /// The first key is argument 1 and this is known without looking at other arguments.
     pub is_first_key_plain: bool,
     /// Argument 1 is the only key.
@@ -39,6 +43,22 @@ impl Spec {
             spec.positions(args, &mut |place| places.push(place))?;
         }
         Some(places)
+    }
+    /// As [`Spec::key_positions`], with what is done with each key.
+    pub fn keys_with_flags(&self, args: Args) -> Option<KeyPlaces> {
+        use crate::spec::key;
+        let mut places = KeyPlaces::new();
+        for spec in self.command.keys.iter().filter(|k| k.flags & key::NOT_KEY == 0) {
+            let flags = match self.command.vary {
+                Some(vary) if spec.flags & key::VARIABLE_FLAGS != 0 => vary(args),
+                _ => spec.flags,
+            };
+            spec.positions(args, &mut |place| places.push((place, flags)))?;
+        }
+        Some(places)
+    }
+    pub fn is_subcommand(&self) -> bool {
+        self.is_subcommand
     }
     /// The slots of the keys, ascending and each once.
     pub fn slots(&self, args: Args) -> Option<SmallVec<[Slot; 4]>> {
@@ -127,6 +147,7 @@ impl Table {
             full_name: parent.map_or(command.name.into(), |p| format!("{}|{}", p.name, command.name)),
             subcommands,
             acl: command.acl_categories(),
+            is_subcommand: parent.is_some(),
             is_first_key_plain: is_first_key_plain(command),
             is_single_key: is_first_key_plain(command) && command.keys.len() == 1 && is_one_key(command),
         }));
@@ -177,18 +198,25 @@ impl Table {
         }
     }
 
+    /// The command that `args` name, with its subcommand, however many arguments there are.
+    #[inline]
+    pub fn find(&self, args: Args) -> Result<&'static Spec, Error> {
+        let spec = self.by_name(args[0]).ok_or_else(|| unknown_command(args))?;
+        match (spec.subcommands.is_empty(), args.get(1)) {
+            (true, _) | (false, None) => Ok(spec),
+            (false, Some(name)) => match subcommand(spec, name) {
+                Some(sub) => Ok(sub),
+                // To users' rights any word is one: the container is asked, which then says that there is none.
+                None if spec.has(flag::OPEN_SUBCOMMANDS) => Ok(spec),
+                None => Err(unknown_subcommand(spec, name)),
+            },
+        }
+    }
+
     /// The command that `args` name, with its subcommand. Checks the number of arguments.
     #[inline]
     pub fn resolve(&self, args: Args) -> Result<&'static Spec, Error> {
-        let spec = self.by_name(args[0]).ok_or_else(|| unknown_command(args))?;
-        let spec = match (spec.subcommands.is_empty(), args.get(1)) {
-            (true, _) => spec,
-            (false, Some(name)) => match subcommand(spec, name) {
-                Some(sub) => sub,
-                None => return Err(unknown_subcommand(spec, name)),
-            },
-            (false, None) => spec,
-        };
+        let spec = self.find(args)?;
         if !spec.is_arity(args.len()) {
             return Err(Error::Arity(spec.full_name.clone()));
         }
@@ -234,7 +262,7 @@ fn unknown_command(args: Args) -> Error {
     ))
 }
 
-fn unknown_subcommand(spec: &Spec, name: &[u8]) -> Error {
+pub(crate) fn unknown_subcommand(spec: &Spec, name: &[u8]) -> Error {
     let name = String::from_utf8_lossy(&name[..name.len().min(128)]).into_owned();
     Error::err(&format!("unknown subcommand '{name}'. Try {} HELP.", spec.command.name.to_uppercase()))
 }

@@ -2,6 +2,7 @@
 
 use crate::blocking::Mailbox;
 use crate::propagate::{Feed, Unit};
+use crate::stats::Stats;
 use crate::turn::{Host, HostOutcome, Local, Status, Turn};
 use crate::{Args, Engine, Error, Outcome, Session, Settings, Spec, Table, execute};
 use proto::resp::{Reply, split_inline};
@@ -86,6 +87,7 @@ pub struct Runner {
     pub letters: Arc<Letters>,
     feed: Arc<Recorder>,
     host: NoHost,
+    stats: Stats,
     local: Local,
 }
 
@@ -94,7 +96,8 @@ impl Default for Runner {
         let feed = Arc::new(Recorder::default());
         let table = Table::new(crate::commands::all());
         let letters = Arc::new(Letters::default());
-        let local = Local::new(42, table.len(), letters.clone());
+        let local = Local::new(42, letters.clone());
+        let stats = Stats::new(table.len());
         Runner {
             engine: Engine {
                 keyspace: Arc::new(Keyspace::new(16, [1, 2])),
@@ -109,6 +112,7 @@ impl Default for Runner {
             letters,
             feed,
             host: NoHost::default(),
+            stats,
             local,
         }
     }
@@ -182,7 +186,7 @@ impl Runner {
     }
     /// Error replies so far, by code.
     pub fn error_codes(&self) -> Vec<(String, u64)> {
-        self.local.stats.error_codes.iter().map(|(code, n)| (code.clone(), *n)).collect()
+        self.stats.error_codes().iter().map(|(code, n)| (code.clone(), *n)).collect()
     }
     /// Runs a script without keys.
     pub fn eval(&mut self, script: &str) -> String {
@@ -202,10 +206,14 @@ impl Runner {
             status: self.status,
             now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
             ticks: || 0,
+            told_ticks: u64::MAX,
+            is_tracked: false,
+            is_script: false,
             first_key: None,
             watched: crate::admission::watched(&self.status, &self.settings),
             exclusive: None,
             passage: None,
+            stats: &self.stats,
             local: &mut self.local,
             host: &mut self.host,
         };
@@ -226,10 +234,14 @@ impl Runner {
             status: self.status,
             now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
             ticks: || 0,
+            told_ticks: u64::MAX,
+            is_tracked: false,
+            is_script: false,
             first_key: None,
             watched: crate::admission::watched(&self.status, &self.settings),
             exclusive,
             passage: None,
+            stats: &self.stats,
             local: &mut self.local,
             host: &mut self.host,
         };

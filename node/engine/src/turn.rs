@@ -1,6 +1,7 @@
 //! What holds for a batch of commands: time, configuration, cluster view, role. Read once, so that each command of
 //! the batch sees the same.
 
+use crate::acl::{Context, Denied};
 use crate::blocking::Mailbox;
 use crate::keys::Effects;
 use crate::propagate::Unit;
@@ -27,12 +28,20 @@ pub struct Turn<'a> {
     pub now: Now,
     /// A counter for measuring commands, such as the cycle counter; constant in simulation.
     pub ticks: fn() -> u64,
+    /// Commands that take so many ticks are told to the host; 0: all are, since somebody looks on.
+    pub told_ticks: u64,
+    /// Clients want to be told of keys that change.
+    pub is_tracked: bool,
+    /// What runs is part of a script.
+    pub is_script: bool,
     /// Slot and hash of the command's first key, where whoever runs it has them already.
     pub first_key: Option<(Slot, u64)>,
     /// The gate is closed: this worker alone runs, and may take any slot.
     pub exclusive: Option<&'a GateClosed<'a>>,
     /// Where a long command that holds no lock may let closers of the gate pass; `None`: it may not.
     pub passage: Option<&'a Passage<'a>>,
+    /// Counters of whoever runs this.
+    pub stats: &'a Stats,
     pub local: &'a mut Local,
     pub host: &'a mut dyn Host,
 }
@@ -58,6 +67,8 @@ pub struct Status {
     pub good_replicas: u32,
     /// Writes wait: a hand-over of the primary's role is under way.
     pub is_paused: bool,
+    /// All commands wait: CLIENT PAUSE.
+    pub is_paused_for_all: bool,
     /// The in-sync set is smaller than writes demand.
     pub is_short_of_copies: bool,
 }
@@ -65,7 +76,6 @@ pub struct Status {
 /// What a worker keeps between batches.
 pub struct Local {
     pub rng: Rng,
-    pub stats: Kept<Stats>,
     pub unit: Kept<Unit>,
     pub effects: Kept<Effects>,
     /// When the last command ended, in [`Turn::ticks`]: the next one begins there. Set it before a batch.
@@ -76,16 +86,14 @@ pub struct Local {
 }
 
 impl Local {
-    /// `commands`: number of specs in the table.
-    pub fn new(seed: u64, commands: usize, mailbox: Arc<dyn Mailbox>) -> Local {
+    pub fn new(seed: u64, mailbox: Arc<dyn Mailbox>) -> Local {
         Local {
             rng: Rng::new(seed),
-            stats: Kept::new(Stats::new(commands)),
             unit: Kept::new(Unit::default()),
             effects: Kept::new(Effects::default()),
             ticked: 0,
             mailbox,
-            scripts: LocalScripts::default(),
+            scripts: LocalScripts::new(seed),
         }
     }
 
@@ -95,6 +103,27 @@ impl Local {
         let now = ticks();
         now.wrapping_sub(std::mem::replace(&mut self.ticked, now))
     }
+}
+
+/// A key that changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChangedKey {
+    pub key: Vec<u8>,
+    /// The client's command changed it, and not its expiry.
+    pub is_own: bool,
+}
+
+/// A command that ran.
+#[derive(Clone, Copy)]
+pub struct Ran<'a> {
+    pub spec: &'static Spec,
+    pub args: Args<'a>,
+    pub ticks: u64,
+    pub db: u16,
+    /// A script called it.
+    pub is_script: bool,
+    /// It found nothing, and its client waits.
+    pub is_waiting: bool,
 }
 
 /// The node, as the engine sees it.
@@ -111,6 +140,23 @@ pub trait Host {
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>);
     /// A keyspace notification that somebody may have subscribed to.
     fn publish(&mut self, channel: &[u8], message: &[u8]);
+    /// A user was denied a command.
+    fn denied(&mut self, _denied: &Denied, _context: Context, _spec: &Spec, _args: Args, _session: &Session) {
+    }
+    /// The client read these keys, whose slots are locked, and wants to be told when they change.
+    fn remember(&mut self, _keys: &mut dyn Iterator<Item = &[u8]>) {}
+    /// Keys changed, whose slots are locked, while clients want to be told so.
+    fn invalidate(&mut self, _changed: &[ChangedKey]) {}
+    /// All keys of a database are gone.
+    fn invalidate_all(&mut self) {}
+    /// A command ran that took as long as [`Turn::told_ticks`], maybe with slots locked.
+    fn ran(&mut self, _ran: &Ran) {}
+    /// A script begins, while all commands are told.
+    fn begins(&mut self, _ran: &Ran) {}
+    /// What [`Turn::told_ticks`] is now, after a command that may have changed it.
+    fn told_ticks(&self) -> u64 {
+        u64::MAX
+    }
     /// A line that a script logs, of level 0 (debug) to 3 (warning).
     fn log(&mut self, _level: u8, _line: &[u8]) {}
 }
@@ -119,6 +165,8 @@ pub trait Host {
 pub enum HostOutcome {
     /// The reply was written.
     Done,
+    /// As `Done`; the command is replayed elsewhere as it came.
+    Replayed,
     /// The reply comes later; the connection runs nothing else until then.
     Later,
     /// The connection ends after its replies are sent.

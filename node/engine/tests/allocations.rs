@@ -4,6 +4,7 @@
 #![cfg(debug_assertions)]
 
 use engine::blocking::Mailbox;
+use engine::stats::Stats;
 use engine::{Args, Engine, Error, Feed, Host, HostOutcome, Local, Outcome, Session, Settings, Spec, Status};
 use engine::{Table, Turn, Unit, execute};
 use proto::resp::Reply;
@@ -93,6 +94,7 @@ impl Host for NoHost {
 struct Bench {
     engine: Engine,
     settings: Settings,
+    stats: Stats,
     local: Local,
     session: Session,
     out: Reply,
@@ -101,7 +103,8 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let table = Table::new(engine::commands::all());
-        let local = Local::new(1, table.len(), Arc::new(NoMail));
+        let local = Local::new(1, Arc::new(NoMail));
+        let stats = Stats::new(table.len());
         let engine = Engine {
             keyspace: Arc::new(Keyspace::new(16, [1, 2])),
             table,
@@ -111,6 +114,7 @@ impl Bench {
         let mut bench = Bench {
             engine,
             settings: Settings::default(),
+            stats,
             local,
             session: Session::new(1),
             out: Reply::new(false),
@@ -129,10 +133,14 @@ impl Bench {
             status: Status::default(),
             now: Now { mono: Mono(0), wall: WallMs(1_700_000_000_000) },
             ticks: || 0,
+            told_ticks: u64::MAX,
+            is_tracked: false,
+            is_script: false,
             first_key: None,
             watched: engine::admission::watched(&Status::default(), &self.settings),
             exclusive: None,
             passage: None,
+            stats: &self.stats,
             local: &mut self.local,
             host: &mut NoHost,
         };

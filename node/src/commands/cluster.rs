@@ -201,6 +201,7 @@ pub static COMMANDS: &[Command] = &[Command {
             name: "reset",
             summary: "Makes a node leave its cluster.",
             arity: -2,
+            flags: CHANGE.flags | flag::NOSCRIPT,
             args: &[
                 Arg::one_of("reset-type", &[Arg::word("hard", "HARD"), Arg::word("soft", "SOFT")]).optional()
             ],

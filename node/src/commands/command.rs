@@ -310,7 +310,11 @@ fn keys<E: Env>(cx: &mut HostCx<E>, has_flags: bool) -> Outcome {
     }
     let mut found: Vec<(usize, u16)> = Vec::new();
     for k in spec.command.keys.iter().filter(|k| k.flags & key::NOT_KEY == 0) {
-        let is_fitting = k.positions(args, &mut |i| found.push((i, k.flags))).is_some();
+        let flags = match spec.command.vary {
+            Some(vary) if k.flags & key::VARIABLE_FLAGS != 0 => vary(args),
+            _ => k.flags,
+        };
+        let is_fitting = k.positions(args, &mut |i| found.push((i, flags))).is_some();
         if !is_fitting && !spec.has(flag::NO_MANDATORY_KEYS) {
             return Err(Error::text("ERR Invalid arguments specified for command"));
         }

@@ -3,6 +3,7 @@
 use super::Functions;
 use crate::env::Env;
 use crate::host::HostCx;
+use engine::acl::{Context, Reason};
 use engine::multi;
 use engine::spec::{Arg, Command, Group, Handler, acl, flag};
 use engine::{Error, HostOutcome};
@@ -23,7 +24,7 @@ const PING: Command = Command {
     name: "ping",
     summary: "Returns the server's liveliness response.",
     arity: -1,
-    flags: flag::FAST | flag::SUBSCRIBED | flag::LOADING | flag::STALE,
+    flags: flag::FAST | flag::SUBSCRIBED,
     args: &[Arg::string("message").optional()],
     tips: &["request_policy:all_shards", "response_policy:all_succeeded"],
     ..BASE
@@ -87,7 +88,8 @@ const AUTH: Command = Command {
     name: "auth",
     summary: "Authenticates the connection.",
     arity: -2,
-    flags: OPEN | flag::NO_AUTH | flag::SKIP_MONITOR | flag::SKIP_SLOWLOG | flag::ALLOW_BUSY,
+    flags: OPEN | flag::NO_AUTH | flag::ALLOW_BUSY,
+    is_secret: Some(|_, i| i > 0),
     args: &[Arg::string("username").since("6.0.0").optional(), Arg::string("password")],
     history: &[("6.0.0", "Added ACL style (username and password).")],
     ..BASE
@@ -96,8 +98,7 @@ fn auth<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     if cx.args.len() > 3 {
         return Err(Error::Syntax);
     }
-    let required = &cx.host.setting.settings.requirepass;
-    if cx.args.len() == 2 && required.is_empty() {
+    if cx.args.len() == 2 && cx.shared().users.default_user().is_nopass {
         return Err(Error::text(
             "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
         ));
@@ -111,17 +112,17 @@ fn auth<E: Env>(cx: &mut HostCx<E>) -> Outcome {
 }
 
 fn authenticate<E: Env>(cx: &mut HostCx<E>, user: &[u8], password: &[u8]) -> Result<(), Error> {
-    let required = cx.host.setting.settings.requirepass.as_bytes();
-    if user != b"default" || !required.is_empty() && !is_equal(required, password) {
+    // Before the user is looked up: a change after this is seen with the next batch.
+    let epoch = cx.shared().users.epoch();
+    let Some(user) = cx.shared().users.authenticate(user, password) else {
+        let context = if cx.session.in_multi() { Context::Multi } else { Context::Toplevel };
+        cx.host.log_denied(Reason::Auth, context, cx.args[0], user);
         return Err(Error::text("WRONGPASS invalid username-password pair or user is disabled."));
-    }
-    cx.session.is_authenticated = true;
+    };
+    cx.host.client.set_user(&user);
+    cx.session.users_epoch = epoch;
+    cx.session.set_user(Some(user), true);
     Ok(())
-}
-
-/// Compares in a time that tells nothing about where the texts differ.
-fn is_equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0
 }
 
 const HELLO: Command = Command {
@@ -129,7 +130,11 @@ const HELLO: Command = Command {
     summary: "Handshakes with the server.",
     since: "6.0.0",
     arity: -1,
-    flags: OPEN | flag::NO_AUTH | flag::SKIP_MONITOR | flag::SKIP_SLOWLOG | flag::ALLOW_BUSY,
+    flags: OPEN | flag::NO_AUTH | flag::ALLOW_BUSY,
+    is_secret: Some(|args, i| {
+        let is_auth = |i: Option<usize>| i.is_some_and(|i| args[i].eq_ignore_ascii_case(b"AUTH"));
+        i > 2 && (is_auth(i.checked_sub(1)) || i > 3 && is_auth(i.checked_sub(2)))
+    }),
     args: &[Arg::block(
         "arguments",
         &[
@@ -171,7 +176,7 @@ fn hello<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     if let Some((user, password)) = credentials {
         authenticate(cx, user, password)?;
     }
-    if !cx.session.is_authenticated {
+    if !cx.session.is_authenticated() {
         return Err(Error::text(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
         ));
@@ -236,6 +241,10 @@ fn reset<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     if !cx.host.is_exclusive {
         multi::unwatch(cx.session, &shared.engine);
     }
+    if std::mem::take(&mut cx.session.is_monitor) {
+        crate::observe::end_monitoring(&shared, cx.session.id);
+    }
+    super::client::stop_tracking(cx);
     super::pubsub::unsubscribe_all(cx);
     cx.session.db = 0;
     cx.session.is_resp3 = false;
@@ -245,7 +254,8 @@ fn reset<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     cx.session.is_no_touch = false;
     cx.session.is_no_evict = false;
     cx.session.reply_mode = engine::session::ReplyMode::On;
-    cx.session.is_authenticated = cx.host.setting.settings.requirepass.is_empty();
+    shared.users.begin(cx.session);
+    cx.session.user().into_iter().for_each(|user| cx.host.client.set_user(user));
     super::client::set_name(cx, Vec::new());
     cx.out.simple("RESET");
     Ok(HostOutcome::Done)

@@ -2,6 +2,7 @@
 
 use crate::env::Env;
 use crate::shared::Shared;
+use engine::acl::Reason;
 use engine::stats::Stats;
 use proto::Now;
 use proto::view::Role;
@@ -21,7 +22,7 @@ struct Info<'a, E: Env> {
 
 type Section<E> = fn(&mut Info<'_, E>);
 
-fn sections<E: Env>() -> [(&'static str, bool, Section<E>); 11] {
+fn sections<E: Env>() -> [(&'static str, bool, Section<E>); 12] {
     // Name, shown by default, function.
     [
         ("server", true, server),
@@ -32,6 +33,7 @@ fn sections<E: Env>() -> [(&'static str, bool, Section<E>); 11] {
         ("replication", true, replication),
         ("cpu", true, cpu),
         ("commandstats", false, command_stats),
+        ("latencystats", false, latency_stats),
         ("errorstats", true, error_stats),
         ("cluster", true, cluster),
         ("keyspace", true, keyspace),
@@ -118,7 +120,7 @@ fn clients<E: Env>(i: &mut Info<'_, E>) {
         all.iter().map(|c| c.output_bytes.load(Ordering::Relaxed)).max().unwrap_or(0),
     );
     i.line("blocked_clients", i.shared.counters.blocked.load(Ordering::Relaxed));
-    i.line("tracking_clients", 0);
+    i.line("tracking_clients", i.shared.tracking.figures()[0]);
     i.line("pubsub_clients", pubsub);
     i.line("clients_in_timeout_table", 0);
 }
@@ -148,7 +150,7 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
     i.line("mem_fragmentation_ratio", format!("{:.2}", rss as f64 / used.max(1) as f64));
     i.line("mem_fragmentation_bytes", rss as i64 - used as i64);
     i.line("mem_replication_backlog", i.shared.feed.end().0.saturating_sub(i.shared.feed.first().0));
-    i.line("mem_clients_normal", 0);
+    i.line("mem_clients_normal", i.shared.clients.bytes());
     i.line("mem_aof_buffer", i.shared.feed.kept_bytes());
     let allocator = i.shared.env.allocator();
     i.line("mem_allocator", allocator.map_or("system", |(name, _)| name));
@@ -163,7 +165,8 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
         i.line("allocator_rss_bytes", m.resident.saturating_sub(m.active));
     }
     i.line("active_defrag_running", 0);
-    i.line("lazyfree_pending_objects", 0);
+    i.line("lazyfree_pending_objects", i.shared.persist.waiting_garbage.load(Ordering::Relaxed));
+    i.line("lazyfreed_objects", i.shared.persist.disposed.load(Ordering::Relaxed));
 }
 
 /// Interpreters, texts of scripts and libraries. Interpreters are counted after each run of a script.
@@ -187,7 +190,7 @@ fn scripts<E: Env>(i: &mut Info<'_, E>) {
     i.line("used_memory_scripts_human", human((eval + set.bytes()) as u64));
 }
 
-fn resident_bytes() -> Option<u64> {
+pub fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
@@ -260,26 +263,26 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
     let repl = s.replication.info();
     let total = std::mem::take(&mut i.stats);
-    let calls: u64 = total.commands.iter().map(|c| c.calls).sum();
+    let calls: u64 = total.commands.iter().map(|c| c.calls.get()).sum();
     i.line("total_connections_received", load(&s.clients.accepted));
     i.line("total_commands_processed", calls);
     i.line("instantaneous_ops_per_sec", load(&s.counters.ops_per_s));
-    i.line("total_net_input_bytes", load(&s.counters.net_in) + total.net_in);
-    i.line("total_net_output_bytes", load(&s.counters.net_out) + total.net_out);
+    i.line("total_net_input_bytes", load(&s.counters.net_in) + total.net_in.get());
+    i.line("total_net_output_bytes", load(&s.counters.net_out) + total.net_out.get());
     i.line("instantaneous_input_kbps", "0.00");
     i.line("instantaneous_output_kbps", "0.00");
     i.line("rejected_connections", load(&s.clients.rejected));
     i.line("sync_full", repl.full_syncs);
     i.line("sync_partial_ok", repl.partial_ok);
     i.line("sync_partial_err", repl.partial_err);
-    i.line("expired_keys", total.expired);
-    i.line("expired_subkeys", total.expired_fields);
+    i.line("expired_keys", total.expired.get());
+    i.line("expired_subkeys", total.expired_fields.get());
     i.line("expired_stale_perc", "0.00");
     i.line("expired_time_cap_reached_count", 0);
-    i.line("evicted_keys", total.evicted);
-    i.line("evicted_clients", 0);
-    i.line("keyspace_hits", total.hits);
-    i.line("keyspace_misses", total.misses);
+    i.line("evicted_keys", total.evicted.get());
+    i.line("evicted_clients", load(&s.clients.evicted));
+    i.line("keyspace_hits", total.hits.get());
+    i.line("keyspace_misses", total.misses.get());
     i.line("pubsub_channels", s.pubsub.len(crate::pubsub::Space::Channel));
     i.line("pubsub_patterns", s.pubsub.len(crate::pubsub::Space::Pattern));
     i.line("pubsubshard_channels", s.pubsub.len(crate::pubsub::Space::Sharded));
@@ -287,7 +290,16 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("total_forks", 0);
     i.line("migrate_cached_sockets", 0);
     i.line("slave_expires_tracked_keys", 0);
-    i.line("total_error_replies", total.errors);
+    for (name, reason) in
+        [("auth", Reason::Auth), ("cmd", Reason::Command), ("key", Reason::Key), ("channel", Reason::Channel)]
+    {
+        i.line(&format!("acl_access_denied_{name}"), s.users.log.count(reason));
+    }
+    let [_, keys, items, prefixes] = s.tracking.figures();
+    i.line("tracking_total_keys", keys);
+    i.line("tracking_total_items", items);
+    i.line("tracking_total_prefixes", prefixes);
+    i.line("total_error_replies", total.errors.get());
     i.line("unexpected_error_replies", 0);
     i.stats = total;
 }
@@ -321,22 +333,48 @@ fn command_stats<E: Env>(i: &mut Info<'_, E>) {
     let per_us = i.shared.counters.ticks_per_us.load(Ordering::Relaxed).max(1);
     let total = std::mem::take(&mut i.stats);
     for spec in i.shared.engine.table.specs() {
-        let Some(s) = total.commands.get(spec.id).filter(|s| s.calls + s.rejected > 0) else { continue };
-        let usec = s.ticks / per_us;
-        let each = s.ticks as f64 / per_us as f64 / s.calls.max(1) as f64;
+        let Some(s) = total.commands.get(spec.id).filter(|s| s.calls.get() + s.rejected.get() > 0) else {
+            continue;
+        };
+        let (calls, ticks) = (s.calls.get(), s.ticks.get());
+        let usec = ticks / per_us;
+        let each = ticks as f64 / per_us as f64 / calls.max(1) as f64;
         i.line(
             &format!("cmdstat_{}", spec.full_name),
             format!(
-                "calls={},usec={usec},usec_per_call={each:.2},rejected_calls={},failed_calls={}",
-                s.calls, s.rejected, s.failed
+                "calls={calls},usec={usec},usec_per_call={each:.2},rejected_calls={},failed_calls={}",
+                s.rejected.get(),
+                s.failed.get()
             ),
         );
     }
     i.stats = total;
 }
 
+fn latency_stats<E: Env>(i: &mut Info<'_, E>) {
+    let settings = i.shared.settings();
+    if !settings.is_latency_tracked {
+        return;
+    }
+    let per_us = i.shared.counters.ticks_per_us.load(Ordering::Relaxed).max(1);
+    let total = std::mem::take(&mut i.stats);
+    for spec in i.shared.engine.table.specs() {
+        let times = total.times(spec.id);
+        let part = |percent: &f64| {
+            let ticks = engine::histogram::percentile(&times, *percent)?;
+            Some(format!("p{percent}={:.3}", ticks as f64 / per_us as f64))
+        };
+        let parts: Vec<String> = settings.latency_percentiles.iter().filter_map(part).collect();
+        if !parts.is_empty() {
+            i.line(&format!("latency_percentiles_usec_{}", spec.full_name), parts.join(","));
+        }
+    }
+    i.stats = total;
+}
+
 fn error_stats<E: Env>(i: &mut Info<'_, E>) {
-    for (code, count) in i.stats.error_codes.clone() {
+    let codes = i.stats.error_codes().clone();
+    for (code, count) in codes {
         i.line(&format!("errorstat_{code}"), format!("count={count}"));
     }
 }

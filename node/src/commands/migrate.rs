@@ -7,7 +7,7 @@ use crate::env::Env;
 use crate::host::HostCx;
 use crate::shared::Shared;
 use engine::spec::{Arg, Command, Group, Handler, KeySpec, acl, flag, key};
-use engine::{Error, HostOutcome, purge};
+use engine::{Args, Error, HostOutcome, purge};
 use proto::Slot;
 use proto::resp::{Value, decode, encode_command};
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ pub static COMMANDS: &[Command] = &[Command {
     flags: flag::WRITE | flag::NO_MULTI | flag::NOSCRIPT,
     acl: acl::KEYSPACE | acl::DANGEROUS,
     keys: &[
-        KeySpec { flags: key::RW | key::ACCESS | key::DELETE | key::INCOMPLETE, ..KeySpec::one(3, 0) },
+        KeySpec::one(3, key::RW | key::ACCESS | key::DELETE | key::INCOMPLETE | key::NOT_EMPTY),
         KeySpec {
             begin: engine::spec::Begin::Keyword { word: "KEYS", start: -2 },
             find: engine::spec::Find::Range { last: -1, step: 1, limit: 0 },
@@ -57,9 +57,27 @@ pub static COMMANDS: &[Command] = &[Command {
         Arg::key("keys", 1).token("KEYS").since("3.0.6").multiple().optional(),
     ],
     tips: &["nondeterministic_output"],
+    is_secret: Some(is_secret),
     run: Handler::Host,
     ..Command::BASE
 }];
+
+/// What follows AUTH and AUTH2, up to KEYS.
+fn is_secret(args: Args, index: usize) -> bool {
+    let mut i = 6;
+    while i < args.len() && !args[i].eq_ignore_ascii_case(b"KEYS") {
+        let secrets = match () {
+            _ if args[i].eq_ignore_ascii_case(b"AUTH") => 1,
+            _ if args[i].eq_ignore_ascii_case(b"AUTH2") => 2,
+            _ => 0,
+        };
+        if index > i && index <= i + secrets {
+            return true;
+        }
+        i += 1 + secrets;
+    }
+    false
+}
 
 /// What a call asks for.
 struct Request {

@@ -1,15 +1,19 @@
 //! The commands that the node runs itself: connections, channels, the server, replication, the cluster.
 
+pub mod acl;
 pub mod client;
 pub mod cluster;
 pub mod command;
 pub mod connection;
 pub mod debug;
 pub mod info;
+pub mod latency;
+pub mod memory;
 pub mod migrate;
 pub mod pubsub;
 pub mod replication;
 pub mod server;
+pub mod slowlog;
 
 use crate::env::Env;
 use crate::host::HostFn;
@@ -22,9 +26,12 @@ pub type Functions<E> = &'static [(&'static str, HostFn<E>)];
 pub fn declared() -> impl Iterator<Item = &'static Command> {
     let own = [
         connection::COMMANDS,
+        acl::COMMANDS,
         client::COMMANDS,
         pubsub::COMMANDS,
         server::COMMANDS,
+        slowlog::COMMANDS,
+        latency::COMMANDS,
         command::COMMANDS,
         debug::COMMANDS,
         replication::COMMANDS,
@@ -42,9 +49,13 @@ pub fn table() -> Table {
 fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
     [
         connection::functions::<E>(),
+        acl::functions::<E>(),
         client::functions::<E>(),
         pubsub::functions::<E>(),
         server::functions::<E>(),
+        slowlog::functions::<E>(),
+        latency::functions::<E>(),
+        memory::functions::<E>(),
         command::functions::<E>(),
         debug::functions::<E>(),
         replication::functions::<E>(),

@@ -4,7 +4,7 @@ use super::Functions;
 use crate::env::Env;
 use crate::host::HostCx;
 use crate::pubsub::{Receiver, Space};
-use engine::spec::{Arg, Command, Group, Handler, KeySpec, flag, key};
+use engine::spec::{Arg, Channels, Command, Group, Handler, KeySpec, channel, flag, key};
 use engine::{Error, HostOutcome};
 
 type Outcome = Result<HostOutcome, Error>;
@@ -23,12 +23,14 @@ const CHANNELS: &[Arg] = &[Arg::string("channel").multiple()];
 pub static COMMANDS: &[Command] = &[
     Command {
         name: "subscribe",
+        channels: Channels::all(channel::SUBSCRIBE),
         summary: "Listens for messages published to channels.",
         args: CHANNELS,
         ..BASE
     },
     Command {
         name: "unsubscribe",
+        channels: Channels::all(channel::UNSUBSCRIBE),
         summary: "Stops listening to messages posted to channels.",
         arity: -1,
         args: &[Arg::string("channel").multiple().optional()],
@@ -36,12 +38,14 @@ pub static COMMANDS: &[Command] = &[
     },
     Command {
         name: "psubscribe",
+        channels: Channels::all(channel::PATTERN | channel::SUBSCRIBE),
         summary: "Listens for messages published to channels that match one or more patterns.",
         args: &[Arg::pattern("pattern").multiple()],
         ..BASE
     },
     Command {
         name: "punsubscribe",
+        channels: Channels::all(channel::PATTERN | channel::UNSUBSCRIBE),
         summary: "Stops listening to messages published to channels that match one or more patterns.",
         arity: -1,
         args: &[Arg::pattern("pattern").multiple().optional()],
@@ -49,6 +53,7 @@ pub static COMMANDS: &[Command] = &[
     },
     Command {
         name: "ssubscribe",
+        channels: Channels::all(channel::SUBSCRIBE),
         summary: "Listens for messages published to shard channels.",
         since: "7.0.0",
         keys: &[KeySpec::range(1, -1, 1, key::NOT_KEY)],
@@ -57,6 +62,7 @@ pub static COMMANDS: &[Command] = &[
     },
     Command {
         name: "sunsubscribe",
+        channels: Channels::all(channel::UNSUBSCRIBE),
         summary: "Stops listening to messages posted to shard channels.",
         since: "7.0.0",
         arity: -1,
@@ -66,6 +72,7 @@ pub static COMMANDS: &[Command] = &[
     },
     Command {
         name: "publish",
+        channels: Channels::one(channel::PUBLISH),
         summary: "Posts a message to a channel.",
         complexity: "O(N+M) where N is the number of receivers and M the number of patterns.",
         arity: 3,
@@ -75,6 +82,7 @@ pub static COMMANDS: &[Command] = &[
     },
     Command {
         name: "spublish",
+        channels: Channels::one(channel::PUBLISH),
         summary: "Posts a message to a shard channel.",
         since: "7.0.0",
         complexity: "O(N) where N is the number of receivers.",
@@ -248,7 +256,9 @@ fn publish<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
     let shared = cx.shared().clone();
     shared.control.publish(space, cx.args[1], cx.args[2]);
     cx.out.int(receivers as i64);
-    Ok(HostOutcome::Done)
+    // In a cluster it travels over the bus.
+    let has_replicas = cx.host.setting.view.is_none() && shared.feed.is_backlog_on();
+    Ok(if has_replicas { HostOutcome::Replayed } else { HostOutcome::Done })
 }
 
 fn channels<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {

@@ -1,9 +1,10 @@
 //! The server as a whole: CONFIG, INFO, saving, ending.
 
 use super::Functions;
-use crate::config::{Config, SetError, rewrite};
+use crate::config::{Config, Kind, rewrite};
 use crate::env::Env;
 use crate::host::HostCx;
+use crate::listen::Relisten;
 use crate::persist::PersistRequest;
 use engine::spec::{Arg, Command, Group, Handler, acl, flag};
 use engine::{Error, HostOutcome};
@@ -56,6 +57,10 @@ pub static COMMANDS: &[Command] = &[
                 summary: "Sets configuration parameters in-flight.",
                 arity: -4,
                 args: &[Arg::block("data", &[Arg::string("parameter"), Arg::string("value")]).multiple()],
+                is_secret: Some(|args, i| {
+                    let name = |i: usize| String::from_utf8_lossy(args[i]).into_owned();
+                    i > 2 && i % 2 == 1 && Config::directive(&name(i - 1)).is_some_and(|d| d.kind.is_secret())
+                }),
                 tips: &["request_policy:all_nodes", "response_policy:all_succeeded"],
                 ..CONFIG_SUB
             },
@@ -99,13 +104,13 @@ pub static COMMANDS: &[Command] = &[
         summary: "Saves the database(s) to disk while serving.",
         arity: -1,
         args: &[Arg::word("schedule", "SCHEDULE").since("3.2.2").optional()],
-        flags: flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI,
+        flags: flag::ADMIN | flag::NOSCRIPT,
         ..BASE
     },
     Command {
         name: "bgrewriteaof",
         summary: "Rewrites the append-only file while serving.",
-        flags: flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI,
+        flags: flag::ADMIN | flag::NOSCRIPT,
         ..BASE
     },
     Command {
@@ -157,58 +162,92 @@ fn config_set<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         return Err(Error::Arity("config|set".into()));
     }
     let shared = cx.shared().clone();
-    let mut config = shared.config();
-    // All or nothing: a copy is changed and takes the place of the old one.
+    let (pairs, next) = checked(cx, &shared.config())?;
+    let is_moved = ["port", "bind"].iter().any(|name| next.get(name) != shared.config().get(name));
+    if !is_moved {
+        shared.replace_config(next);
+        return cx.ok();
+    }
+    let name = if next.get("port") != shared.config().get("port") { "port" } else { "bind" };
+    let failed = |reason| {
+        Err(Error::err(&format!("CONFIG SET failed (possibly related to argument '{name}') - {reason}")))
+    };
+    if shared.settings().is_cluster {
+        return failed("can't be changed in cluster mode");
+    }
+    if cx.is_nested() {
+        return failed("can't be changed in a transaction");
+    }
+    shared.listening.request(Relisten { ticket: cx.ticket(), pairs });
+    Ok(HostOutcome::Later)
+}
+
+type Pairs = Vec<(&'static str, Vec<String>)>;
+
+/// The directives among the arguments, and a configuration that has them: all or nothing.
+fn checked<E: Env>(cx: &HostCx<E>, config: &Config) -> Result<(Pairs, Config), Error> {
     let mut next: Config = config.clone();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut pairs = Pairs::new();
     for i in (2..cx.args.len()).step_by(2) {
         let (name, value) = (cx.text(i), cx.text(i + 1));
-        let shown = name.to_lowercase();
         let Some(directive) = Config::directive(&name) else {
             return Err(Error::err(&format!(
                 "Unknown option or number of arguments for CONFIG SET - '{name}'"
             )));
         };
-        if !seen.insert(directive.name) {
+        if pairs.iter().any(|(n, _)| *n == directive.name) {
+            let shown = name.to_lowercase();
             return Err(Error::err(&format!(
                 "CONFIG SET failed (possibly related to argument '{shown}') - duplicate parameter"
             )));
         }
-        if matches!(directive.kind, crate::config::Kind::Save) {
-            next.clear(directive.name);
+        if directive.is_protected && !may_change_protected(cx, config) {
+            return Err(Error::err(&format!(
+                "CONFIG SET failed (possibly related to argument '{}') - can't set protected config",
+                name.to_lowercase()
+            )));
         }
-        let words = match directive.kind {
-            crate::config::Kind::Words | crate::config::Kind::Save | crate::config::Kind::OutputLimits => {
-                value.split_whitespace().map(String::from).collect()
-            }
+        let words: Vec<String> = match directive.kind {
+            Kind::Words
+            | Kind::Percentiles
+            | Kind::Flags(_)
+            | Kind::Primary
+            | Kind::Save
+            | Kind::OutputLimits => value.split_whitespace().map(String::from).collect(),
             _ => vec![value],
         };
-        let reason = match next.set(&name, &words, false) {
-            Ok(()) => continue,
-            Err(SetError::Immutable) => "can't set immutable config".to_string(),
-            Err(SetError::Invalid(reason)) => reason,
-            Err(SetError::Unknown) => unreachable!("looked up above"),
-        };
-        return Err(Error::err(&format!(
-            "CONFIG SET failed (possibly related to argument '{shown}') - {reason}"
-        )));
+        next.reset_and_set(&name, &words).map_err(|text| Error::Text(text.into()))?;
+        pairs.push((directive.name, words));
     }
-    *config = next;
-    shared.publish_config(&config);
-    drop(config);
-    shared.persist.request(PersistRequest::ConfigChanged);
-    shared.apply_config();
-    cx.ok()
+    Ok((pairs, next))
 }
 
-fn config_rewrite<E: Env>(cx: &mut HostCx<E>) -> Outcome {
+fn may_change_protected<E: Env>(cx: &HostCx<E>, config: &Config) -> bool {
+    match config.get("enable-protected-configs") {
+        "yes" => true,
+        "local" => cx.host.client.peer.ip().to_canonical().is_loopback(),
+        _ => false,
+    }
+}
+
+/// Writes what is in force into the configuration file; `is_full`: defaults as well.
+pub fn rewrite_config<E: Env>(cx: &mut HostCx<E>, is_full: bool) -> Outcome {
     let shared = cx.shared().clone();
     let config = shared.config().clone();
     let Some(path) = config.path.clone() else {
         return Err(Error::text("ERR The server is running without a config file"));
     };
     let old = std::fs::read_to_string(&path).unwrap_or_default();
-    let text = rewrite(&config, &old);
+    let users: Vec<String> = match config.get("aclfile").is_empty() {
+        true => shared
+            .users
+            .all()
+            .iter()
+            .map(|u| String::from_utf8_lossy(&u.line(&shared.engine.table)).into_owned())
+            .collect(),
+        false => Vec::new(),
+    };
+    let text = rewrite(&config, &old, is_full, &users);
     let fail = |e: std::io::Error| Error::err(&format!("Rewriting config file: {e}"));
     let temporary = format!("{path}.tmp-{}", shared.run_id);
     std::fs::write(&temporary, text).map_err(fail)?;
@@ -262,7 +301,7 @@ pub fn functions<E: Env>() -> Functions<E> {
         ("info", info::<E>),
         ("config|get", config_get::<E>),
         ("config|set", config_set::<E>),
-        ("config|rewrite", config_rewrite::<E>),
+        ("config|rewrite", |cx| rewrite_config(cx, false)),
         ("config|resetstat", |cx| {
             cx.shared().reset_stats();
             cx.ok()
@@ -271,11 +310,25 @@ pub fn functions<E: Env>() -> Functions<E> {
         ("time", time::<E>),
         ("save", |cx| persist(cx, PersistRequest::Save)),
         ("bgsave", |cx| match (cx.args.len(), cx.is_word(1, "SCHEDULE")) {
+            (1, _) | (2, true) if cx.is_nested() => {
+                let ticket = cx.ticket_of_nobody();
+                cx.shared().persist.request(PersistRequest::BackgroundSave { ticket, is_scheduled: true });
+                cx.out.simple("Background saving scheduled");
+                Ok(HostOutcome::Done)
+            }
             (1, _) => persist(cx, |ticket| PersistRequest::BackgroundSave { ticket, is_scheduled: false }),
             (2, true) => persist(cx, |ticket| PersistRequest::BackgroundSave { ticket, is_scheduled: true }),
             _ => Err(Error::Syntax),
         }),
-        ("bgrewriteaof", |cx| persist(cx, PersistRequest::RewriteLog)),
+        ("bgrewriteaof", |cx| {
+            if !cx.is_nested() {
+                return persist(cx, PersistRequest::RewriteLog);
+            }
+            let ticket = cx.ticket_of_nobody();
+            cx.shared().persist.request(PersistRequest::RewriteLog(ticket));
+            cx.out.simple("Background append only file rewriting scheduled");
+            Ok(HostOutcome::Done)
+        }),
         ("lastsave", |cx| {
             let at_s = cx.shared().persist.status().last_save_s;
             cx.out.int(at_s);

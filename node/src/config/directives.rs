@@ -11,15 +11,26 @@ const fn d(
     change: Change,
     doc: &'static str,
 ) -> Directive {
-    Directive { name, alias: None, kind, default, change, doc }
+    Directive { name, alias: None, kind, default, change, is_hidden: false, is_protected: false, doc }
 }
 
 const fn aliased(alias: &'static str, directive: Directive) -> Directive {
     Directive { alias: Some(alias), ..directive }
 }
 
+const fn hidden(directive: Directive) -> Directive {
+    Directive { is_hidden: true, ..directive }
+}
+
+const fn protected(directive: Directive) -> Directive {
+    Directive { is_protected: true, ..directive }
+}
+
 const U32: i64 = u32::MAX as i64;
 const I32: i64 = i32::MAX as i64;
+
+const SHUTDOWN: &[&str] = &["default", "save", "nosave", "now", "force"];
+const DEFRAG: &str = "Accepted for compatibility: sparse memory is compacted in the background.";
 
 pub static DIRECTIVES: &[Directive] = &[
     d(
@@ -29,7 +40,14 @@ pub static DIRECTIVES: &[Directive] = &[
         Any,
         "Channels that a new user may use.",
     ),
+    d("acllog-max-len", Int(0, I32), "128", Any, "Entries kept of what users were denied."),
     d("aclfile", Text, "", AtStart, "File with users."),
+    d("active-defrag-cycle-max", Int(1, 99), "25", Any, DEFRAG),
+    d("active-defrag-cycle-min", Int(1, 99), "1", Any, DEFRAG),
+    d("active-defrag-ignore-bytes", Memory(1, u64::MAX), "104857600", Any, DEFRAG),
+    d("active-defrag-max-scan-fields", Int(1, U32), "1000", Any, DEFRAG),
+    d("active-defrag-threshold-lower", Int(0, 1000), "10", Any, DEFRAG),
+    d("active-defrag-threshold-upper", Int(0, 1000), "100", Any, DEFRAG),
     d("active-expire-effort", Int(1, 10), "1", Any, "How eagerly expired keys are looked for."),
     d("activedefrag", Bool, "no", Any, "Accepted for compatibility: tables are compacted as they change."),
     d("activerehashing", Bool, "yes", Any, "Accepted for compatibility: tables grow a segment at a time."),
@@ -48,9 +66,17 @@ pub static DIRECTIVES: &[Directive] = &[
         Any,
         "Start although the last write of the append-only file is torn.",
     ),
+    d(
+        "aof-disable-auto-gc",
+        Bool,
+        "no",
+        Any,
+        "Accepted for compatibility: replaced files are deleted at once.",
+    ),
     d("aof-rewrite-incremental-fsync", Bool, "yes", Any, "Sync while rewriting."),
     d("aof-timestamp-enabled", Bool, "no", Any, "Annotate the append-only file with times."),
     d("aof-use-rdb-preamble", Bool, "yes", Any, "Write the base of the append-only file in RDB format."),
+    d("aof_rewrite_cpulist", Text, "", AtStart, "Accepted for compatibility."),
     d("appenddirname", Text, "appendonlydir", AtStart, "Folder of the append-only files."),
     d("appendfilename", Text, "appendonly.aof", AtStart, "Stem of the append-only files' names."),
     d(
@@ -80,7 +106,7 @@ pub static DIRECTIVES: &[Directive] = &[
         "bind",
         Words,
         "* -::*",
-        AtStart,
+        Any,
         "Addresses to listen on; one that is not there may be marked with a dash.",
     ),
     d("bind-source-addr", Text, "", Any, "Address that outgoing connections come from."),
@@ -147,10 +173,10 @@ pub static DIRECTIVES: &[Directive] = &[
     d("cluster-migration-barrier", Int(0, I32), "1", Any, "Replicas that a shard keeps before it lends one."),
     d(
         "cluster-node-timeout",
-        Int(100, I32),
+        Int(1, I32),
         "15000",
         Any,
-        "Time without contact after which a primary is replaced, in ms.",
+        "Time without contact after which a primary is replaced, in ms; less than 100 count as 100.",
     ),
     d("cluster-port", Int(0, 65535), "0", AtStart, "Port of the bus; 0: the port plus 10000."),
     d(
@@ -179,8 +205,8 @@ pub static DIRECTIVES: &[Directive] = &[
     d("crash-memcheck-enabled", Bool, "yes", AtStart, "Accepted for compatibility."),
     d("daemonize", Bool, "no", AtStart, "Go into the background."),
     d("databases", Int(1, 1024), "16", AtStart, "Number of databases."),
-    d("dbfilename", Text, "dump.rdb", Any, "Name of the snapshot."),
-    d("dir", Text, ".", AtStart, "Folder of all data files."),
+    protected(d("dbfilename", Text, "dump.rdb", Any, "Name of the snapshot.")),
+    protected(d("dir", Text, ".", AtStart, "Folder of all data files.")),
     d("disable-thp", Bool, "yes", AtStart, "Accepted for compatibility."),
     d("dynamic-hz", Bool, "yes", Any, "Accepted for compatibility."),
     d("enable-debug-command", Enum(&["no", "yes", "local"]), "no", AtStart, "Who may use DEBUG."),
@@ -208,9 +234,17 @@ pub static DIRECTIVES: &[Directive] = &[
     ),
     d("hll-sparse-max-bytes", Memory(0, 1 << 32), "3000", Any, "Longest sparse HyperLogLog."),
     d("hz", Int(1, 500), "10", Any, "Rounds of background work a second."),
+    d("ignore-warnings", Words, "", Any, "Accepted for compatibility."),
     d("io-threads", Int(1, 128), "1", AtStart, "Accepted for compatibility: see `workers`."),
     d("io-threads-do-reads", Bool, "no", AtStart, "Accepted for compatibility."),
     d("jemalloc-bg-thread", Bool, "yes", Any, "Accepted for compatibility."),
+    hidden(d(
+        "key-load-delay",
+        Int(-I32, I32),
+        "0",
+        Any,
+        "Rest after each key that is loaded, in microseconds: for tests.",
+    )),
     d(
         "latency-monitor-threshold",
         Int(0, I32),
@@ -219,7 +253,7 @@ pub static DIRECTIVES: &[Directive] = &[
         "Events slower than this are kept, in ms; 0: none.",
     ),
     d("latency-tracking", Bool, "yes", Any, "Keep latency histograms per command."),
-    d("latency-tracking-info-percentiles", Words, "50 99 99.9", Any, "Percentiles that INFO shows."),
+    d("latency-tracking-info-percentiles", Percentiles, "50 99 99.9", Any, "Percentiles that INFO shows."),
     d(
         "lazyfree-lazy-eviction",
         Bool,
@@ -244,6 +278,13 @@ pub static DIRECTIVES: &[Directive] = &[
             "Entries of a list node, or -1 to -5 for 4 to 64 KiB.",
         ),
     ),
+    hidden(d(
+        "loading-process-events-interval-bytes",
+        Memory(1024, i32::MAX as u64),
+        "2097152",
+        AtStart,
+        "Accepted for compatibility: clients are answered while data are loaded.",
+    )),
     d("locale-collate", Text, "", Any, "Accepted for compatibility."),
     d("logfile", Text, "", AtStart, "File for the log; empty: standard output."),
     d(
@@ -253,12 +294,19 @@ pub static DIRECTIVES: &[Directive] = &[
         Any,
         "Least severe lines that are logged.",
     ),
-    d("masterauth", Text, "", Any, "Password that the primary asks for."),
-    d("masteruser", Text, "", Any, "User for the primary."),
+    hidden(d(
+        "lua-enable-deprecated-api",
+        Bool,
+        "no",
+        AtStart,
+        "Accepted for compatibility: setfenv, getfenv and newproxy are not there.",
+    )),
+    d("masterauth", Secret, "", Any, "Password that the primary asks for."),
+    d("masteruser", Secret, "", Any, "User for the primary."),
     d("max-new-connections-per-cycle", Int(1, 1000), "10", Any, "Accepted for compatibility."),
     d("maxclients", Int(1, U32), "10000", Any, "Clients at one time."),
     d("maxmemory", Memory(0, u64::MAX), "0", Any, "Bytes of keys and values; 0: no limit."),
-    d("maxmemory-clients", Text, "0", Any, "Bytes of client buffers; 0: no limit."),
+    d("maxmemory-clients", MemoryOrPercent, "0", Any, "Bytes of client buffers; 0: no limit."),
     d("maxmemory-eviction-tenacity", Int(0, 100), "10", Any, "Accepted for compatibility."),
     d(
         "maxmemory-policy",
@@ -308,7 +356,7 @@ pub static DIRECTIVES: &[Directive] = &[
     ),
     d("oom-score-adj-values", Words, "0 200 800", Any, "Accepted for compatibility."),
     d("pidfile", Text, "", AtStart, "File for the process id."),
-    d("port", Int(0, 65535), "6379", AtStart, "Port for clients; 0: none."),
+    d("port", Int(0, 65535), "6379", Any, "Port for clients; 0: none."),
     d("proc-title-template", Text, "{title} {listen-addr} {server-mode}", Any, "Accepted for compatibility."),
     d(
         "propagation-error-behavior",
@@ -326,6 +374,13 @@ pub static DIRECTIVES: &[Directive] = &[
     ),
     d("protected-mode", Bool, "yes", Any, "Refuse clients from elsewhere while there is no password."),
     d("rdb-del-sync-files", Bool, "no", Any, "Accepted for compatibility."),
+    hidden(d(
+        "rdb-key-save-delay",
+        Int(-I32, I32),
+        "0",
+        Any,
+        "Rest after each key that is saved, in microseconds: for tests.",
+    )),
     d("rdb-save-incremental-fsync", Bool, "yes", Any, "Sync while saving."),
     d("rdbchecksum", Bool, "yes", AtStart, "Put a checksum at the end of snapshots."),
     d("rdbcompression", Bool, "yes", Any, "Compress long strings in snapshots."),
@@ -338,6 +393,7 @@ pub static DIRECTIVES: &[Directive] = &[
         d("replica-announce-port", Int(0, 65535), "0", Any, "Port that the primary tells of this replica."),
     ),
     d("replica-announced", Bool, "yes", Any, "Accepted for compatibility."),
+    d("replica-ignore-disk-write-errors", Bool, "no", Any, "Accepted for compatibility."),
     aliased(
         "slave-ignore-maxmemory",
         d("replica-ignore-maxmemory", Bool, "yes", Any, "Replicas evict nothing by themselves."),
@@ -383,13 +439,16 @@ pub static DIRECTIVES: &[Directive] = &[
         "Accepted for compatibility: a full sync begins at once.",
     ),
     d("repl-diskless-sync-max-replicas", Int(0, I32), "0", Any, "Accepted for compatibility."),
-    d("repl-ping-replica-period", Int(1, I32), "10", Any, "Seconds between the primary's pings."),
+    aliased(
+        "repl-ping-slave-period",
+        d("repl-ping-replica-period", Int(1, I32), "10", Any, "Seconds between the primary's pings."),
+    ),
     d("repl-timeout", Int(1, I32), "60", Any, "Seconds after which a silent replication link is closed."),
     aliased(
         "slaveof",
-        d("replicaof", Words, "", AtStart, "Host and port of the primary; empty: be a primary."),
+        d("replicaof", Primary, "", AtStart, "Host and port of the primary; empty: be a primary."),
     ),
-    d("requirepass", Text, "", Any, "Password of the default user."),
+    d("requirepass", Secret, "", Any, "Password of the default user."),
     d(
         "sanitize-dump-payload",
         Enum(&["no", "yes", "clients"]),
@@ -401,17 +460,39 @@ pub static DIRECTIVES: &[Directive] = &[
     d("server_cpulist", Text, "", AtStart, "Accepted for compatibility."),
     d("set-max-intset-entries", Int(0, I32), "512", Any, "Members of a set of integers."),
     d("set-proc-title", Bool, "yes", AtStart, "Accepted for compatibility."),
-    d("shutdown-on-sigint", Words, "default", Any, "How to end on SIGINT."),
-    d("shutdown-on-sigterm", Words, "default", Any, "How to end on SIGTERM."),
+    d("shutdown-on-sigint", Flags(SHUTDOWN), "default", Any, "How to end on SIGINT."),
+    d("shutdown-on-sigterm", Flags(SHUTDOWN), "default", Any, "How to end on SIGTERM."),
     d("shutdown-timeout", Int(0, I32), "10", Any, "Seconds that a shutdown waits for replicas."),
-    d(
-        "slowlog-log-slower-than",
-        Int(-1, i64::MAX),
-        "10000",
-        Any,
-        "Commands slower than this are kept, in microseconds.",
+    aliased(
+        "commandlog-execution-slower-than",
+        d(
+            "slowlog-log-slower-than",
+            Int(-1, i64::MAX),
+            "10000",
+            Any,
+            "Commands slower than this are kept, in microseconds; -1: none.",
+        ),
     ),
-    d("slowlog-max-len", Int(0, I32), "128", Any, "Slow commands kept."),
+    aliased(
+        "commandlog-slow-execution-max-len",
+        d("slowlog-max-len", Int(0, I32), "128", Any, "Slow commands kept."),
+    ),
+    d(
+        "commandlog-request-larger-than",
+        Int(-1, i64::MAX),
+        "1048576",
+        Any,
+        "Commands whose request has as many bytes are kept; -1: none.",
+    ),
+    d("commandlog-large-request-max-len", Int(0, I32), "128", Any, "Commands with large requests kept."),
+    d(
+        "commandlog-reply-larger-than",
+        Int(-1, i64::MAX),
+        "1048576",
+        Any,
+        "Commands whose reply has as many bytes are kept; -1: none.",
+    ),
+    d("commandlog-large-reply-max-len", Int(0, I32), "128", Any, "Commands with large replies kept."),
     d("socket-mark-id", Int(0, U32), "0", AtStart, "Accepted for compatibility."),
     d("stop-writes-on-bgsave-error", Bool, "yes", Any, "Refuse writes after a failed snapshot."),
     d("stream-node-max-bytes", Memory(0, 1 << 32), "4096", Any, "Bytes of a stream node."),
@@ -449,7 +530,7 @@ pub static DIRECTIVES: &[Directive] = &[
     // What follows is Shoal's own.
     d(
         "cluster-secret",
-        Text,
+        Secret,
         "",
         AtStart,
         "Shared secret that authenticates packets of the bus; empty: none.",

@@ -24,6 +24,10 @@ pub struct Directive {
     /// Canonical text.
     pub default: &'static str,
     pub change: Change,
+    /// CONFIG GET shows it only to who asks for it by name.
+    pub is_hidden: bool,
+    /// CONFIG SET obeys `enable-protected-configs`: it says where files are written.
+    pub is_protected: bool,
     pub doc: &'static str,
 }
 
@@ -38,6 +42,8 @@ pub enum Change {
 #[derive(Clone)]
 pub struct Config {
     values: BTreeMap<&'static str, String>,
+    /// Users as they stood in the file: name and rules.
+    pub users: Vec<Vec<String>>,
     /// File that CONFIG REWRITE changes.
     pub path: Option<String>,
 }
@@ -52,7 +58,11 @@ pub enum SetError {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { values: DIRECTIVES.iter().map(|d| (d.name, d.default.to_string())).collect(), path: None }
+        Config {
+            values: DIRECTIVES.iter().map(|d| (d.name, d.default.to_string())).collect(),
+            users: Vec::new(),
+            path: None,
+        }
     }
 }
 
@@ -75,7 +85,11 @@ impl Config {
         let mut found = BTreeMap::new();
         for directive in DIRECTIVES {
             for name in std::iter::once(directive.name).chain(directive.alias) {
-                if patterns.iter().any(|p| glob::matches(p, name.as_bytes(), true)) {
+                let is_asked = |p: &&[u8]| match directive.is_hidden {
+                    true => p.eq_ignore_ascii_case(name.as_bytes()),
+                    false => glob::matches(p, name.as_bytes(), true),
+                };
+                if patterns.iter().any(is_asked) {
                     found.insert(name, self.get(directive.name));
                 }
             }
@@ -86,6 +100,27 @@ impl Config {
     /// Empties an accumulating directive, before it is set anew.
     pub fn clear(&mut self, name: &'static str) {
         self.values.insert(name, String::new());
+    }
+
+    /// As CONFIG SET does with one pair; what accumulates begins anew. `Err`: the whole text of the refusal.
+    pub fn reset_and_set(&mut self, name: &str, words: &[String]) -> Result<(), String> {
+        let failed = |reason: &str| {
+            let shown = name.to_lowercase();
+            Err(format!("ERR CONFIG SET failed (possibly related to argument '{shown}') - {reason}"))
+        };
+        if let Some(directive) = Config::directive(name)
+            && matches!(directive.kind, Kind::Save)
+        {
+            self.clear(directive.name);
+        }
+        match self.set(name, words, false) {
+            Ok(()) => Ok(()),
+            Err(SetError::Immutable) => failed("can't set immutable config"),
+            Err(SetError::Invalid(reason)) => failed(&reason),
+            Err(SetError::Unknown) => {
+                Err(format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'"))
+            }
+        }
     }
 
     /// Sets a directive from its words, as they stand in a file or in CONFIG SET.
@@ -117,7 +152,7 @@ mod tests {
             assert!(d.alias.is_none_or(|a| names.insert(a)), "alias of {} is taken", d.name);
             assert!(!d.doc.is_empty(), "{} has no doc", d.name);
             let words = match d.kind {
-                Kind::Text => vec![d.default.to_string()],
+                Kind::Text | Kind::Secret => vec![d.default.to_string()],
                 _ => engine_words(d.default),
             };
             let fresh = if d.kind.is_accumulating() { "" } else { d.default };

@@ -13,7 +13,20 @@ pub struct NodeSettings {
     pub bind: Vec<String>,
     pub workers: usize,
     pub maxclients: usize,
-    pub requirepass: String,
+    /// `acl-pubsub-default allchannels`.
+    pub has_all_channels_by_default: bool,
+    pub acl_log_max: usize,
+    /// Limits of what is slow (in us), a large request and a large reply (in bytes); negative: none.
+    pub log_limits: [i64; 3],
+    pub log_lens: [usize; 3],
+    /// 0: spikes are not kept.
+    pub latency_threshold_ms: u64,
+    pub is_latency_tracked: bool,
+    /// Bytes of all clients' buffers; 0: any number.
+    pub clients_bytes_max: usize,
+    /// 0: any number.
+    pub tracking_keys_max: usize,
+    pub latency_percentiles: Vec<f64>,
     pub masterauth: String,
     pub masteruser: String,
     pub is_protected: bool,
@@ -56,6 +69,8 @@ pub struct NodeSettings {
     pub min_in_sync: usize,
     pub shutdown_timeout_s: u64,
     pub hz: u64,
+    pub save_delay_us: u64,
+    pub load_delay_us: u64,
     pub may_debug: bool,
 }
 
@@ -138,7 +153,33 @@ impl NodeSettings {
             bind: config.get("bind").split_whitespace().map(String::from).collect(),
             workers: int("workers") as usize,
             maxclients: num("maxclients") as usize,
-            requirepass: text("requirepass"),
+            has_all_channels_by_default: config.get("acl-pubsub-default") == "allchannels",
+            acl_log_max: num("acllog-max-len") as usize,
+            log_limits: [
+                int("slowlog-log-slower-than"),
+                int("commandlog-request-larger-than"),
+                int("commandlog-reply-larger-than"),
+            ],
+            log_lens: [
+                num("slowlog-max-len") as usize,
+                num("commandlog-large-request-max-len") as usize,
+                num("commandlog-large-reply-max-len") as usize,
+            ],
+            latency_threshold_ms: num("latency-monitor-threshold"),
+            is_latency_tracked: flag("latency-tracking"),
+            clients_bytes_max: match config.get("maxmemory-clients").strip_suffix('%') {
+                Some(percent) => {
+                    let percent: u128 = percent.parse().expect("checked when it was set");
+                    (num("maxmemory") as u128 * percent / 100) as usize
+                }
+                None => num("maxmemory-clients") as usize,
+            },
+            tracking_keys_max: num("tracking-table-max-keys") as usize,
+            latency_percentiles: config
+                .get("latency-tracking-info-percentiles")
+                .split_whitespace()
+                .filter_map(|p| p.parse().ok())
+                .collect(),
             masterauth: text("masterauth"),
             masteruser: text("masteruser"),
             is_protected: flag("protected-mode"),
@@ -174,7 +215,7 @@ impl NodeSettings {
             replica_announce_port: int("replica-announce-port") as u16,
             min_replicas_max_lag_s: num("min-replicas-max-lag"),
             is_cluster,
-            node_timeout_ms: num("cluster-node-timeout"),
+            node_timeout_ms: num("cluster-node-timeout").max(100),
             cluster_port: match int("cluster-port") as u16 {
                 0 => (int("port") as u16).saturating_add(10000),
                 port => port,
@@ -194,6 +235,8 @@ impl NodeSettings {
             min_in_sync: num("min-in-sync") as usize,
             shutdown_timeout_s: num("shutdown-timeout"),
             hz: num("hz"),
+            save_delay_us: int("rdb-key-save-delay").max(0) as u64,
+            load_delay_us: int("key-load-delay").max(0) as u64,
             may_debug: config.get("enable-debug-command") != "no",
         }
     }

@@ -11,7 +11,17 @@ pub enum Kind {
     Memory(u64, u64),
     /// Bytes, or a negative count, as `list-max-listpack-size`.
     Enum(&'static [&'static str]),
+    /// Some of these words, in this order.
+    Flags(&'static [&'static str]),
+    /// Host and port of a primary, or nothing.
+    Primary,
     Text,
+    /// Text that logs must not show.
+    Secret,
+    /// Numbers from 0 to 100.
+    Percentiles,
+    /// Bytes, or so many per cent (0 to 100) of `maxmemory`.
+    MemoryOrPercent,
     /// Several words, kept with a space between.
     Words,
     /// Pairs of seconds and changes; each line adds one, `""` clears.
@@ -28,6 +38,15 @@ impl Kind {
     /// Whether several lines of a file add up.
     pub fn is_accumulating(&self) -> bool {
         matches!(self, Kind::Save | Kind::OutputLimits)
+    }
+
+    /// Whether logs must not show its values.
+    pub fn is_secret(&self) -> bool {
+        matches!(self, Kind::Secret)
+    }
+    /// Whether it says itself what is wrong with no words at all.
+    pub fn checks_number(&self) -> bool {
+        self.is_accumulating() || matches!(self, Kind::Flags(_))
     }
 
     /// The canonical text of what `words` say; `old` is the present one. `Err`: what is wrong with them.
@@ -58,7 +77,33 @@ impl Kind {
                     .map(|n| n.to_string())
                     .ok_or_else(|| format!("argument(s) must be one of the following: {}", names.join(", ")))
             }
-            Kind::Text => Ok(one()?.to_string()),
+            Kind::Flags(names) => {
+                let words: Vec<&str> = words.iter().flat_map(|w| w.split_whitespace()).collect();
+                let is = |name: &str| words.iter().any(|w| w.eq_ignore_ascii_case(name));
+                let known: Vec<&str> = names.iter().copied().filter(|n| is(n)).collect();
+                let is_known = |word: &&str| names.iter().any(|n| n.eq_ignore_ascii_case(word));
+                match !words.is_empty() && words.iter().all(is_known) {
+                    true => Ok(known.join(" ")),
+                    false => Err(format!("argument(s) must be one of the following: {}", names.join(", "))),
+                }
+            }
+            Kind::Primary => {
+                let words: Vec<&str> = words.iter().flat_map(|w| w.split_whitespace()).collect();
+                match words.as_slice() {
+                    [] => Ok(String::new()),
+                    [no, one] if no.eq_ignore_ascii_case("no") && one.eq_ignore_ascii_case("one") => {
+                        Ok(String::new())
+                    }
+                    [host, port] => match port.parse::<u16>() {
+                        Ok(port) => Ok(format!("{host} {port}")),
+                        Err(_) => Err("Invalid master port".into()),
+                    },
+                    _ => Err("wrong number of arguments".into()),
+                }
+            }
+            Kind::Text | Kind::Secret => Ok(one()?.to_string()),
+            Kind::Percentiles => percentiles(words),
+            Kind::MemoryOrPercent => memory_or_percent(one()?),
             Kind::Words => Ok(words.iter().flat_map(|w| w.split_whitespace()).collect::<Vec<_>>().join(" ")),
             Kind::Save => save(words, old),
             Kind::OutputLimits => output_limits(words, old),
@@ -81,6 +126,30 @@ fn in_bounds<T: PartialOrd + std::fmt::Display>(n: T, min: T, max: T) -> Result<
         return Err(format!("argument must be between {min} and {max} inclusive"));
     }
     Ok(n)
+}
+
+fn memory_or_percent(word: &str) -> Result<String, String> {
+    const ERROR: &str = "argument must be a memory or percent value";
+    match word.strip_suffix('%') {
+        Some(percent) => match percent.parse::<u32>() {
+            Ok(percent) if percent <= 100 => Ok(format!("{percent}%")),
+            Ok(_) => Err("percentage argument must be less or equal to 100".into()),
+            Err(_) => Err(ERROR.into()),
+        },
+        None => parse_memory(word).map(|n| n.to_string()).ok_or_else(|| ERROR.into()),
+    }
+}
+
+/// Each as short as it can be written.
+fn percentiles(words: &[String]) -> Result<String, String> {
+    const ERROR: &str = "latency-tracking-info-percentiles should be numbers between 0.0 and 100.0";
+    let number = |word: &str| match word.parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent.to_string()),
+        _ => Err(ERROR.to_string()),
+    };
+    let words: Result<Vec<String>, String> =
+        words.iter().flat_map(|w| w.split_whitespace()).map(number).collect();
+    Ok(words?.join(" "))
 }
 
 /// Bytes from a text such as `100`, `64mb` or `1g`. Follows redis.conf: `k` is 1000, `kb` 1024.

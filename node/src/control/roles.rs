@@ -179,5 +179,5 @@ impl<E: Env> Roles<E> {
 
 /// Listens on the bus port of every address that clients may use.
 pub async fn listen<E: Env>(shared: &Shared<E>, port: u16) -> Result<Vec<E::Listener>, String> {
-    crate::node::listen_on(shared, port).await
+    crate::listen::listen_on(shared, port).await
 }

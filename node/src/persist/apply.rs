@@ -21,7 +21,6 @@ use smallvec::SmallVec;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use storage::{GateClosed, GateReader};
 
 /// Longest unit of a stream, in bytes. Choice: twice the longest argument, and below what spans can say.
@@ -85,7 +84,7 @@ type Command<'a> = SmallVec<[&'a [u8]; 8]>;
 
 impl<E: Env> Applier<E> {
     pub fn new(shared: Arc<Shared<E>>) -> Applier<E> {
-        let local = Local::new(shared.env.rand(), shared.engine.table.len(), Arc::new(Nobody));
+        let local = Local::new(shared.env.rand(), Arc::new(Nobody));
         Applier {
             local,
             gate: shared.engine.keyspace.gate().register(),
@@ -120,15 +119,6 @@ impl<E: Env> Applier<E> {
     pub fn pending_bytes(&self) -> usize {
         self.buffer.len()
     }
-    /// Counts what was applied as changes of this node, and shows its statistics in INFO.
-    pub fn publish_stats(&mut self) {
-        let dirty = std::mem::take(&mut self.local.stats.dirty);
-        self.shared.counters.dirty.fetch_add(dirty, Ordering::Relaxed);
-        if let Some(Ok(mut stats)) = self.shared.stats.last().map(|s| s.lock()) {
-            stats.clone_from(&self.local.stats);
-        }
-    }
-
     /// Takes the next bytes of a stream, in pieces of any length, and applies each unit that is whole. `each` is called
     /// for each in order, inside the gate: whoever relays the stream appends `raw` to the feed there.
     pub fn push(&mut self, bytes: &[u8], each: &mut dyn FnMut(&Applied<'_>)) -> Result<(), ApplyError> {
@@ -265,7 +255,8 @@ impl<E: Env> Applier<E> {
     ) {
         let shared = self.shared.clone();
         let settings = shared.settings();
-        let errors = self.local.stats.errors;
+        let stats = shared.stats.last().expect("one is the control thread's");
+        let errors = stats.errors.get();
         let now = shared.env.now();
         let setting = Setting {
             settings: &settings,
@@ -273,6 +264,10 @@ impl<E: Env> Applier<E> {
             now,
             status: Status::default(),
             watched: 0,
+            told_ticks: u64::MAX,
+            large_bytes: usize::MAX,
+            is_tracked: shared.tracking.is_on(),
+            users_epoch: 0,
             term: 0,
             slots_left: 0,
         };
@@ -281,14 +276,14 @@ impl<E: Env> Applier<E> {
         self.local.ticked = (shared.env.ticks())();
         loop {
             let inside = self.gate.enter_wait();
-            let mut turn = setting.turn(&shared, &mut self.local, &mut host, None);
+            let mut turn = setting.turn(&shared, stats, &mut self.local, &mut host, None);
             match execute(&mut turn, &mut self.session, &Ok(spec), args, None, &mut self.out) {
                 // Somebody holds the slot; he is not long about it.
                 Outcome::Busy(_) => {}
                 Outcome::NeedsGate => {
                     drop(inside);
                     let closed: GateClosed<'_> = shared.engine.keyspace.gate().close();
-                    let mut turn = setting.turn(&shared, &mut self.local, &mut host, Some(&closed));
+                    let mut turn = setting.turn(&shared, stats, &mut self.local, &mut host, Some(&closed));
                     execute(&mut turn, &mut self.session, &Ok(spec), args, None, &mut self.out);
                     each(&Applied { db_after: self.session.db, ..*applied });
                     break;
@@ -301,7 +296,7 @@ impl<E: Env> Applier<E> {
             drop(inside);
             std::thread::yield_now();
         }
-        if self.local.stats.errors != errors {
+        if stats.errors.get() != errors {
             self.report(spec);
         }
     }
@@ -362,6 +357,12 @@ impl<E: Env> Host for StreamHost<'_, E> {
             }
         }
         Ok(HostOutcome::Done)
+    }
+    fn invalidate(&mut self, changed: &[engine::ChangedKey]) {
+        crate::tracking::invalidate(self.shared, None, changed);
+    }
+    fn invalidate_all(&mut self) {
+        crate::tracking::invalidate_all(self.shared);
     }
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
         self.shared.persist.dispose(garbage);

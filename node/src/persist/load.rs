@@ -12,6 +12,7 @@ use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use storage::GateReader;
 use storage::aof::{AofError, AofOptions, Item, load_manifest};
 use storage::rdb::{Decoder, Event, LoadOptions, RdbError, Record};
@@ -175,7 +176,13 @@ fn take<E: Env>(
     event: Event,
 ) -> Result<(), LoadError> {
     match event {
-        Event::Key(record) => insert(shared, rule, now_ms, loaded, *record)?,
+        Event::Key(record) => {
+            insert(shared, rule, now_ms, loaded, *record)?;
+            let delay_us = shared.settings().load_delay_us;
+            if delay_us > 0 {
+                shared.env.stall(Duration::from_micros(delay_us));
+            }
+        }
         Event::Aux(name, value) => take_aux(loaded, &name, &value),
         Event::EmptyKey(key) => {
             tracing::info!("rdbLoadObject skipping empty key: {}", String::from_utf8_lossy(&key));
@@ -276,7 +283,8 @@ pub fn load<E: Env>(shared: &Arc<Shared<E>>) -> Result<Option<Found>, String> {
     if shared.settings().appendonly {
         let files = LogFiles::find(&*shared.env.disk(), &shared.settings()).map_err(|e| fatal(&e.into()))?;
         if let Found::Set(files) = &files {
-            load_log(shared, files).map_err(|e| fatal(&e))?;
+            let loaded = load_log(shared, files).map_err(|e| fatal(&e))?;
+            recover_offset(shared, files, loaded.offset);
             tracing::info!("DB loaded from append only file: {:.3} seconds", seconds());
         }
         found = Some(files);
@@ -322,7 +330,7 @@ fn fatal(error: &LoadError) -> String {
     text
 }
 
-fn load_log<E: Env>(shared: &Arc<Shared<E>>, files: &LogFiles) -> Result<(), LoadError> {
+fn load_log<E: Env>(shared: &Arc<Shared<E>>, files: &LogFiles) -> Result<Loaded, LoadError> {
     let settings = shared.settings.load_full();
     let options = AofOptions {
         rdb: load_options(shared),
@@ -354,8 +362,19 @@ fn load_log<E: Env>(shared: &Arc<Shared<E>>, files: &LogFiles) -> Result<(), Loa
     let mut status = shared.persist.status();
     status.loaded_keys = keys.loaded.keys;
     drop(status);
-    recover_offset(shared, files, keys.loaded.offset);
-    Ok(())
+    Ok(keys.loaded)
+}
+
+/// Puts what the log holds in the place of all data. The log is durable up to the feed's end, and nobody writes.
+pub fn reload_log<E: Env>(shared: &Arc<Shared<E>>) -> Result<(), String> {
+    let found = LogFiles::find(&*shared.env.disk(), &shared.settings()).map_err(|e| e.to_string())?;
+    let Found::Set(files) = found else {
+        return Err("there is no append only file".into());
+    };
+    let closed = shared.engine.keyspace.gate().close();
+    super::task::clear(shared);
+    drop(closed);
+    load_log(shared, &files).map(drop).map_err(|e| e.to_string())
 }
 
 /// The increments are the feed's bytes from the base's offset on, so that their lengths say how far our copy reaches.

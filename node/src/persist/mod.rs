@@ -22,7 +22,7 @@ pub use task::Persist;
 
 use crate::free::Garbage;
 use crate::shared::Ticket;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::{Keyspace, Snapshot};
 use tokio::sync::{mpsc, oneshot};
@@ -37,8 +37,7 @@ pub enum PersistRequest<S> {
     RewriteLog(Ticket<S>),
     Reload {
         ticket: Ticket<S>,
-        is_saved: bool,
-        is_flushed: bool,
+        source: ReloadSource,
     },
     /// `save`: what the command says; `None`: as `save` is configured.
     ShutDown {
@@ -81,12 +80,24 @@ pub struct PersistStatus {
     pub log_base_bytes: u64,
 }
 
+/// Where DEBUG reloads data from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReloadSource {
+    /// The snapshot. `is_saved`: it is written first; `is_flushed`: the data go first; `may_replace`: keys that are there
+    /// are no error.
+    Snapshot { is_saved: bool, is_flushed: bool, may_replace: bool },
+    /// The append-only file, which is brought up to date first.
+    Log,
+}
+
 /// The way to the persistence task.
 pub struct PersistHandle<S> {
     requests: mpsc::UnboundedSender<PersistRequest<S>>,
     garbage: mpsc::UnboundedSender<Garbage>,
     /// Calls of [`PersistHandle::dispose`] whose values are not freed yet.
     pub waiting_garbage: Arc<AtomicUsize>,
+    /// Values and tables that were handed to [`PersistHandle::dispose`] and are freed, or soon will be.
+    pub disposed: AtomicU64,
     status: Mutex<PersistStatus>,
     /// Held by the snapshot under way.
     snapshots: tokio::sync::Mutex<()>,
@@ -116,6 +127,7 @@ impl<S> PersistHandle<S> {
                 requests,
                 garbage,
                 waiting_garbage: Default::default(),
+                disposed: Default::default(),
                 status: Mutex::new(status),
                 snapshots: Default::default(),
                 active: Mutex::default(),
@@ -130,6 +142,7 @@ impl<S> PersistHandle<S> {
     /// Frees values elsewhere; here if whoever does so has ended.
     pub fn dispose(&self, garbage: Garbage) {
         self.waiting_garbage.fetch_add(1, Ordering::Relaxed);
+        self.disposed.fetch_add(garbage.len() as u64, Ordering::Relaxed);
         let _ = self.garbage.send(garbage);
     }
     /// Ends the append-only log, whatever the configuration says, before the data are replaced by a primary's. What it

@@ -95,7 +95,15 @@ pub async fn snapshot<E: Env>(
     };
     let mut file = File::new(shared, &active, request, &start);
     loop {
+        let keys = file.keys;
         let is_last = file.fill(&active);
+        if let Some(delay) = save_delay(shared, file.keys - keys) {
+            let slept = async {
+                tokio::time::sleep(delay).await;
+                Ok(())
+            };
+            active.watch(slept).await.map_err(SnapshotError)?;
+        }
         if file.out.len() >= CHUNK_BYTES || is_last {
             let chunk = Bytes::from(std::mem::take(&mut file.out));
             file.bytes += chunk.len() as u64;
@@ -110,6 +118,12 @@ pub async fn snapshot<E: Env>(
         }
         tokio::task::yield_now().await;
     }
+}
+
+/// `rdb-key-save-delay`, for so many keys.
+fn save_delay<E: Env>(shared: &Shared<E>, keys: u64) -> Option<Duration> {
+    let each_us = shared.settings().save_delay_us;
+    (each_us > 0 && keys > 0).then(|| Duration::from_micros(each_us.saturating_mul(keys)))
 }
 
 /// The turn to make a snapshot.

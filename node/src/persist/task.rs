@@ -3,12 +3,12 @@
 //! Jobs run beside it on the control thread and tell it when they are done; everything that they change here changes
 //! in one place.
 
-use super::load::{LoadRule, load, load_rdb, note};
+use super::load::{LoadRule, load, load_rdb, note, reload_log};
 use super::log::{LogEnd, Order};
 use super::rewrite::{LogPlace, begin, resume, rewrite};
 use super::save::{save, save_rdb_exclusive};
 use super::snapshot::SnapshotDone;
-use super::{PersistInbox, PersistRequest};
+use super::{PersistInbox, PersistRequest, ReloadSource};
 use crate::config::Fsync;
 use crate::env::Env;
 use crate::shared::{Shared, Ticket, gate};
@@ -144,9 +144,7 @@ impl<E: Env> Persist<E> {
                 self.on_background_save(ticket, is_scheduled);
             }
             PersistRequest::RewriteLog(ticket) => self.on_rewrite(ticket),
-            PersistRequest::Reload { ticket, is_saved, is_flushed } => {
-                self.reload(ticket, is_saved, is_flushed).await;
-            }
+            PersistRequest::Reload { ticket, source } => self.reload(ticket, source).await,
             PersistRequest::ShutDown { ticket, save, is_now, is_forced } => {
                 return self.shut_down(ticket, save, is_now, is_forced).await;
             }
@@ -427,9 +425,58 @@ impl<E: Env> Persist<E> {
         self.keep_log();
     }
 
-    // DEBUG RELOAD.
+    // DEBUG RELOAD and LOADAOF.
 
-    async fn reload(&mut self, ticket: Ticket<E::Socket>, is_saved: bool, is_flushed: bool) {
+    async fn reload(&mut self, ticket: Ticket<E::Socket>, source: ReloadSource) {
+        match source {
+            ReloadSource::Snapshot { is_saved, is_flushed, may_replace } => {
+                let rule = LoadRule { skips_expired: true, may_replace, is_exclusive: true };
+                self.reload_snapshot(ticket, is_saved, is_flushed, rule).await;
+            }
+            ReloadSource::Log => self.reload_log(ticket).await,
+        }
+    }
+
+    /// Clients are told that data are loaded: the log's commands pass the gate like theirs.
+    async fn reload_log(&mut self, ticket: Ticket<E::Socket>) {
+        let shared = self.shared.clone();
+        let closed = shared.engine.keyspace.gate().close();
+        shared.state.is_loading.store(true, Ordering::Relaxed);
+        drop(closed);
+        let log = self.log.borrow().clone();
+        let synced = match log {
+            Some(log) => {
+                let at = shared.feed.end().0;
+                log.ask(|done| Order::Sync { at, done }).await
+            }
+            None => Ok(()),
+        };
+        let loaded = match synced {
+            Ok(()) => reload_log(&shared),
+            Err(error) => Err(error.to_string()),
+        };
+        shared.state.is_loading.store(false, Ordering::Relaxed);
+        match loaded {
+            Ok(()) => {
+                tracing::warn!("Append Only File loaded by DEBUG LOADAOF");
+                ticket.answer(|out| out.ok());
+            }
+            Err(error) => {
+                tracing::warn!("Error trying to load the AOF files: {error}");
+                ticket.answer(|out| {
+                    out.error("ERR Error trying to load the AOF files, check server logs");
+                });
+            }
+        }
+    }
+
+    async fn reload_snapshot(
+        &mut self,
+        ticket: Ticket<E::Socket>,
+        is_saved: bool,
+        is_flushed: bool,
+        rule: LoadRule,
+    ) {
         if let Some(job) = self.saving.take() {
             job.abort().await;
             self.shared.persist.status().is_saving = false;
@@ -451,7 +498,6 @@ impl<E: Env> Persist<E> {
         if is_flushed {
             clear(&shared);
         }
-        let rule = LoadRule { skips_expired: true, may_replace: !is_flushed, is_exclusive: true };
         let loaded = load_rdb(&shared, rule);
         drop((closed, turn));
         if let Some(done) = done {
@@ -474,8 +520,9 @@ impl<E: Env> Persist<E> {
     }
 }
 
-/// Empties all databases. The gate is closed.
-fn clear<E: Env>(shared: &Shared<E>) {
+/// Empties all databases, and forgets all function libraries. The gate is closed.
+pub(super) fn clear<E: Env>(shared: &Shared<E>) {
+    shared.engine.scripts.libraries.flush();
     let keyspace = &shared.engine.keyspace;
     for slot in Slot::all() {
         let mut guard = keyspace.lock_wait(slot);

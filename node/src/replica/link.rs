@@ -86,7 +86,8 @@ async fn follow_once<E: Env>(shared: &Arc<Shared<E>>, target: &Target) -> Result
     let timeout = Duration::from_secs(shared.settings().repl_timeout_s);
     set_stage(shared, LinkStage::Connecting);
     tracing::info!("Connecting to MASTER {}:{}", target.host, target.port);
-    let connect = shared.env.connect(&target.host, target.port);
+    let own = shared.config().get("bind-source-addr").to_string();
+    let connect = shared.env.connect_from(&own, &target.host, target.port);
     let stream = match tokio::time::timeout(timeout, connect).await {
         Err(_) => return Err(LinkEnd::TimedOut),
         Ok(result) => result.map_err(LinkEnd::Io)?,
@@ -127,7 +128,7 @@ async fn introduce<E: Env>(
         }
         let answer = wire.line().await?;
         if answer.starts_with('-') {
-            return Err(LinkEnd::Refused(format!("unable to AUTH: {answer}")));
+            return Err(LinkEnd::Refused(format!("Unable to AUTH to MASTER: {answer}")));
         }
     }
     let port = match (settings.replica_announce_port, settings.announce_port) {
@@ -264,7 +265,6 @@ async fn stream_from<E: Env>(
         if !bytes.is_empty() {
             shared.counters.net_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let result = applier.push(&bytes, &mut |unit| is_asked |= relay(shared, unit));
-            applier.publish_stats();
             result.map_err(|error| LinkEnd::Protocol(error.to_string()))?;
             is_asked |= is_prompt;
             shared.replication.state().link.last_io = Some(shared.env.now().mono);

@@ -200,6 +200,11 @@ impl ReplicationState {
     pub fn set_recovered(&self, epoch: Epoch, offset: Offset) {
         self.state().recovered = Some((epoch, offset));
     }
+    /// Gives the history a new name, as if it shared nothing with what it was (DEBUG CHANGE-REPL-ID).
+    pub fn rename_history<E: Env>(&self, env: &E) {
+        self.state().history.replace(new_replid(env));
+        self.next_turn();
+    }
     /// CONFIG RESETSTAT.
     pub fn reset_stats(&self) {
         self.state().info = ReplInfo::default();

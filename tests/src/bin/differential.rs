@@ -2,6 +2,7 @@
 //!
 //! Prints each difference with the fewest commands that show it. Exit code 1: there were some.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use tests::differential::peer::{Peer, Reply};
 use tests::differential::shrink::shrink;
 
 const USAGE: &str = "usage: differential SHOAL-SERVER REDIS-SERVER [--seed N] [--cases N] [--steps N] [--seconds N] [--only COMMAND]...";
-/// Commands that later versions answer differently on purpose are compared with the version that has them.
+const ARGS: &[&str] = &["--save", "", "--proto-max-bulk-len", "1mb"];
 const DATABASES: &[&str] = &["0", "1", "15"];
 
 struct Options {
@@ -67,7 +68,7 @@ fn options() -> Result<Options, String> {
 
 /// Two servers that are given the same commands.
 struct Pair {
-    servers: [Server; 2],
+    servers: [RefCell<Server>; 2],
     grammars: BTreeMap<String, Grammar>,
 }
 
@@ -87,7 +88,9 @@ fn run(options: &Options) -> io::Result<usize> {
     grammars.retain(|name, _| {
         known.contains_key(name) && (options.only.is_empty() || options.only.contains(name))
     });
-    let pair = Pair { servers, grammars };
+    let version = servers[1].client().info("redis_version");
+    grammars.values_mut().for_each(|g| grammar::drop_newer(&mut g.args, &version));
+    let pair = Pair { servers: servers.map(RefCell::new), grammars };
     println!("{} commands", Draw::new(&pair.grammars, 0).names().count());
     let (began, mut sent, mut cases) = (Instant::now(), 0, 0);
     let mut seen = BTreeMap::<String, (usize, String)>::new();
@@ -158,11 +161,21 @@ impl Pair {
     /// The first difference that these commands show on empty servers.
     fn compare(&self, commands: &[Args], protocol: &str) -> Option<Difference> {
         let begin = [vec![b"FLUSHALL".to_vec()], vec![b"HELLO".to_vec(), protocol.into()]];
-        let run = |server: &Server| -> io::Result<(Peer, Vec<Reply>)> {
-            let mut peer = Peer::connect(server.port)?;
-            peer.run(&begin)?;
-            let replies = peer.run(commands)?;
-            Ok((peer, replies))
+        let run = |server: &RefCell<Server>| -> Result<(Peer, Vec<Reply>), String> {
+            let attempt = || {
+                let mut peer = Peer::connect(server.borrow().port)?;
+                peer.run(&begin)?;
+                let replies = peer.run(commands)?;
+                Ok((peer, replies))
+            };
+            attempt().map_err(|error: io::Error| {
+                let log = server.borrow().log();
+                // A fresh one for what comes next.
+                server.borrow_mut().kill();
+                server.borrow_mut().restart(ARGS);
+                let last: Vec<&str> = log.lines().rev().take(6).collect();
+                format!("{error}; its log ends, last line first:\n    {}", last.join("\n    "))
+            })
         };
         let (ours, theirs) = (run(&self.servers[0]), run(&self.servers[1]));
         let lost =
@@ -170,7 +183,7 @@ impl Pair {
         let ((mut our_peer, ours), (mut their_peer, theirs)) = match (ours, theirs) {
             (Ok(ours), Ok(theirs)) => (ours, theirs),
             (ours, theirs) => {
-                let text = |r: io::Result<_>| r.map_or_else(|e| e.to_string(), |_| "serves".into());
+                let text = |r: Result<_, String>| r.map_or_else(|e| e, |_| "serves".into());
                 return lost(text(ours), text(theirs));
             }
         };

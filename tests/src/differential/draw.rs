@@ -147,6 +147,10 @@ impl<'a> Draw<'a> {
         if self.rng.percent(4) {
             self.spoil(&mut args, grammar.words.len());
         }
+        // An id of the server's own making is the time at which it was made.
+        if grammar.group == "stream" {
+            args.iter_mut().filter(|arg| *arg == b"*").for_each(|arg| *arg = b"9-9".to_vec());
+        }
         let is_random = grammar.is_write && grammar.has_tip("nondeterministic_output");
         out.push(args);
         if is_random {

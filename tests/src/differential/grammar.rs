@@ -24,11 +24,19 @@ impl Grammar {
     }
 }
 
+/// Leaves out arguments that came with a version after this one.
+pub fn drop_newer(args: &mut Vec<Arg>, version: &str) {
+    let number = |version: &str| -> Vec<u32> { version.split('.').map(|n| n.parse().unwrap_or(0)).collect() };
+    args.retain(|arg| arg.since.as_ref().is_none_or(|since| number(since) <= number(version)));
+    args.iter_mut().for_each(|arg| drop_newer(&mut arg.children, version));
+}
+
 /// An argument as COMMAND DOCS describes it.
 #[derive(Clone, Debug, Default)]
 pub struct Arg {
     pub name: String,
     pub kind: String,
+    pub since: Option<String>,
     pub token: Option<String>,
     pub is_optional: bool,
     pub is_multiple: bool,
@@ -95,6 +103,7 @@ fn arg(value: &Value) -> Arg {
         match field.as_str() {
             "name" => arg.name = value.as_text().unwrap_or_default().to_string(),
             "type" => arg.kind = value.as_text().unwrap_or_default().to_string(),
+            "since" => arg.since = value.as_text().map(str::to_string),
             "token" => arg.token = value.as_text().map(str::to_string),
             "arguments" => arg.children = list(value).iter().map(self::arg).collect(),
             "flags" => {

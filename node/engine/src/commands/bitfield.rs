@@ -1,11 +1,11 @@
 //! Strings as arrays of integers of any width: BITFIELD and BITFIELD_RO.
 
 use super::bitmap::bit_offset;
-use crate::Error;
 use crate::cx::Cx;
 use crate::number::parse_i64;
 use crate::settings::notify;
 use crate::spec::{Arg, Command, Group, Handler, KeySpec, flag, key};
+use crate::{Args, Error};
 
 const BASE: Command = Command { group: Group::Bitmap, ..Command::BASE };
 
@@ -189,6 +189,20 @@ const WRITE_ARG: Arg = Arg::block(
     ],
 );
 
+/// Only SET and INCRBY write. Arguments that are none of its words count as if they did.
+fn flags(args: Args) -> u16 {
+    let mut i = 2;
+    while i < args.len() {
+        let is = |word: &str| args[i].eq_ignore_ascii_case(word.as_bytes());
+        i += match () {
+            _ if is("GET") => 3,
+            _ if is("OVERFLOW") => 2,
+            _ => return key::RW | key::ACCESS | key::UPDATE,
+        };
+    }
+    key::RO | key::ACCESS
+}
+
 pub const BITFIELD: Command = Command {
     name: "bitfield",
     summary: "Reads, sets and adds to integers of any width inside of a string value.",
@@ -197,6 +211,7 @@ pub const BITFIELD: Command = Command {
     arity: -2,
     flags: flag::WRITE | flag::DENYOOM,
     keys: &[KeySpec::one(1, key::RW | key::UPDATE | key::ACCESS | key::VARIABLE_FLAGS)],
+    vary: Some(flags),
     args: &[Arg::key("key", 0), Arg::one_of("operation", &[GET_ARG, WRITE_ARG]).optional().multiple()],
     run: Handler::Keys(bitfield),
     ..BASE

@@ -147,8 +147,15 @@ fn restore_key(cx: &mut Cx) -> Result<(), Error> {
         cx.keys.set_clock(key, evict::fresh(now_ms, true) & !0xFF | frequency as u32);
     }
     cx.keys.changed(key, notify::GENERIC, "restore");
-    let at = expire.unwrap_or(0).to_string();
-    cx.replay(&[b"RESTORE", key, at.as_bytes(), cx.args[3], b"REPLACE", b"ABSTTL"]);
+    if let Some(at) = expire
+        && !options.is_absolute
+    {
+        let at = at.to_string();
+        let mut args = cx.args.to_vec();
+        args[2] = at.as_bytes();
+        args.push(b"ABSTTL");
+        cx.replay(&args);
+    }
     cx.out.ok();
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use crate::cx::Cx;
 use crate::number::parse_within;
-use crate::settings::notify;
+use crate::settings::{Settings, notify};
 use crate::spec::{Arg, Command, Group, Handler, KeySpec, acl, flag, key};
-use crate::{Error, evict};
+use crate::{Error, evict, number};
 use storage::{Value, ValueRef};
 
 const BASE: Command = Command { group: Group::Generic, ..Command::BASE };
@@ -295,9 +295,35 @@ const OBJECT_IDLETIME: Command = Command {
 const OBJECT_REFCOUNT: Command = Command {
     name: "refcount",
     summary: "Returns the reference count of a value of a key.",
-    run: Handler::Keys(|cx| reply_number(cx, |_| 1)),
+    run: Handler::Keys(|cx| {
+        let settings = cx.settings;
+        match cx.keys.peek(cx.args[2]).map(|e| refcount(e.value(), settings)) {
+            Some(count) => cx.out.int(count),
+            None => cx.out.null(),
+        }
+        Ok(())
+    }),
     ..OBJECT_KEY
 };
+
+/// What OBJECT REFCOUNT answers: small numbers, which Redis shares between keys, are in the entry itself and cost as
+/// little.
+pub fn refcount(value: ValueRef<'_>, settings: &Settings) -> i64 {
+    const SHARED: i64 = i32::MAX as i64;
+    const SHARED_INTEGERS: i64 = 10_000;
+    // Redis shares none of which it has to know when it was used.
+    let is_alone = settings.maxmemory > 0 && settings.maxmemory_policy.looks_at_use();
+    match value {
+        _ if is_alone => 1,
+        ValueRef::Str(bytes)
+            if number::parse_i64(bytes).is_some_and(|n| (0..SHARED_INTEGERS).contains(&n)) =>
+        {
+            SHARED
+        }
+        _ => 1,
+    }
+}
+
 const OBJECT_HELP: Command = Command {
     name: "help",
     summary: "Returns helpful text about the different subcommands.",
@@ -495,5 +521,52 @@ mod tests {
         r.run_as(&mut other, "SET a 5");
         assert_eq!(r.run("EXEC"), "*-1\r\n");
         assert_eq!(r.all(&["WATCH a", "UNWATCH", "MULTI", "GET a", "EXEC"]), "*1\r\n$1\r\n5\r\n");
+    }
+
+    #[test]
+    fn flushes_and_swaps_touch_what_changes_by_them() {
+        const BROKEN: &str = "*-1\r\n";
+        for (lines, is_broken) in [
+            (["SET a 1", "WATCH a", "FLUSHALL"], true),
+            (["SET a 1", "WATCH b", "FLUSHALL"], false),
+            (["SET a 1", "WATCH a", "SWAPDB 0 1"], true),
+            (["SET a 1", "WATCH b", "SWAPDB 0 1"], false),
+        ] {
+            let mut r = Runner::default();
+            r.all(&lines);
+            assert_eq!(r.all(&["MULTI", "GET x", "EXEC"]) == BROKEN, is_broken, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_expired_key_that_is_watched_may_vanish() {
+        for vanish in ["FLUSHALL", "DEL a", "GET a", "SWAPDB 0 1"] {
+            let mut r = Runner::default();
+            r.run("SET a 1 PX 1");
+            r.now_ms += 2;
+            let reply = r.all(&["WATCH a", vanish, "MULTI", "GET a", "EXEC"]);
+            assert_eq!(reply, "*1\r\n$-1\r\n", "{vanish}");
+            assert_eq!(r.all(&["WATCH a", "SET a 2", "MULTI", "GET a", "EXEC"]), "*-1\r\n");
+        }
+    }
+
+    #[test]
+    fn what_refuses_exec_ends_its_transaction() {
+        let mut r = Runner::default();
+        r.all(&["MULTI", "SET a 1"]);
+        r.settings.min_replicas_to_write = 1;
+        assert_eq!(
+            r.run("EXEC"),
+            "-EXECABORT Transaction discarded because of: NOREPLICAS Not enough good replicas to write.\r\n"
+        );
+        assert_eq!(r.run("EXEC"), "-ERR EXEC without MULTI\r\n");
+    }
+
+    #[test]
+    fn small_numbers_count_as_shared() {
+        let mut r = Runner::default();
+        r.all(&["SET a 9999", "SET b 10000"]);
+        assert_eq!(r.run("OBJECT REFCOUNT a"), ":2147483647\r\n");
+        assert_eq!(r.run("OBJECT REFCOUNT b"), ":1\r\n");
     }
 }

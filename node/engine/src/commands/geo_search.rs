@@ -533,7 +533,8 @@ const BY: Arg = Arg::one_of(
                 Arg::integer("num-vertices").token("BYPOLYGON"),
                 Arg::block("vertices", &[Arg::double("longitude"), Arg::double("latitude")]).multiple(),
             ],
-        ),
+        )
+        .since("9.0.0"),
     ],
 );
 

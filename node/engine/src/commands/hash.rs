@@ -562,7 +562,15 @@ mod tests {
         r.all(&["HSET h a 1 b 2", "HDEL h a b z"]);
         assert_eq!(r.replayed(), ["HSET h a 1 b 2", "HDEL h a b z"]);
         let events: Vec<String> = r.published().into_iter().filter(|e| e.contains("keyspace")).collect();
-        assert_eq!(events, ["__keyspace@0__:h hset", "__keyspace@0__:h hdel", "__keyspace@0__:h del"]);
+        assert_eq!(
+            events,
+            [
+                "__keyspace@0__:h new",
+                "__keyspace@0__:h hset",
+                "__keyspace@0__:h hdel",
+                "__keyspace@0__:h del"
+            ]
+        );
     }
 
     #[test]

@@ -270,6 +270,7 @@ mod tests {
         assert_eq!(r.run("PFCOUNT a"), ":3\r\n");
         assert_eq!(r.run("PFADD b z w"), ":1\r\n");
         assert_eq!(r.run("PFCOUNT a b none"), ":4\r\n");
+        assert_eq!(r.run("PFMERGE nothing"), "+OK\r\n");
         assert_eq!(r.run("PFMERGE c a b"), "+OK\r\n");
         assert_eq!(r.run("PFCOUNT c"), ":4\r\n");
         assert_eq!(r.run("PFCOUNT none"), ":0\r\n");

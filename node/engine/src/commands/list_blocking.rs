@@ -2,12 +2,13 @@
 //!
 //! What is replayed is the pop that happened: never a command that could wait or choose otherwise elsewhere.
 
-use super::collection::PopRequest;
+use super::collection::{PopRequest, held};
 use super::list::{BASE, End, move_element, pop};
 use crate::Error;
-use crate::blocking::Nothing;
+use crate::blocking::{Nothing, WaitRequest};
 use crate::cx::Cx;
 use crate::spec::{Arg, Command, Deprecated, Handler, KeySpec, flag, key};
+use storage::List;
 
 pub const BLPOP: Command = Command {
     name: "blpop",
@@ -75,12 +76,12 @@ fn blmove(cx: &mut Cx) -> Result<(), Error> {
     let (from, to) = (End::parse(cx, 3)?, End::parse(cx, 4)?);
     let timeout_ms = cx.timeout_ms(5)?;
     let (source, target) = (cx.args[1], cx.args[2]);
-    match move_element(cx, from, to)? {
+    match element_moved(cx, from, to)? {
         Some(value) => {
             cx.replay(&[b"LMOVE".as_slice(), source, target, from.word().as_bytes(), to.word().as_bytes()]);
             cx.out.bulk(&value);
         }
-        None => cx.block(vec![source.to_vec()], timeout_ms, Nothing::String),
+        None => wait_for_element(cx, timeout_ms),
     }
     Ok(())
 }
@@ -105,14 +106,28 @@ pub const BRPOPLPUSH: Command = Command {
 fn brpoplpush(cx: &mut Cx) -> Result<(), Error> {
     let timeout_ms = cx.timeout_ms(3)?;
     let (source, target) = (cx.args[1], cx.args[2]);
-    match move_element(cx, End::Right, End::Left)? {
+    match element_moved(cx, End::Right, End::Left)? {
         Some(value) => {
             cx.replay(&[b"RPOPLPUSH".as_slice(), source, target]);
             cx.out.bulk(&value);
         }
-        None => cx.block(vec![source.to_vec()], timeout_ms, Nothing::String),
+        None => wait_for_element(cx, timeout_ms),
     }
     Ok(())
+}
+
+/// As [`move_element`]. Who waits already goes on waiting when the source becomes something else than a list.
+fn element_moved(cx: &mut Cx, from: End, to: End) -> Result<Option<Vec<u8>>, Error> {
+    if cx.is_resumed && held::<List>(cx.keys, cx.args[1]).is_err() {
+        return Ok(None);
+    }
+    move_element(cx, from, to)
+}
+
+/// A target of the wrong type ends the wait, as in Redis.
+fn wait_for_element(cx: &mut Cx, timeout_ms: u64) {
+    let keys = vec![cx.args[1].to_vec()];
+    cx.block_with(WaitRequest { keys, timeout_ms, args: None, ends_on_error: true }, Nothing::String);
 }
 
 pub const LMPOP: Command = Command {
@@ -211,7 +226,7 @@ mod tests {
         assert_eq!(r.run_as(&mut other, "BLPOP a b 0"), "blocked");
         assert_eq!(r.run("RPUSH b x y"), ":2\r\n");
         assert_eq!(*r.letters.0.lock().unwrap(), [(2, "*2\r\n$1\r\nb\r\n$1\r\nx\r\n".to_string())]);
-        assert_eq!(r.replayed(), ["RPUSH b x y; LPOP b"]);
+        assert_eq!(r.replayed(), ["RPUSH b x y", "LPOP b"]);
         assert_eq!(r.run("LRANGE b 0 -1"), "*1\r\n$1\r\ny\r\n");
     }
 
@@ -224,8 +239,21 @@ mod tests {
         r.run("RPUSH a x");
         let letters = r.letters.0.lock().unwrap().clone();
         assert_eq!(letters, [(2, "$1\r\nx\r\n".into()), (3, "*2\r\n$1\r\nb\r\n$1\r\nx\r\n".into())]);
-        assert_eq!(r.replayed(), ["RPUSH a x; LMOVE a b LEFT RIGHT; RPOP b"]);
+        assert_eq!(r.replayed(), ["RPUSH a x", "LMOVE a b LEFT RIGHT", "RPOP b"]);
         assert_eq!(r.run("EXISTS a b"), ":0\r\n");
+    }
+
+    #[test]
+    fn a_target_of_another_type_ends_the_wait_and_a_source_does_not() {
+        let mut r = Runner::default();
+        let mut mover = Session::new(2);
+        assert_eq!(r.run_as(&mut mover, "BRPOPLPUSH a t 0"), "blocked");
+        r.all(&["MULTI", "LPUSH a x", "DEL a", "SET a x", "EXEC", "DEL a"]);
+        assert!(r.letters.0.lock().unwrap().is_empty());
+        r.all(&["SET t x", "RPUSH a x"]);
+        let wrong = "-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
+        assert_eq!(*r.letters.0.lock().unwrap(), [(2, wrong.to_string())]);
+        assert_eq!(r.run("LLEN a"), ":1\r\n");
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod hyperloglog;
 pub mod lcs;
 pub mod list;
 pub mod list_blocking;
+pub mod memory;
 pub mod scan;
 pub mod scripting;
 pub mod set;
@@ -54,6 +55,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         expiry::COMMANDS,
         dump::COMMANDS,
         scan::COMMANDS,
+        memory::COMMANDS,
         crate::multi::COMMANDS,
         hash::COMMANDS,
         hash_expiry::COMMANDS,

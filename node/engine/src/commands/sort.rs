@@ -104,7 +104,7 @@ impl<'a> Request<'a> {
                     request.is_unsorted = !pattern.contains(&b'*');
                     request.by = None;
                     if !request.is_unsorted {
-                        check_slot(cx, pattern, "BY")?;
+                        check_pattern(cx, pattern, "BY")?;
                         request.by = Some(Pattern::parse(pattern));
                     }
                     i += 1;
@@ -112,7 +112,7 @@ impl<'a> Request<'a> {
                 () if cx.is_word(i, "GET") && rest >= 1 => {
                     let pattern = cx.args[i + 1];
                     if pattern != b"#" {
-                        check_slot(cx, pattern, "GET")?;
+                        check_pattern(cx, pattern, "GET")?;
                     }
                     request.get.push(Pattern::parse(pattern));
                     i += 1;
@@ -135,7 +135,12 @@ impl<'a> Request<'a> {
 
 /// In a cluster all keys that a pattern makes must be in the slot of the key that is sorted.
 // Redis 7.0 refuses all patterns; 8.0 does this.
-fn check_slot(cx: &Cx, pattern: &[u8], option: &str) -> Result<(), Error> {
+fn check_pattern(cx: &Cx, pattern: &[u8], option: &str) -> Result<(), Error> {
+    if !cx.keys.may_read_any {
+        return Err(Error::err(&format!(
+            "{option} option of SORT denied due to insufficient ACL permissions."
+        )));
+    }
     let is_same = || pattern_slot(pattern) == Some(Slot::of_key(cx.args[1]));
     if !cx.keys.is_cluster || is_same() {
         return Ok(());

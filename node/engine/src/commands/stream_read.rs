@@ -571,8 +571,11 @@ mod tests {
         assert_eq!(letters(&r), [(2, X1.to_string())]);
         assert_eq!(
             r.replayed(),
-            ["XADD s 1 f v; XCLAIM s g a 0 1-0 TIME 1700000000000 RETRYCOUNT 1 FORCE JUSTID LASTID 1-0; \
-              XGROUP SETID s g 1-0 ENTRIESREAD 1"]
+            [
+                "XADD s 1 f v",
+                "XCLAIM s g a 0 1-0 TIME 1700000000000 RETRYCOUNT 1 FORCE JUSTID LASTID 1-0; \
+              XGROUP SETID s g 1-0 ENTRIESREAD 1"
+            ]
         );
         r.run("XGROUP DESTROY s g");
         let gone = "-NOGROUP the consumer group this client was blocked on no longer exists\r\n";

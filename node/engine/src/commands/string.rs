@@ -5,7 +5,7 @@ use crate::cx::Cx;
 use crate::number::{parse_f64, parse_i64};
 use crate::settings::notify;
 use crate::spec::{Arg, Command, Deprecated, Group, Handler, KeySpec, flag, key};
-use crate::{Error, commands::expiry};
+use crate::{Args, Error, commands::expiry};
 use storage::{Expiry, ValueRef};
 
 pub(super) const BASE: Command = Command { group: Group::String, ..Command::BASE };
@@ -36,12 +36,21 @@ fn get(cx: &mut Cx) -> Result<(), Error> {
     Ok(())
 }
 
+/// Only with GET the old value is read.
+fn set_flags(args: Args) -> u16 {
+    match args.iter().skip(3).any(|a| a.eq_ignore_ascii_case(b"GET")) {
+        true => key::RW | key::ACCESS | key::UPDATE,
+        false => key::OW | key::UPDATE,
+    }
+}
+
 pub const SET: Command = Command {
     name: "set",
     summary: "Sets the string value of a key, whatever its type. The key is created if it does not exist.",
     arity: -3,
     flags: flag::WRITE | flag::DENYOOM,
     keys: &[KeySpec::one(1, key::RW | key::ACCESS | key::UPDATE | key::VARIABLE_FLAGS)],
+    vary: Some(set_flags),
     args: &[
         Arg::key("key", 0),
         Arg::string("value"),

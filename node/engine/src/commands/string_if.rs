@@ -26,10 +26,10 @@ pub enum Condition<'a> {
 }
 
 pub const CONDITIONS: [Arg; 4] = [
-    Arg::string("ifeq-value").token("IFEQ"),
-    Arg::string("ifne-value").token("IFNE"),
-    Arg::string("ifdeq-digest").token("IFDEQ"),
-    Arg::string("ifdne-digest").token("IFDNE"),
+    Arg::string("ifeq-value").token("IFEQ").since("8.4.0"),
+    Arg::string("ifne-value").token("IFNE").since("8.4.0"),
+    Arg::string("ifdeq-digest").token("IFDEQ").since("8.4.0"),
+    Arg::string("ifdne-digest").token("IFDNE").since("8.4.0"),
 ];
 
 impl<'a> Condition<'a> {

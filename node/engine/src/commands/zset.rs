@@ -452,7 +452,7 @@ mod tests {
         r.all(&["ZADD z 1 a", "ZADD z 1 a", "ZADD z INCR 1 a", "ZREM z a"]);
         let events: Vec<String> = r.published().into_iter().filter(|e| e.contains("keyspace")).collect();
         let names: Vec<&str> = events.iter().map(|e| e.split(' ').next_back().unwrap()).collect();
-        assert_eq!(names, ["zadd", "zincr", "zrem", "del"]);
+        assert_eq!(names, ["new", "zadd", "zincr", "zrem", "del"]);
         r.run("ZADD z 1 a");
         assert_eq!(r.run("OBJECT ENCODING z"), "$8\r\nlistpack\r\n");
         assert_eq!(r.run("ZSCAN z 0"), "*2\r\n$1\r\n0\r\n*2\r\n$1\r\na\r\n$1\r\n1\r\n");

@@ -267,6 +267,6 @@ mod tests {
         r.run("ZADD z 1 a 2 b 3 c");
         let reply = "*2\r\n$1\r\nz\r\n*2\r\n*2\r\n$1\r\na\r\n$1\r\n1\r\n*2\r\n$1\r\nb\r\n$1\r\n2\r\n";
         assert_eq!(*r.letters.0.lock().unwrap(), [(2, reply.to_string())]);
-        assert_eq!(r.replayed(), ["ZADD z 1 a 2 b 3 c; ZPOPMIN z 2"]);
+        assert_eq!(r.replayed(), ["ZADD z 1 a 2 b 3 c", "ZPOPMIN z 2"]);
     }
 }

@@ -48,7 +48,8 @@ impl State {
         self.random.set(next);
         (next >> 17) as u32
     }
-    fn seed(&self, seed: i64) {
+    /// Begins the random numbers anew.
+    pub fn seed(&self, seed: i64) {
         self.random.set((seed as u32 as u64) << 16 | 0x330E);
     }
 }

@@ -70,6 +70,13 @@ impl<'a> Reader<'a> {
                 Some(len) => self.array(len),
                 None => Ok(Value::Boolean(false)),
             },
+            // An attribute, of which scripts are not told: what it is about follows.
+            b'|' => {
+                for _ in 0..2 * self.len(line).unwrap_or(0) {
+                    self.value()?;
+                }
+                self.value()
+            }
             b'%' => {
                 let map = self.lua.create_table()?;
                 for _ in 0..self.len(line).unwrap_or(0) {

@@ -36,7 +36,7 @@ use cache::Cache;
 use control::Control;
 use interpreter::{Interpreter, Kind};
 use library::Libraries;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// What all workers share of scripts.
 #[derive(Default, Debug)]
@@ -44,6 +44,8 @@ pub struct Scripts {
     pub cache: Cache,
     pub libraries: Libraries,
     pub control: Control,
+    /// Scripts may call commands of administration that they are denied otherwise: for tests.
+    pub denies_nothing: AtomicBool,
     /// Bytes in the interpreters of all threads, for scripts and for functions.
     vm_bytes: [AtomicI64; 2],
 }
@@ -60,8 +62,9 @@ impl Scripts {
 }
 
 /// What a thread that runs scripts keeps between them.
-#[derive(Default)]
 pub struct LocalScripts {
+    /// Seeds of the interpreters' random numbers.
+    rng: crate::Rng,
     eval: Slot,
     function: Slot,
 }
@@ -76,6 +79,10 @@ struct Slot {
 }
 
 impl LocalScripts {
+    pub fn new(seed: u64) -> LocalScripts {
+        LocalScripts { rng: crate::Rng::new(seed), eval: Slot::default(), function: Slot::default() }
+    }
+
     fn slot(&mut self, kind: Kind) -> &mut Slot {
         match kind {
             Kind::Eval => &mut self.eval,
@@ -89,6 +96,7 @@ impl LocalScripts {
             Kind::Eval => shared.cache.flushes(),
             Kind::Function => shared.libraries.changes(),
         };
+        let seed = self.rng.next_u64();
         let slot = self.slot(kind);
         if slot.seen != now {
             match kind {
@@ -100,7 +108,11 @@ impl LocalScripts {
             }
             slot.seen = now;
         }
-        slot.vm.get_or_insert_with(|| Box::new(Interpreter::new(kind)))
+        slot.vm.get_or_insert_with(|| {
+            let vm = Box::new(Interpreter::new(kind));
+            vm.state().seed(seed as i64);
+            vm
+        })
     }
 
     /// Takes the interpreter out while a script runs; [`LocalScripts::put_back`] returns it.

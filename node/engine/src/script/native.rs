@@ -18,6 +18,11 @@ pub const HELD: i32 = 1;
 /// What it is asked for: a command, or whether one may be called.
 pub const CALL: i32 = 1;
 pub const CHECK: i32 = 2;
+/// Added to what is asked for: in the arguments' place stand their number and a table of them. A function in C has room for
+/// 8000 values, which Redis lets scripts use up.
+pub const PACKED: i32 = 1 << 8;
+/// Arguments that are handed over as they are.
+const UNPACKED_MAX: c_int = 2000;
 
 /// First result of a closure behind [`api`] and [`call`]: the rest are results.
 pub const OK: i32 = 1;
@@ -73,6 +78,10 @@ pub fn collect(lua: &Lua, original: Function) -> Result<Function> {
 /// A function of the string library that takes a pattern as its second argument. `is_find`: the fourth says that it is none.
 pub fn pattern(lua: &Lua, original: Function, is_find: bool) -> Result<Function> {
     closure_of(lua, pattern_c, (original, is_find))
+}
+/// `unpack` that refuses ranges which Lua 5.1 cannot count: their length overflows there, and its check with it.
+pub fn unpack(lua: &Lua, original: Function) -> Result<Function> {
+    closure_of(lua, unpack_c, (original,))
 }
 /// `loadstring` without compiled chunks.
 pub fn text_only(lua: &Lua, original: Function) -> Result<Function> {
@@ -159,10 +168,25 @@ unsafe extern "C-unwind" fn call_c(l: *mut lua_State) -> c_int {
             ffi::lua_setfield(l, -2, c"err".as_ptr());
             ffi::lua_error(l);
         }
-        ffi::lua_insert(l, 1);
-        ffi::lua_pushvalue(l, lua_upvalueindex(2));
+        let mut what = ffi::lua_tonumber(l, lua_upvalueindex(2)) as i32;
+        let mut handed = count;
+        if count > UNPACKED_MAX {
+            // In the arguments' place, so that no more room is needed than they took.
+            ffi::lua_insert(l, 1);
+            ffi::lua_createtable(l, count, 0);
+            ffi::lua_insert(l, 2);
+            for place in (1..=count).rev() {
+                ffi::lua_rawseti(l, 2, place.into());
+            }
+            ffi::lua_pushnumber(l, count.into());
+            ffi::lua_insert(l, 2);
+            (what, handed) = (what | PACKED, 2);
+        } else {
+            ffi::lua_insert(l, 1);
+        }
+        ffi::lua_pushnumber(l, what.into());
         ffi::lua_insert(l, 2);
-        ffi::lua_call(l, count + 1, 2);
+        ffi::lua_call(l, handed + 1, 2);
         let outcome = ffi::lua_tonumber(l, -2) as i32;
         if outcome == END || outcome != OK && ffi::lua_toboolean(l, lua_upvalueindex(3)) != 0 {
             ffi::lua_error(l);
@@ -370,6 +394,30 @@ unsafe extern "C-unwind" fn pattern_c(l: *mut lua_State) -> c_int {
                 ffi::lua_concat(l, 2);
                 ffi::lua_error(l);
             }
+        }
+        forward(l, 1)
+    }
+}
+
+unsafe extern "C-unwind" fn unpack_c(l: *mut lua_State) -> c_int {
+    // SAFETY: bound is a function.
+    unsafe {
+        // As C's casts to int, which the original reads.
+        let first = ffi::luaL_optinteger(l, 2, 1) as i32;
+        if ffi::lua_isnoneornil(l, 3) == 0 {
+            let last = ffi::luaL_checkinteger(l, 3) as i32;
+            if i64::from(last) - i64::from(first) >= i64::from(i32::MAX) {
+                ffi::luaL_where(l, 1);
+                ffi::lua_pushliteral(l, c"too many results to unpack");
+                ffi::lua_concat(l, 2);
+                ffi::lua_error(l);
+            }
+        } else if first < -(1 << 30) {
+            // A table's own length is below that: the interpreter holds 256 MiB.
+            ffi::luaL_where(l, 1);
+            ffi::lua_pushliteral(l, c"too many results to unpack");
+            ffi::lua_concat(l, 2);
+            ffi::lua_error(l);
         }
         forward(l, 1)
     }

@@ -7,6 +7,7 @@ use super::convert::{self, COUNTED, ScriptError, Writer};
 use super::interpreter::{Finish, Interpreter, Invocation, Kind, MEMORY_MAX};
 use super::library::Library;
 use super::native;
+use crate::acl::Context;
 use crate::admission::{self, Route};
 use crate::cx::Waiting;
 use crate::execute::{self, Outcome};
@@ -14,6 +15,7 @@ use crate::keys::Keys;
 use crate::locks::{Locks, Places};
 use crate::spec::{Handler, flag};
 use crate::table::Spec;
+use crate::turn::Ran;
 use crate::{Args, Engine, Error, Session, Turn, evict};
 use mlua::{Function, Lua, MultiValue, Value};
 use proto::Slot;
@@ -120,6 +122,19 @@ fn prepare(turn: &mut Turn, command: ScriptCommand, args: Args) -> Result<Prepar
     }
 }
 
+/// Flags of a script's command, as the script says; as they are declared where it does not.
+pub(crate) fn flags_of(engine: &Engine, command: ScriptCommand, args: Args, declared: u32) -> u32 {
+    let flags = match command {
+        ScriptCommand::Eval { is_sha, .. } => find_script(engine, args[1], is_sha).ok().map(|s| s.flags),
+        ScriptCommand::Function { .. } => {
+            engine.scripts.libraries.set().function(args[1]).map(|(_, function)| function.flags)
+        }
+    };
+    flags
+        .filter(|flags| !flags.has(ScriptFlags::COMPAT))
+        .map_or(declared, |flags| flags.command_flags(declared))
+}
+
 fn find_script(engine: &Engine, text: &[u8], is_sha: bool) -> Result<Arc<Script>, Error> {
     let cache = &engine.scripts.cache;
     if is_sha {
@@ -208,8 +223,15 @@ pub(crate) fn execute(
         Err(error) => return Ok(fail(turn, spec, &error, out)),
     };
     let flags = prepared.flags.command_flags(spec.command.flags);
+    if turn.status.is_paused
+        && !command.is_ro()
+        && flags & (flag::WRITE | flag::MAY_REPLICATE) != 0
+        && !session.is_primary_link
+    {
+        return Ok(Outcome::Busy(Slot::default()));
+    }
     if !prepared.flags.has(ScriptFlags::COMPAT) {
-        admission::admit_as(turn, session, spec, flags)?;
+        admission::admit_as(turn, session, spec, args, flags)?;
     }
     // Here, since no slot may be locked yet.
     let has_limit = turn.settings.maxmemory > 0 && !session.is_primary_link;
@@ -264,7 +286,6 @@ pub(crate) fn execute_queued<'g>(
     keys: &mut Keys<'g>,
     out: &mut Reply,
 ) {
-    std::mem::swap(&mut keys.stats, &mut turn.local.stats);
     let prepared = prepare(turn, command, args).and_then(|prepared| {
         // Room was made, or not, when EXEC came: here slots are locked.
         let limit = turn.settings.maxmemory;
@@ -272,7 +293,6 @@ pub(crate) fn execute_queued<'g>(
         check(turn, session, &prepared, is_oom).map(|()| (prepared, is_oom))
     });
     let prepared = prepared.map_err(|error| fail(turn, spec, &error, out));
-    std::mem::swap(&mut keys.stats, &mut turn.local.stats);
     if let Ok((prepared, is_oom)) = prepared {
         let slots = spec.slots(args).unwrap_or_default();
         let start = out.len();
@@ -285,9 +305,9 @@ pub(crate) fn execute_queued<'g>(
 }
 
 fn fail(turn: &mut Turn, spec: &Spec, error: &Error, out: &mut Reply) -> Outcome {
-    let stats = &mut turn.local.stats;
-    stats.commands[spec.id].calls += 1;
-    stats.commands[spec.id].failed += 1;
+    let stats = turn.stats;
+    stats.commands[spec.id].calls.add(1);
+    stats.commands[spec.id].failed.add(1);
     stats.count_error(error.code());
     out.error(&error.to_string());
     Outcome::Done
@@ -317,6 +337,11 @@ fn invoke<'g>(
     let engine = turn.engine;
     let started = turn.local.ticked;
     turn.first_key = None;
+    if turn.told_ticks == 0 {
+        let begins = Ran { spec, args, ticks: 0, db: keys.db, is_script: turn.is_script, is_waiting: false };
+        turn.host.begins(&begins);
+    }
+    turn.is_script = true;
     let is_eval = prepared.kind == Kind::Eval;
     let name = prepared.name.clone();
     let running = Arc::new(Running::new(name, is_eval, session.is_primary_link, turn.now.mono, args));
@@ -324,7 +349,7 @@ fn invoke<'g>(
     let vm = turn.local.scripts.take(prepared.kind);
     let db = keys.db;
     let mut run = Run {
-        session: script_session(session),
+        session: session.for_script(),
         vm: &vm,
         prepared,
         running: &running,
@@ -333,6 +358,7 @@ fn invoke<'g>(
         out: Reply::new(false),
         retry: None,
         has_written: false,
+        has_read: false,
         turn,
         keys,
     };
@@ -341,22 +367,31 @@ fn invoke<'g>(
         argv: &args[prepared.keys.end..],
         running: &running,
     };
-    let finish = vm.run(&prepared.function, &invocation, |lua, place, values| match place {
-        native::CHECK => acl_check(lua, engine, &values),
-        _ => run.call_from_lua(lua, &values),
+    let finish = vm.run(&prepared.function, &invocation, |lua, what, values| {
+        let values = if what & native::PACKED == 0 { values } else { unpacked(&values)? };
+        match what & !native::PACKED {
+            native::CHECK => acl_check(lua, engine, &run.session, &values),
+            _ => run.call_from_lua(lua, &values),
+        }
     });
     engine.scripts.control.end(&running);
+    run.turn.is_script = false;
+    if run.has_read && session.remembers_keys() {
+        // What it read is told by the keys it declared.
+        execute::remember_keys(run.turn, run.keys, spec, args);
+    }
     let (retry, slots) = (run.retry, run.slots);
     keys.db = db;
     if retry.is_none() {
         turn.local.lap(turn.ticks);
         let ticks = turn.local.ticked.wrapping_sub(started);
         let error = answer(&vm, finish, &prepared.name, out);
-        let stats = &mut keys.stats.commands[spec.id];
-        stats.calls += 1;
-        stats.ticks += ticks;
+        if ticks >= turn.told_ticks {
+            execute::tell(turn, spec, args, ticks, db, false);
+        }
+        let stats = keys.stats.ran(spec.id, ticks);
         if let Some(code) = error {
-            stats.failed += 1;
+            stats.failed.add(1);
             if !code.is_empty() {
                 keys.stats.count_error(code);
             }
@@ -372,21 +407,6 @@ fn invoke<'g>(
     (slots, retry)
 }
 
-/// What the commands of a script see of their client.
-fn script_session(session: &Session) -> Session {
-    Session {
-        db: session.db,
-        user: session.user.clone(),
-        is_authenticated: true,
-        is_readonly: session.is_readonly,
-        is_asking: session.is_asking,
-        is_no_touch: session.is_no_touch,
-        is_primary_link: session.is_primary_link,
-        importing: session.importing.clone(),
-        ..Session::new(session.id)
-    }
-}
-
 /// Writes what a script ended with. Gives the code of an error; an empty one if it is counted already.
 fn answer(vm: &Interpreter, finish: Finish, name: &str, out: &mut Reply) -> Option<String> {
     let start = out.len();
@@ -399,7 +419,11 @@ fn answer(vm: &Interpreter, finish: Finish, name: &str, out: &mut Reply) -> Opti
         Finish::Returned(value) => {
             let mut writer = Writer { out, is_script_resp3: vm.state().is_resp3.get(), error: None };
             match writer.put(&value, 0) {
-                Ok(()) => writer.error,
+                // One that a command gave and the script returns was counted with the command.
+                Ok(()) => {
+                    let error = writer.error;
+                    error.or_else(|| (out.as_bytes().get(start) == Some(&b'-')).then(String::new))
+                }
                 Err(error) => plain(out, format!("ERR Error running script {name}, {error}")),
             }
         }
@@ -430,8 +454,13 @@ fn answer(vm: &Interpreter, finish: Finish, name: &str, out: &mut Reply) -> Opti
     }
 }
 
-/// `redis.acl_check_cmd`: everything is allowed until there are users with fewer rights.
-fn acl_check(lua: &Lua, engine: &Engine, values: &MultiValue) -> mlua::Result<(i32, Value)> {
+/// `redis.acl_check_cmd`: whether the script's user may run a command.
+fn acl_check(
+    lua: &Lua,
+    engine: &Engine,
+    session: &Session,
+    values: &MultiValue,
+) -> mlua::Result<(i32, Value)> {
     let error = |text: &str| Ok((native::ERROR, Value::Table(convert::error_table(lua, text)?)));
     let args: Option<SmallVec<[Vec<u8>; 8]>> = values.iter().map(convert::argument).collect();
     let Some(args) = args else {
@@ -441,8 +470,8 @@ fn acl_check(lua: &Lua, engine: &Engine, values: &MultiValue) -> mlua::Result<(i
     if args.is_empty() {
         return error("ERR Please specify at least one argument for this redis lib call");
     }
-    match engine.table.resolve(&args) {
-        Ok(_) | Err(Error::Arity(_)) => Ok((native::OK, Value::Boolean(true))),
+    match engine.table.find(&args) {
+        Ok(spec) => Ok((native::OK, Value::Boolean(session.check(spec, &args).is_ok()))),
         Err(_) => error("ERR Invalid command passed to redis.acl_check_cmd()"),
     }
 }
@@ -467,6 +496,15 @@ fn refused<T>(text: &'static str) -> Result<T, Refusal> {
     Err(Refusal::Error(Error::text(text)))
 }
 
+/// The arguments behind their number and a table of them.
+fn unpacked(values: &MultiValue) -> mlua::Result<MultiValue> {
+    let (Some(count), Some(Value::Table(table))) = (values.front().and_then(Value::as_i64), values.get(1))
+    else {
+        unreachable!("made so by the function that calls")
+    };
+    (1..=count).map(|place| table.raw_get::<Value>(place)).collect()
+}
+
 /// A script as far as it has run.
 struct Run<'r, 'g> {
     turn: &'r mut Turn<'g>,
@@ -481,6 +519,8 @@ struct Run<'r, 'g> {
     out: Reply,
     retry: Option<Retry>,
     has_written: bool,
+    /// It has read keys.
+    has_read: bool,
 }
 
 impl Run<'_, '_> {
@@ -534,7 +574,7 @@ impl Run<'_, '_> {
             }
             Err(_) => return refused("ERR Unknown Redis command called from script"),
         };
-        let result = self.admit(spec).and_then(|()| {
+        let result = self.admit(spec, args).and_then(|()| {
             let (places, slots) = Places::of(self.turn, spec, args, self.session.db);
             let route = self.route(spec, &slots)?;
             self.lock(spec, &slots)?;
@@ -544,31 +584,33 @@ impl Run<'_, '_> {
             Ok(())
         });
         if let Err(refusal) = result {
-            self.keys.stats.commands[spec.id].rejected += u64::from(matches!(refusal, Refusal::Error(_)));
+            self.keys.stats.commands[spec.id].rejected.add(u64::from(matches!(refusal, Refusal::Error(_))));
             return Err(refusal);
         }
         self.keys.db = self.session.db;
+        self.keys.may_read_any = self.session.may_read_any_key(spec, args);
         match spec.command.run {
             Handler::Keys(_) => {
                 execute::run_one(self.turn, spec, args, None, &mut self.out, self.keys, Waiting::InScript);
+                self.has_read |= spec.has(flag::READONLY);
                 // They name the arguments by their addresses, which the next command's may have.
                 self.keys.set_places(Default::default());
             }
             Handler::Host | Handler::Engine(_) => {
-                // They use the worker's statistics: lent back for the call.
-                std::mem::swap(&mut self.keys.stats, &mut self.turn.local.stats);
                 let is_done = match spec.command.run {
                     Handler::Host => {
                         let result =
                             execute::run_host(self.turn, &mut self.session, spec, args, &mut self.out);
-                        matches!(result, Ok(Outcome::Done))
+                        if let Ok((Outcome::Done, true)) = result {
+                            self.keys.unit.push(self.keys.db, args);
+                        }
+                        matches!(result, Ok((Outcome::Done, _)))
                     }
                     _ => {
-                        execute::run_engine(self.turn, spec, args, &mut self.out);
+                        execute::run_engine(self.turn, spec, args, self.session.db, &mut self.out);
                         true
                     }
                 };
-                std::mem::swap(&mut self.keys.stats, &mut self.turn.local.stats);
                 if !is_done {
                     return refused(NOT_ALLOWED);
                 }
@@ -578,14 +620,26 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn admit(&self, spec: &Spec) -> Result<(), Refusal> {
-        if spec.has(flag::NOSCRIPT) {
+    /// DEBUG SET-DISABLE-DENY-SCRIPTS: what looks at the server or debugs it may run, and nothing that needs a connection
+    /// or answers later.
+    fn may_be_denied(&self, spec: &Spec) -> bool {
+        self.turn.engine.scripts.denies_nothing.load(Ordering::Relaxed)
+            && spec.has(flag::ADMIN)
+            && !spec.has(flag::NO_MULTI | flag::PUBSUB | flag::BLOCKING | flag::WRITE)
+    }
+
+    fn admit(&mut self, spec: &Spec, args: Args) -> Result<(), Refusal> {
+        if spec.has(flag::NOSCRIPT) && !self.may_be_denied(spec) {
             return refused(NOT_ALLOWED);
         }
         let (status, settings) = (&self.turn.status, self.turn.settings);
         let is_stale = status.is_replica && !status.is_link_up && !settings.replica_serve_stale_data;
         if is_stale && !spec.has(flag::STALE) {
             return refused("ERR Can not execute the command on a stale replica");
+        }
+        if let Err(denied) = self.session.check(spec, args) {
+            self.turn.host.denied(&denied, Context::Script, spec, args, &self.session);
+            return Err(denied.error_in_script().into());
         }
         let flags = self.prepared.flags;
         let has = |set: u32| flags.has(set) && !flags.has(ScriptFlags::COMPAT);

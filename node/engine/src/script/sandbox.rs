@@ -23,7 +23,6 @@ const PLAIN: &[&str] = &[
     "tonumber",
     "tostring",
     "type",
-    "unpack",
     "_VERSION",
 ];
 
@@ -105,6 +104,7 @@ impl Sandbox {
         set("setmetatable", native::writes(lua, &self.protected, get("setmetatable")?)?)?;
         set("pcall", native::pcall(lua, watch)?)?;
         set("xpcall", native::xpcall(lua, watch)?)?;
+        set("unpack", native::unpack(lua, get("unpack")?)?)?;
         set("collectgarbage", native::collect(lua, get("collectgarbage")?)?)?;
         let loadstring = native::text_only(lua, get("loadstring")?)?;
         set("loadstring", loadstring.clone())?;

@@ -368,7 +368,7 @@ fn waiting_clients_are_served_after_the_script() {
     assert_eq!(r.run_as(&mut waiter, "BLPOP l 0"), "blocked");
     assert_eq!(r.eval("redis.call('rpush','l','a') return redis.call('llen','l')"), ":1\r\n");
     assert_eq!(r.letters.0.lock().unwrap()[0], (2, "*2\r\n$1\r\nl\r\n$1\r\na\r\n".to_string()));
-    assert_eq!(r.replayed(), ["rpush l a; LPOP l"]);
+    assert_eq!(r.replayed(), ["rpush l a", "LPOP l"]);
 }
 
 #[test]
@@ -579,5 +579,29 @@ mod libraries {
             "*4\r\n:-2147483648\r\n:2\r\n:4\r\n:-2\r\n"
         );
         assert_eq!(eval("return bit.tohex(255, -4)"), "$4\r\n00FF\r\n");
+    }
+}
+
+#[test]
+fn ranges_too_long_to_be_counted_are_refused() {
+    for range in ["-2, 2147483647", "0, 2147483647", "-2147483648, -2", "-2147483648"] {
+        assert!(
+            error(&format!("return {{unpack({{1,2,3}}, {range})}}")).contains("too many results to unpack"),
+            "{range}"
+        );
+    }
+    assert_eq!(eval("return {unpack({1,2,3}, 2, 3)}"), "*2\r\n:2\r\n:3\r\n");
+    assert_eq!(eval("return {unpack({1,2,3}, -1, -2)}"), "*0\r\n");
+}
+
+#[test]
+fn commands_take_as_many_arguments_as_a_function_can_have() {
+    for count in [1999, 2000, 2001, 7999] {
+        let mut r = Runner::default();
+        let call = format!(
+            "local a = {{}} for i = 1, {count} do a[i] = i end return redis.call('rpush', 'l', unpack(a))"
+        );
+        assert_eq!(r.eval(&call), format!(":{count}\r\n"));
+        assert_eq!(r.run("LINDEX l -1"), format!("$4\r\n{count}\r\n"));
     }
 }

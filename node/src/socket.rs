@@ -1,0 +1,123 @@
+//! The real node's connections: TCP, or a Unix socket of this machine.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What a client of a Unix socket has for an address: loopback, and no port, which no connection over TCP has.
+pub const UNIX_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// A connection, bound to a thread.
+pub enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+/// A connection on its way to a thread.
+pub enum Socket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+pub enum Listener {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Listener {
+    /// The next connection: it, the peer's address and our own.
+    pub async fn accept(&self) -> io::Result<(Socket, SocketAddr, SocketAddr)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                let own = stream.local_addr()?;
+                stream.set_nodelay(true)?;
+                Ok((Socket::Tcp(stream.into_std()?), peer, own))
+            }
+            Listener::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Socket::Unix(stream.into_std()?), UNIX_ADDRESS, UNIX_ADDRESS))
+            }
+        }
+    }
+}
+
+impl Socket {
+    pub fn adopt(self) -> io::Result<Stream> {
+        match self {
+            Socket::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Stream::Tcp),
+            Socket::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Stream::Unix),
+        }
+    }
+}
+
+/// Listens at a path, in the place of a socket that an earlier life left there. `mode`: permissions; 0: as the process
+/// makes files.
+pub fn listen_at(path: &str, mode: u32) -> io::Result<Listener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    if std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
+        std::fs::remove_file(path)?;
+    }
+    let listener = tokio::net::UnixListener::bind(path)?;
+    if mode != 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(Listener::Unix(listener))
+}
+
+impl AsyncRead for Stream {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn a_unix_socket_takes_the_place_of_one_that_was_left() {
+        let dir = std::env::temp_dir().join(format!("shoal-unix-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("socket");
+        drop(listen_at(path.to_str().unwrap(), 0).unwrap());
+        let listener = listen_at(path.to_str().unwrap(), 0o700).unwrap();
+        let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let (socket, peer, _) = listener.accept().await.unwrap();
+        assert!(peer.ip().is_loopback() && peer.port() == 0);
+        let mut served = socket.adopt().unwrap();
+        client.write_all(b"ping").await.unwrap();
+        let mut got = [0; 4];
+        served.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"ping");
+        std::fs::write(dir.join("file"), b"x").unwrap();
+        assert!(listen_at(dir.join("file").to_str().unwrap(), 0).is_err(), "a file is not a socket");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

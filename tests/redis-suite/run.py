@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Redis 7.0's own test suite, unmodified, against Shoal. See README.md in this folder.
+
+usage: run.py [UNIT ...] [--server PATH] [--resp3] [--slow] [--update] [--jobs N] [--limit SECONDS] [--cache DIR]
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+
+import lists
+import source
+import units
+
+
+def main():
+    options = parsed()
+    suite = source.fetched(options.cache)
+    wanted = lists.units(options.units, options.slow)
+    skips = lists.Skips(os.path.join(HERE, "skips.txt"))
+    passing = lists.Passing(os.path.join(HERE, "passing-resp3.txt" if options.resp3 else "passing.txt"))
+
+    # Ended from outside, it ends what it started as well.
+    signal.signal(signal.SIGTERM, lambda *_: (units.end_all(), os._exit(1)))
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="redis-suite-") as folder:
+        runner = units.Runner(suite, options.server, folder, options.limit, options.resp3, options.workers,
+                              skips, options.logs)
+        results = runner.run_all(wanted, options.jobs, lambda result: print(row(result), flush=True))
+    table(results, time.monotonic() - began, options.quiet)
+
+    if options.update:
+        added = passing.add(results)
+        print(f"{added} newly passing tests were written into {os.path.basename(passing.path)}")
+    missing = passing.missing(results)
+    for unit, name in missing:
+        print(f"MISSING {unit}: {name}")
+    if options.list:
+        write_results(results, options.list)
+    print(f"{len(missing)} tests of {os.path.basename(passing.path)} did not pass")
+    sys.exit(1 if missing else 0)
+
+
+def parsed():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("units", nargs="*", help="units, such as unit/type/incr; none: all of units.txt")
+    parser.add_argument("--server", default=built(), help="the binary to test; default: the release build")
+    parser.add_argument("--resp3", action="store_true", help="the suite's client asks for RESP3")
+    parser.add_argument("--slow", action="store_true", help="units with long waits as well")
+    parser.add_argument("--update", action="store_true", help="write newly passing tests into the list")
+    parser.add_argument("--jobs", type=int, default=2, help="units that run at one time")
+    parser.add_argument("--workers", type=int, default=1, help="threads that serve clients; 0: as the server chooses")
+    parser.add_argument("--limit", type=int, default=300, help="seconds for a unit")
+    default = os.environ.get("REDIS_SUITE_CACHE", os.path.join(target(), "redis-suite"))
+    parser.add_argument("--cache", default=default, help="where the suite's source is kept")
+    parser.add_argument("--logs", help="folder for each unit's output and the logs of servers in it")
+    parser.add_argument("--list", help="write every test's result there")
+    parser.add_argument("--quiet", action="store_true", help="do not name what failed")
+    options = parser.parse_args()
+    options.server = os.path.abspath(options.server)
+    if not os.access(options.server, os.X_OK):
+        parser.error(f"there is no server at {options.server}: cargo build --release -p node")
+    return options
+
+
+def target():
+    return os.environ.get("CARGO_TARGET_DIR", os.path.join(HERE, "..", "..", "target"))
+
+
+def built():
+    return os.path.join(target(), "release", "shoal-server")
+
+
+def row(result):
+    end = f"  {result.end}" if result.end else ""
+    return (f"{result.unit:28} {len(result.passed):5} passed {len(result.failed):4} failed "
+            f"{len(result.skipped):4} skipped {result.seconds:6.1f} s{end}")
+
+
+def table(results, seconds, is_quiet):
+    if not is_quiet:
+        for result in results:
+            for name, why in result.failed:
+                print(f"FAILED {result.unit}: {name}\n       {why}")
+    count = lambda field: sum(len(getattr(r, field)) for r in results)
+    cut = [r.unit for r in results if r.end]
+    print(f"{len(results)} units: {count('passed')} passed, {count('failed')} failed, "
+          f"{count('skipped')} skipped, in {seconds:.0f} s")
+    if cut:
+        print(f"ended before their end: {', '.join(cut)}")
+
+
+def write_results(results, path):
+    with open(path, "w") as out:
+        for result in results:
+            for kind in ("passed", "failed", "skipped"):
+                for entry in getattr(result, kind):
+                    name = entry if isinstance(entry, str) else entry[0]
+                    out.write(f"{kind}\t{result.unit}\t{name}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Runs units of the suite, each in a folder, a range of ports and a session of its own, and reads what it prints."""
+
+import concurrent.futures
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import uuid
+
+PORTS = 400
+FIRST_PORT, LAST_PORT = 12000, 22000  # with the bus 10000 above, below the ephemeral ports
+STALL = 60  # seconds without progress after which the suite itself gives up
+MARK = "REDIS_SUITE_RUN"
+RUNNING = set()  # marks of the units that run
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Result:
+    """What became of a unit's tests. `end`: why it ended early, or nothing."""
+
+    def __init__(self, unit):
+        self.unit, self.seconds, self.end = unit, 0.0, ""
+        self.passed, self.failed, self.skipped = [], [], []
+
+
+class Runner:
+    def __init__(self, suite, server, folder, limit, is_resp3, workers, skips, logs):
+        self.suite, self.server, self.folder, self.limit = suite, server, folder, limit
+        self.is_resp3, self.workers, self.skips, self.logs = is_resp3, workers, skips, logs
+        self.next_port, self.lock = FIRST_PORT, threading.Lock()
+
+    def run_all(self, units, jobs, report):
+        results = {}
+        with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+            for done in concurrent.futures.as_completed([pool.submit(self.run, unit) for unit in units]):
+                result = done.result()
+                results[result.unit] = result
+                report(result)
+        return [results[unit] for unit in sorted(results)]
+
+    def run(self, unit):
+        result = Result(unit)
+        whole = self.skips.reason(unit, "*")
+        if whole:
+            result.skipped.append(("*", whole))
+            return result
+        folder = self.stage(unit)
+        output = os.path.join(folder, "output")
+        began = time.monotonic()
+        result.end = self.spawn(unit, folder, output)
+        result.seconds = time.monotonic() - began
+        with open(output, errors="replace") as text:
+            read(text.read(), result)
+        if self.logs:
+            kept = os.path.join(self.logs, unit.replace("/", "-"))
+            shutil.copytree(folder, kept, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("socket"))
+        shutil.rmtree(folder, ignore_errors=True)
+        return result
+
+    def stage(self, unit):
+        """A folder that looks like the unpacked source, whose redis-server is ours."""
+        folder = os.path.join(self.folder, unit.replace("/", "-"))
+        os.makedirs(os.path.join(folder, "src"))
+        os.makedirs(os.path.join(folder, "tests", "tmp"))
+        os.symlink(self.server, os.path.join(folder, "src", "redis-server"))
+        for tool in ("redis-cli", "redis-benchmark"):
+            os.symlink(shutil.which(tool), os.path.join(folder, "src", tool))
+        os.symlink(self.suite.path("utils"), os.path.join(folder, "utils"))
+        for name in os.listdir(self.suite.path("tests")):
+            if name not in ("tmp", "tls"):
+                os.symlink(self.suite.path("tests", name), os.path.join(folder, "tests", name))
+        return folder
+
+    def spawn(self, unit, folder, output):
+        """Runs the unit; says why it did not come to its end, if so."""
+        mark = uuid.uuid4().hex
+        RUNNING.add(mark)
+        prelude = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prelude.tcl")
+        command = [self.suite.tclsh, prelude,
+                   "--single", unit, "--clients", "1", "--durable", "--timeout", str(STALL),
+                   "--baseport", str(self.ports()), "--portcount", str(PORTS), "--dont-clean"]
+        if self.workers:
+            command += ["--config", "workers", str(self.workers)]
+        protocol = {"SUITE_RESP3": "1"} if self.is_resp3 else {}
+        for name in self.skips.names(unit):
+            command += ["--skiptest", name]
+        with open(output, "w") as out:
+            child = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT,
+                                     stdin=subprocess.DEVNULL, start_new_session=True,
+                                     env={**os.environ, MARK: mark, "LC_ALL": "C", **protocol})
+            try:
+                child.wait(self.limit)
+                return "" if child.returncode in (0, 1) else f"status {child.returncode}"
+            except subprocess.TimeoutExpired:
+                return f"took longer than {self.limit} s"
+            finally:
+                kill(lambda: os.killpg(child.pid, signal.SIGKILL))
+                child.wait()
+                sweep(mark)
+                RUNNING.discard(mark)
+
+    def ports(self):
+        """The first port of a range that nobody seems to use."""
+        with self.lock:
+            while True:
+                base, self.next_port = self.next_port, self.next_port + PORTS + 50
+                if self.next_port > LAST_PORT:
+                    self.next_port = FIRST_PORT
+                if all(is_free(port) for port in range(base, base + PORTS, 20)):
+                    return base + 40  # the suite's own server listens below
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def kill(act):
+    try:
+        act()
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def sweep(mark):
+    """Ends what a unit left behind, such as servers that went into the background: they inherited its mark."""
+    wanted = f"{MARK}={mark}".encode()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as environment:
+                if wanted in environment.read().split(b"\0"):
+                    kill(lambda: os.kill(int(pid), signal.SIGKILL))
+        except OSError:
+            pass
+
+
+def end_all():
+    """Ends all that run."""
+    for mark in list(RUNNING):
+        sweep(mark)
+
+
+def read(text, result):
+    """Sorts a unit's output into the result. A name that comes again has a number behind it, passed and failed apart."""
+    lines = COLOURS.sub("", text).splitlines()
+    for at, line in enumerate(lines):
+        if found := re.match(r"\[ok\]: (.*) \(\d+ ms\)$", line):
+            result.passed.append(numbered(result.passed, found[1]))
+        elif found := re.match(r"\[err\]: (.*) in tests/\S+\.tcl$", line):
+            names = [name for name, _ in result.failed]
+            result.failed.append((numbered(names, found[1]), detail(lines, at)))
+        elif found := re.match(r"\[(?:err|exception)\]: (.*)", line):
+            result.failed.append(("outside of tests", f"{found[1]} {detail(lines, at)}".strip()))
+        elif found := re.match(r"\[skip\]: (.*)", line):
+            result.skipped.append(found[1])
+        elif found := re.match(r"\[ignore\]: (.*)", line):
+            result.skipped.append(found[1])
+        elif re.match(r"\[TIMEOUT\]", line):
+            result.end = "no progress: " + " ".join(l for l in lines[at:at + 4] if "IN PROGRESS" in l)
+    if not result.end and not any(line.strip() == "The End" for line in lines):
+        result.end = "died"
+    if result.end:
+        result.failed.append(("the rest of the unit", result.end))
+
+
+def numbered(names, name):
+    count = sum(1 for n in names if n == name or n.startswith(f"{name} #"))
+    return name if count == 0 else f"{name} #{count + 1}"
+
+
+def detail(lines, at):
+    """What the suite says of a failure. Its first ten characters are missing unless it was an assertion; the trace, if
+    there is one, begins with the whole."""
+    following = [line for line in lines[at + 1:at + 3] if not line.startswith("[")]
+    if len(following) == 2 and following[1].endswith(following[0]):
+        return following[1][:400]
+    return following[0][:400] if following else ""
