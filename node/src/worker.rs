@@ -967,6 +967,8 @@ impl<E: Env> Worker<E> {
         for (count, n) in client.subscriptions.iter().zip(session.subscriptions) {
             count.store(n as u32, Ordering::Relaxed);
         }
+        let watched_bytes = session.watches.as_ref().map_or(0, |w| w.bytes);
+        client.name_bytes.store(watched_bytes + connection.subscriptions.borrow().bytes, Ordering::Relaxed);
         drop(session);
         self.count_memory(connection, connection.input.borrow().len());
     }

@@ -509,6 +509,9 @@ pub fn functions<E: Env>() -> Functions<E> {
             allowed(cx)?;
             cx.ok()
         }),
-        ("debug|help", |cx| cx.help()),
+        ("debug|help", |cx| {
+            allowed(cx)?;
+            cx.help()
+        }),
     ]
 }
