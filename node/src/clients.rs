@@ -90,6 +90,8 @@ pub struct Clients {
     pub evicted: AtomicU64,
     /// Bytes of all clients' buffers.
     bytes: AtomicUsize,
+    /// What they may be at most, `maxmemory-clients`; 0: any number.
+    pub bytes_max: AtomicUsize,
 }
 
 impl Clients {
@@ -147,11 +149,10 @@ impl Clients {
     /// Counts what a client takes now. Returns what all take.
     pub fn count_bytes(&self, client: &Client) -> usize {
         let now = client.memory_bytes();
-        let before = client.counted.swap(now, Ordering::Relaxed);
-        let change = now.wrapping_sub(before);
-        if change == 0 {
+        if client.counted.load(Ordering::Relaxed) == now {
             return self.bytes();
         }
+        let change = now.wrapping_sub(client.counted.swap(now, Ordering::Relaxed));
         self.bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
     }
     /// Chooses clients to be disconnected, the largest first, until the others take at most `max` bytes. Links of

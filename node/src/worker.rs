@@ -979,7 +979,7 @@ impl<E: Env> Worker<E> {
         client.query_bytes.store(query_bytes, Ordering::Relaxed);
         client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
         let bytes = self.shared.clients.count_bytes(client);
-        let max = self.shared.settings().clients_bytes_max;
+        let max = self.shared.clients.bytes_max.load(Ordering::Relaxed);
         if max > 0 && bytes > max {
             for victim in self.shared.clients.choose_victims(max) {
                 tracing::info!(client = victim.id, peer = %victim.peer, "Evicting client");
