@@ -35,6 +35,9 @@ pub struct Client {
     pub output_bytes: AtomicUsize,
     /// Bytes of the arguments that are queued since MULTI.
     pub multi_bytes: AtomicUsize,
+    /// Bytes of names that are kept for it: channels, watched keys, prefixes.
+    pub name_bytes: AtomicUsize,
+    pub prefix_bytes: AtomicUsize,
     /// Keys that it watches.
     pub watched: AtomicUsize,
     /// What of its memory stands in the sum over all clients.
@@ -87,6 +90,8 @@ pub struct Clients {
     pub evicted: AtomicU64,
     /// Bytes of all clients' buffers.
     bytes: AtomicUsize,
+    /// What they may be at most, `maxmemory-clients`; 0: any number.
+    pub bytes_max: AtomicUsize,
 }
 
 impl Clients {
@@ -114,6 +119,8 @@ impl Clients {
             query_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
             multi_bytes: AtomicUsize::new(0),
+            name_bytes: AtomicUsize::new(0),
+            prefix_bytes: AtomicUsize::new(0),
             watched: AtomicUsize::new(0),
             counted: AtomicUsize::new(0),
             resp: AtomicU32::new(2),
@@ -142,11 +149,10 @@ impl Clients {
     /// Counts what a client takes now. Returns what all take.
     pub fn count_bytes(&self, client: &Client) -> usize {
         let now = client.memory_bytes();
-        let before = client.counted.swap(now, Ordering::Relaxed);
-        let change = now.wrapping_sub(before);
-        if change == 0 {
+        if client.counted.load(Ordering::Relaxed) == now {
             return self.bytes();
         }
+        let change = now.wrapping_sub(client.counted.swap(now, Ordering::Relaxed));
         self.bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
     }
     /// Chooses clients to be disconnected, the largest first, until the others take at most `max` bytes. Links of
@@ -199,7 +205,8 @@ impl Client {
     /// Bytes of its buffers, and of what is kept for it anyway.
     pub fn memory_bytes(&self) -> usize {
         const KEPT: usize = 1024;
-        let buffers = [&self.query_bytes, &self.output_bytes, &self.multi_bytes];
+        let buffers =
+            [&self.query_bytes, &self.output_bytes, &self.multi_bytes, &self.name_bytes, &self.prefix_bytes];
         buffers.iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>() + KEPT
     }
     /// The letters of its states, as CLIENT LIST shows them.

@@ -67,6 +67,7 @@ pub async fn run_until<E: Env>(
     }
     crate::users::load_at_start(&shared)?;
     let persist = Persist::start(shared.clone(), persist_inbox).await?;
+    shared.clients.bytes_max.store(shared.settings().clients_bytes_max, Ordering::Relaxed);
     shared.apply_config();
     measure_ticks(&shared);
     for index in 0..workers {

@@ -132,4 +132,24 @@ fn encode(space: Space, channel: &[u8], pattern: Option<&[u8]>, message: &[u8], 
 #[derive(Default)]
 pub struct Subscriptions {
     pub spaces: [BTreeSet<Vec<u8>>; 3],
+    /// Bytes that the names take, about.
+    pub bytes: usize,
+}
+
+impl Subscriptions {
+    /// What a name takes beside its bytes: places in two tables.
+    const NAME_BYTES: usize = 128;
+
+    /// False: it was there already.
+    pub fn insert(&mut self, space: Space, name: &[u8]) -> bool {
+        let is_new = self.spaces[space as usize].insert(name.to_vec());
+        self.bytes += if is_new { name.len() + Self::NAME_BYTES } else { 0 };
+        is_new
+    }
+    /// False: it was not there.
+    pub fn remove(&mut self, space: Space, name: &[u8]) -> bool {
+        let was_there = self.spaces[space as usize].remove(name);
+        self.bytes -= if was_there { name.len() + Self::NAME_BYTES } else { 0 };
+        was_there
+    }
 }

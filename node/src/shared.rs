@@ -156,6 +156,7 @@ impl<E: Env> Shared<E> {
     pub fn publish_config(&self, config: &Config) {
         let mut settings = NodeSettings::from(config);
         settings.engine.thresholds.hash_seed = self.settings().engine.thresholds.hash_seed;
+        self.clients.bytes_max.store(settings.clients_bytes_max, Ordering::Relaxed);
         self.settings.store(Arc::new(settings));
         self.renew_observe();
     }

@@ -23,6 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 /// Where RESP2 clients that another one is redirected to are told.
 const CHANNEL: &[u8] = b"__redis__:invalidate";
 const PARTS: usize = 64;
+/// What a prefix takes beside its bytes: places in two tables.
+const PREFIX_BYTES: usize = 128;
 
 /// One client that tracks.
 pub struct Tracker {
@@ -112,6 +114,8 @@ impl Tracking {
                 all.insert(prefix.to_vec());
             }
         }
+        let bytes = all.iter().map(|prefix| prefix.len() + PREFIX_BYTES).sum();
+        client.prefix_bytes.store(bytes, Ordering::Relaxed);
         let tracker = Tracker {
             client: client.clone(),
             mode,
@@ -128,6 +132,7 @@ impl Tracking {
     /// A client tracks no more, if it did. What stands in the table for it goes when the keys change.
     pub fn end(&self, client: u64) {
         let Some(tracker) = write(&self.clients).remove(&client) else { return };
+        tracker.client.prefix_bytes.store(0, Ordering::Relaxed);
         self.count.fetch_sub(1, Ordering::Relaxed);
         let mut table = write(&self.prefixes);
         for prefix in &tracker.prefixes {

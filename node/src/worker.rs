@@ -974,6 +974,8 @@ impl<E: Env> Worker<E> {
         for (count, n) in client.subscriptions.iter().zip(session.subscriptions) {
             count.store(n as u32, Ordering::Relaxed);
         }
+        let watched_bytes = session.watches.as_ref().map_or(0, |w| w.bytes);
+        client.name_bytes.store(watched_bytes + connection.subscriptions.borrow().bytes, Ordering::Relaxed);
         drop(session);
         self.count_memory(connection, connection.input.borrow().len());
     }
@@ -984,7 +986,7 @@ impl<E: Env> Worker<E> {
         client.query_bytes.store(query_bytes, Ordering::Relaxed);
         client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
         let bytes = self.shared.clients.count_bytes(client);
-        let max = self.shared.settings().clients_bytes_max;
+        let max = self.shared.clients.bytes_max.load(Ordering::Relaxed);
         if max > 0 && bytes > max {
             for victim in self.shared.clients.choose_victims(max) {
                 tracing::info!(client = victim.id, peer = %victim.peer, "Evicting client");

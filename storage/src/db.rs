@@ -207,8 +207,8 @@ impl<'a> DbMut<'a> {
         let (seg, index) = self.root().find(hash, key)?;
         self.before_write(seg);
         let raw = seg.entry(index);
-        let (bytes, expire, field_expire) = (raw.bytes(), raw.expire_ms(), raw.field_expire_ms());
-        Some(EntryMut { db: self, seg, index, raw, bytes, expire, field_expire })
+        let (bytes, expire) = (raw.bytes(), raw.expire_ms());
+        Some(EntryMut { db: self, seg, index, raw, bytes, expire, field_expire: UNCHANGED })
     }
 
     /// Sets a key to a string. Allocates at most once (twice for a value that is kept apart), not at all when the
@@ -383,6 +383,9 @@ impl Drop for Table {
     }
 }
 
+/// No hash was changed through an entry.
+const UNCHANGED: i64 = i64::MIN;
+
 /// An existing key, to be changed. Dropping it settles the accounts.
 pub struct EntryMut<'a> {
     db: DbMut<'a>,
@@ -391,7 +394,8 @@ pub struct EntryMut<'a> {
     raw: RawEntry,
     bytes: usize,
     expire: Option<i64>,
-    field_expire: Option<i64>,
+    /// When the soonest field of a hash expired before it was changed, `i64::MAX` for never; [`UNCHANGED`].
+    field_expire: i64,
 }
 
 impl EntryMut<'_> {
@@ -417,12 +421,14 @@ impl EntryMut<'_> {
     /// The value, to be changed in place. A collection that becomes empty must be removed by the caller.
     #[inline]
     pub fn value_mut(&mut self) -> ValueMut<'_> {
+        self.note_fields();
         // SAFETY: `self` is mutably borrowed for as long as the result lives.
         unsafe { self.raw.value_mut() }
     }
 
     /// Replaces the value by a string. Returns a collection that was there.
     pub fn set_str(&mut self, bytes: &[u8], expiry: Expiry) -> Option<Value> {
+        self.note_fields();
         let expire = expiry.over(self.raw.expire_ms());
         // SAFETY: the old place is forgotten by `moved`; so below.
         let (raw, old) = unsafe { self.raw.set_str(bytes, expire) };
@@ -432,6 +438,10 @@ impl EntryMut<'_> {
     /// Replaces value and expiry. Returns a collection that was there. Panics on an empty collection.
     pub fn replace(&mut self, value: Value, expire: Option<i64>) -> Option<Value> {
         assert!(!value.is_empty_collection(), "no key holds an empty collection");
+        // What comes may be a hash although what was there is none.
+        if self.field_expire == UNCHANGED {
+            self.field_expire = self.raw.field_expire_ms().unwrap_or(i64::MAX);
+        }
         // SAFETY: see set_str.
         let (raw, old) = unsafe { self.raw.replace(value, expire) };
         self.moved(raw);
@@ -463,6 +473,25 @@ impl EntryMut<'_> {
         old + bytes.len()
     }
 
+    /// To be called before a value is changed.
+    #[inline]
+    fn note_fields(&mut self) {
+        if self.raw.kind() == Kind::Hash && self.field_expire == UNCHANGED {
+            self.field_expire = self.raw.field_expire_ms().unwrap_or(i64::MAX);
+        }
+    }
+
+    fn settle_fields(&mut self) {
+        let before = Some(self.field_expire).filter(|at| *at != i64::MAX);
+        let now = self.raw.field_expire_ms();
+        if now != before {
+            if now.is_some() {
+                self.seg.set_may_expire(true);
+            }
+            self.db.field_expiry_changed(before, now);
+        }
+    }
+
     fn moved(&mut self, raw: RawEntry) {
         if raw != self.raw {
             self.raw = raw;
@@ -484,12 +513,8 @@ impl Drop for EntryMut<'_> {
             }
             self.db.expiry_changed(self.expire, expire);
         }
-        let field_expire = self.raw.field_expire_ms();
-        if field_expire != self.field_expire {
-            if field_expire.is_some() {
-                self.seg.set_may_expire(true);
-            }
-            self.db.field_expiry_changed(self.field_expire, field_expire);
+        if self.field_expire != UNCHANGED {
+            self.settle_fields();
         }
     }
 }

@@ -325,7 +325,7 @@ fn run_for(keys: &mut Keys<'_>, rng: &mut Rng, waiter: &Waiter, args: Args) -> O
     let mut cx = Cx::new(args, keys, &mut out, rng, Waiting::Allowed);
     cx.is_resumed = true;
     let result: Result<(), Error> = run(&mut cx);
-    let (is_waiting, replay) = (cx.wait.is_some(), cx.replay);
+    let (is_waiting, replay) = (cx.unfinished.is_some(), cx.replay);
     keys.db = db;
     if let Err(error) = result {
         if !waiter.ends_on_error {

@@ -25,8 +25,16 @@ pub struct Cx<'a, 'g> {
     pub waiting: Waiting,
     /// Whether the client waited, and the command runs again since a key it waits for changed.
     pub(crate) is_resumed: bool,
-    pub(crate) wait: Option<WaitRequest>,
+    pub(crate) unfinished: Option<Unfinished>,
     pub(crate) replay: Replay,
+}
+
+/// Why a command has no reply yet.
+pub(crate) enum Unfinished {
+    /// Its client waits.
+    Waits(WaitRequest),
+    /// It is to run again with the gate closed, and has changed nothing.
+    NeedsGate,
 }
 
 /// What replicas and the log get for this command.
@@ -47,7 +55,17 @@ impl<'a, 'g> Cx<'a, 'g> {
         waiting: Waiting,
     ) -> Cx<'a, 'g> {
         let settings = keys.settings;
-        Cx { args, keys, out, rng, settings, waiting, is_resumed: false, wait: None, replay: Replay::AsIs }
+        Cx {
+            args,
+            keys,
+            out,
+            rng,
+            settings,
+            waiting,
+            is_resumed: false,
+            unfinished: None,
+            replay: Replay::AsIs,
+        }
     }
 
     /// Replays this command instead of the one that came; several calls: all of them, together.
@@ -71,7 +89,7 @@ impl<'a, 'g> Cx<'a, 'g> {
     pub fn block_with(&mut self, request: WaitRequest, nothing: Nothing) {
         assert!(!request.keys.is_empty());
         if self.waiting == Waiting::Allowed {
-            self.wait = Some(request);
+            self.unfinished = Some(Unfinished::Waits(request));
         } else {
             nothing.write(self.out);
         }

@@ -3,7 +3,7 @@
 use crate::acl::Context;
 use crate::admission::{self, Route};
 use crate::blocking::{self, Waiter};
-use crate::cx::{Cx, EngineCx, Replay, Waiting};
+use crate::cx::{Cx, EngineCx, Replay, Unfinished, Waiting};
 use crate::keys::Keys;
 use crate::locks::{Locks, Place, Places};
 use crate::multi::{self, FlowCommand};
@@ -387,14 +387,6 @@ pub(crate) fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>)
     keys
 }
 
-/// Why a command has no reply yet.
-pub(crate) enum Unfinished {
-    /// Its client waits.
-    Waits(blocking::WaitRequest),
-    /// It is to run again with the gate closed, and has changed nothing.
-    NeedsGate,
-}
-
 /// Runs one command whose slots are locked; writes its reply or its error, or tells why there is none.
 pub(crate) fn run_one(
     turn: &mut Turn,
@@ -412,8 +404,8 @@ pub(crate) fn run_one(
     let dirty = keys.effects.dirty;
     let mut cx = Cx::new(args, keys, out, &mut turn.local.rng, waiting);
     let result = run(&mut cx);
-    let (wait, replay) = (cx.wait, cx.replay);
-    if result == Err(Error::NeedsGate) {
+    let (unfinished, replay) = (cx.unfinished, cx.replay);
+    if matches!(result, Err(Error::NeedsGate)) {
         out.truncate(start);
         return Some(Unfinished::NeedsGate);
     }
@@ -426,13 +418,13 @@ pub(crate) fn run_one(
         out.error(&error.to_string());
     }
     if ticks >= turn.told_ticks {
-        tell(turn, spec, args, ticks, keys.db, wait.is_some());
+        tell(turn, spec, args, ticks, keys.db, unfinished.is_some());
     }
     let is_as_is = replay == Replay::AsIs && spec.has(flag::WRITE | flag::MAY_REPLICATE);
     if keys.effects.dirty > dirty && is_as_is && turn.engine.feed.is_attached() {
         push(keys, args, raw);
     }
-    wait.map(Unfinished::Waits)
+    unfinished
 }
 
 /// Keeps in mind what a client has read that wants to be told when it changes. The slots are still locked.

@@ -71,6 +71,8 @@ impl Multi {
 
 /// Keys that a connection watches.
 pub struct Watches {
+    /// Bytes that the keys take, about.
+    pub bytes: usize,
     pub keys: Vec<(u16, Vec<u8>, Arc<Watched>)>,
     flag: Arc<AtomicBool>,
 }
@@ -84,7 +86,7 @@ impl Watches {
 /// Watches the keys, whose slots are locked.
 pub fn watch(session: &mut Session, keys: &mut Keys<'_>, args: Args) {
     let watches = session.watches.get_or_insert_with(|| {
-        Box::new(Watches { keys: Vec::new(), flag: Arc::new(AtomicBool::new(false)) })
+        Box::new(Watches { bytes: 0, keys: Vec::new(), flag: Arc::new(AtomicBool::new(false)) })
     });
     for key in &args[1..] {
         if watches.keys.iter().any(|(db, watched, _)| *db == session.db && watched == key) {
@@ -92,6 +94,8 @@ pub fn watch(session: &mut Session, keys: &mut Keys<'_>, args: Args) {
         }
         let watched = Watched::new(&watches.flag, keys.presence(key) == Presence::Expired);
         keys.side(Slot::of_key(key)).watch(session.db, key, &watched);
+        const BESIDE: usize = 128; // places in two tables
+        watches.bytes += key.len() + BESIDE;
         watches.keys.push((session.db, key.to_vec(), watched));
     }
 }

@@ -26,7 +26,7 @@ impl Count {
 }
 
 /// Counters of one command.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct CommandStats {
     pub calls: Count,
     /// Time from the end of the command before to the end of this one, in units of [`crate::Turn::ticks`].
@@ -35,6 +35,20 @@ pub struct CommandStats {
     pub rejected: Count,
     /// Answered with an error by its function.
     pub failed: Count,
+    /// How often it took how long.
+    times: [AtomicU32; BUCKETS],
+}
+
+impl Default for CommandStats {
+    fn default() -> CommandStats {
+        CommandStats {
+            calls: Count::default(),
+            ticks: Count::default(),
+            rejected: Count::default(),
+            failed: Count::default(),
+            times: [const { AtomicU32::new(0) }; BUCKETS],
+        }
+    }
 }
 
 /// Counters of one worker.
@@ -42,8 +56,6 @@ pub struct CommandStats {
 pub struct Stats {
     /// By [`crate::Spec::id`].
     pub commands: Vec<CommandStats>,
-    /// By the same id, [`histogram::BUCKETS`] counts each.
-    times: Vec<AtomicU32>,
     pub hits: Count,
     pub misses: Count,
     pub expired: Count,
@@ -66,27 +78,22 @@ const CODES_MAX: usize = 128;
 impl Stats {
     /// `commands`: number of specs in the table.
     pub fn new(commands: usize) -> Stats {
-        Stats {
-            commands: (0..commands).map(|_| CommandStats::default()).collect(),
-            times: (0..commands * BUCKETS).map(|_| AtomicU32::new(0)).collect(),
-            ..Stats::default()
-        }
+        Stats { commands: (0..commands).map(|_| CommandStats::default()).collect(), ..Stats::default() }
     }
 
     /// Counts a command that ran for so many ticks. For the owner alone.
     #[inline]
     pub fn ran(&self, id: usize, ticks: u64) -> &CommandStats {
-        let time = &self.times[id * BUCKETS + histogram::bucket(ticks)];
-        time.store(time.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         let stats = &self.commands[id];
+        let time = &stats.times[histogram::bucket(ticks)];
+        time.store(time.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         stats.calls.add(1);
         stats.ticks.add(ticks);
         stats
     }
     /// How often a command took how long.
     pub fn times(&self, id: usize) -> Vec<u32> {
-        let times = &self.times[id * BUCKETS..(id + 1) * BUCKETS];
-        times.iter().map(|n| n.load(Ordering::Relaxed)).collect()
+        self.commands[id].times.iter().map(|n| n.load(Ordering::Relaxed)).collect()
     }
 
     pub fn count_error(&self, code: String) {
@@ -106,8 +113,8 @@ impl Stats {
     pub fn reset(&self) {
         for c in &self.commands {
             [&c.calls, &c.ticks, &c.rejected, &c.failed].into_iter().for_each(Count::reset);
+            c.times.iter().for_each(|n| n.store(0, Ordering::Relaxed));
         }
-        self.times.iter().for_each(|n| n.store(0, Ordering::Relaxed));
         [
             &self.hits,
             &self.misses,
@@ -130,10 +137,10 @@ impl Stats {
             mine.ticks.add(theirs.ticks.get());
             mine.rejected.add(theirs.rejected.get());
             mine.failed.add(theirs.failed.get());
-        }
-        for (mine, theirs) in self.times.iter().zip(&other.times) {
-            let sum = mine.load(Ordering::Relaxed).wrapping_add(theirs.load(Ordering::Relaxed));
-            mine.store(sum, Ordering::Relaxed);
+            for (mine, theirs) in mine.times.iter().zip(&theirs.times) {
+                let sum = mine.load(Ordering::Relaxed).wrapping_add(theirs.load(Ordering::Relaxed));
+                mine.store(sum, Ordering::Relaxed);
+            }
         }
         for (mine, theirs) in [
             (&self.hits, &other.hits),

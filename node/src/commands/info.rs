@@ -153,6 +153,8 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
     i.line("mem_fragmentation_ratio", format!("{:.2}", rss as f64 / used.max(1) as f64));
     i.line("mem_fragmentation_bytes", rss as i64 - used as i64);
     i.line("mem_replication_backlog", i.shared.feed.end().0.saturating_sub(i.shared.feed.first().0));
+    // Buffers of clients and replicas stand beside what maxmemory limits.
+    i.line("mem_not_counted_for_evict", 0);
     i.line("mem_clients_normal", i.shared.clients.bytes());
     i.line("mem_aof_buffer", i.shared.feed.kept_bytes());
     let allocator = i.shared.env.allocator();

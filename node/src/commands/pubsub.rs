@@ -169,7 +169,7 @@ fn subscribe<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
     for name in &cx.args[1..] {
         let connection = cx.connection().clone();
         let mut subscriptions = connection.subscriptions.borrow_mut();
-        if subscriptions.spaces[space as usize].insert(name.to_vec()) {
+        if subscriptions.insert(space, name) {
             cx.shared().pubsub.subscribe(space, name, receiver);
             cx.session.subscriptions[space as usize] += 1;
         }
@@ -223,7 +223,7 @@ fn unsubscribe<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
 }
 
 fn remove<E: Env>(cx: &mut HostCx<E>, space: Space, name: &[u8]) {
-    if cx.connection().subscriptions.borrow_mut().spaces[space as usize].remove(name) {
+    if cx.connection().subscriptions.borrow_mut().remove(space, name) {
         cx.shared().pubsub.unsubscribe(space, name, cx.session.id);
         cx.session.subscriptions[space as usize] -= 1;
     }
