@@ -97,13 +97,17 @@ pub enum Choice {
 #[derive(Default)]
 pub struct Errands {
     side: Option<mpsc::UnboundedSender<Box<Errand>>>,
+    /// Sent and not come back.
+    underway: usize,
     known: Vec<Known>,
 }
 
 /// What a script is known by: its text, digest or name, under a seeded hash.
 fn script_of<E: Env>(shared: &Shared<E>, spec: &Spec, args: Args) -> u64 {
     let name = args.get(1).copied().unwrap_or_default();
-    shared.engine.keyspace.hash(name) ^ (spec.id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    // A function of the same name may be another once libraries have changed.
+    let kind = (shared.engine.scripts.libraries.changes() << 16) + spec.id as u64 + 1;
+    shared.engine.keyspace.hash(name) ^ kind.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Errands {
@@ -156,6 +160,7 @@ impl Errands {
             sender
         });
         assert!(side.send(Box::new(errand)).is_ok(), "the side thread lives as long as its worker");
+        self.underway += 1;
     }
 }
 
@@ -172,16 +177,21 @@ pub fn gate_is_held<E: Env>(
     session: &Session,
     out: &mut Reply,
 ) -> Outcome {
+    match !session.in_multi() && tell_busy(shared, setting, stats, out) {
+        true => Outcome::Done,
+        false => Outcome::Busy(Slot::default()),
+    }
+}
+
+/// Answers BUSY if a slow script runs.
+fn tell_busy<E: Env>(shared: &Shared<E>, setting: &Setting, stats: &Stats, out: &mut Reply) -> bool {
     let slow_ms = setting.settings.engine.busy_reply_threshold_ms;
     let busy = shared.engine.scripts.control.busy(shared.env.now().mono, slow_ms);
-    match busy.filter(|_| !session.in_multi()) {
-        Some(error) => {
-            stats.count_error(error.code());
-            out.error(&error.to_string());
-            Outcome::Done
-        }
-        None => Outcome::Busy(Slot::default()),
+    if let Some(error) = &busy {
+        stats.count_error(error.code());
+        out.error(&error.to_string());
     }
+    busy.is_some()
 }
 
 /// The side thread.
@@ -357,8 +367,14 @@ impl<E: Env> Worker<E> {
         self.errands.borrow_mut().send(&self.shared, self.index, errand);
     }
 
+    /// The side thread is taken, and a slow script runs: who would have to wait is told so.
+    pub(crate) fn is_side_held(&self, setting: &Setting, out: &mut Reply) -> bool {
+        self.errands.borrow().underway > 0 && tell_busy(&self.shared, setting, self.stats(), out)
+    }
+
     /// An errand came back.
     pub(crate) fn finish_errand(&self, done: Done) {
+        self.errands.borrow_mut().underway -= 1;
         if done.spec.has(flag::SCRIPT) && !done.is_void {
             self.errands.borrow_mut().judge(done.script, done.us);
         }

@@ -95,7 +95,7 @@ impl<E: Env> HostCx<'_, '_, E> {
     /// Answers with the lines of a container's help.
     pub fn help(&mut self) -> Result<HostOutcome, Error> {
         let container = self.spec.full_name.split('|').next().unwrap_or_default();
-        let container = self.shared().engine.table.by_name(container.as_bytes()).expect("a container");
+        let container = self.shared().engine.table.declared(container.as_bytes()).expect("a container");
         let lines = container.help();
         self.out.array(lines.len());
         lines.iter().for_each(|l| self.out.simple(l));

@@ -23,6 +23,8 @@ pub enum Letter<S> {
     Unblock(u64, bool),
     /// Users have changed: whoever waits for what it may not any more is told so.
     UsersChanged,
+    /// Less memory may be used than before.
+    MakeRoom,
     /// Held replies may go.
     Released,
     /// The node ends.

@@ -129,7 +129,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
     };
     let feed = Arc::new(Feed::new(Offset(0), settings.backlog_bytes));
     let keyspace = Arc::new(Keyspace::new(settings.engine.databases, [env.rand(), env.rand()]));
-    let table = commands::table();
+    let table = commands::renamed(&config.renames).expect("the loader has tried");
     let users = crate::users::Users::new(&table);
     let (persist, persist_inbox) = PersistHandle::new();
     let (control, control_inbox) = ControlHandle::new(settings.is_cluster);

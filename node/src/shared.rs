@@ -175,6 +175,16 @@ impl<E: Env> Shared<E> {
             is_paused: s.holds_writes() || self.pause.holds_writes(now),
             is_paused_for_all: self.pause.holds_all(now),
             is_short_of_copies: load(&s.is_short_of_copies),
+            is_busy: self.is_busy(now),
+        }
+    }
+
+    /// A slow script keeps everybody from being served, since the settings say so.
+    fn is_busy(&self, now: Mono) -> bool {
+        let control = &self.engine.scripts.control;
+        control.is_any() && {
+            let settings = &self.settings().engine;
+            settings.is_busy_for_all && control.is_slow(now, settings.busy_reply_threshold_ms)
         }
     }
 
@@ -260,6 +270,7 @@ impl<E: Env> Shared<E> {
     /// Puts a changed configuration in force.
     pub fn replace_config(&self, next: Config) {
         let mut config = self.config();
+        let is_room_less = config.get("maxmemory") != next.get("maxmemory");
         let password = next.get("requirepass").to_string();
         let is_password_new = config.get("requirepass") != password;
         *config = next;
@@ -267,6 +278,9 @@ impl<E: Env> Shared<E> {
         drop(config);
         if is_password_new {
             self.users.set_default_password(&crate::users::rules(self), password.as_bytes());
+        }
+        if is_room_less {
+            self.mail[0].post(Letter::MakeRoom);
         }
         self.persist.request(crate::persist::PersistRequest::ConfigChanged);
         self.apply_config();

@@ -318,6 +318,8 @@ impl<E: Env> Worker<E> {
             Letter::Kill { client, is_soft } => self.on(client, |c| c.close(is_soft)),
             Letter::Unblock(client, is_error) => self.on(client, |c| self.unblock(c, is_error)),
             Letter::UsersChanged => self.recheck_waiting(),
+            // Soon, and not with the next round: whoever lowered the limit looks at what went.
+            Letter::MakeRoom => self.round(),
             Letter::Released => {
                 let released = self.released();
                 let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
@@ -763,9 +765,14 @@ impl<E: Env> Worker<E> {
         let mut timed = None;
         if let Ok(spec) = &resolved
             && spec.has(engine::spec::flag::LONG)
+            // It would stand behind the slow script that it is to be told of.
+            && !setting.status.is_busy
         {
             let choice = self.errands.borrow().choose(&self.shared, spec, args, &session);
             let Choice::InLine(script) = choice else {
+                if self.is_side_held(setting, out) {
+                    return Outcome::Done;
+                }
                 self.send_errand(connection, spec, raw, spans, item.raw.start, &session);
                 return Outcome::Later;
             };

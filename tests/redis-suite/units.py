@@ -12,8 +12,9 @@ import time
 import uuid
 
 PORTS = 400
+STEP = PORTS + 50  # from one unit's ports to the next one's
 FIRST_PORT, LAST_PORT = 12000, 22000  # with the bus 10000 above, below the ephemeral ports
-STALL = 60  # seconds without progress after which the suite itself gives up
+STALL = 150  # seconds without progress after which the suite itself gives up
 MARK = "REDIS_SUITE_RUN"
 RUNNING = set()  # marks of the units that run
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -31,7 +32,9 @@ class Runner:
     def __init__(self, suite, server, folder, limit, is_resp3, workers, skips, logs):
         self.suite, self.server, self.folder, self.limit = suite, server, folder, limit
         self.is_resp3, self.workers, self.skips, self.logs = is_resp3, workers, skips, logs
-        self.next_port, self.lock = FIRST_PORT, threading.Lock()
+        # Two runs on one machine seldom begin at the same place.
+        ranges = (LAST_PORT - FIRST_PORT) // STEP
+        self.next_port, self.lock = FIRST_PORT + os.getpid() * 7 % ranges * STEP, threading.Lock()
 
     def run_all(self, units, jobs, report):
         results = {}
@@ -57,6 +60,7 @@ class Runner:
             read(text.read(), result)
         if self.logs:
             kept = os.path.join(self.logs, unit.replace("/", "-"))
+            shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(folder, kept, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("socket"))
         shutil.rmtree(folder, ignore_errors=True)
         return result
@@ -85,6 +89,8 @@ class Runner:
                    "--baseport", str(self.ports()), "--portcount", str(PORTS), "--dont-clean"]
         if self.workers:
             command += ["--config", "workers", str(self.workers)]
+            # Redis tells everybody of a slow script.
+            command += ["--config", "busy-reply-scope", "node"]
         protocol = {"SUITE_RESP3": "1"} if self.is_resp3 else {}
         for name in self.skips.names(unit):
             command += ["--skiptest", name]
@@ -107,11 +113,12 @@ class Runner:
         """The first port of a range that nobody seems to use."""
         with self.lock:
             while True:
-                base, self.next_port = self.next_port, self.next_port + PORTS + 50
+                base, self.next_port = self.next_port, self.next_port + STEP
                 if self.next_port > LAST_PORT:
                     self.next_port = FIRST_PORT
-                if all(is_free(port) for port in range(base, base + PORTS, 20)):
-                    return base + 40  # the suite's own server listens below
+                first = base + 40
+                if is_free(first - 32) and all(is_free(port) for port in range(base, base + PORTS, 20)):
+                    return first  # the suite itself listens 32 below
 
 
 def is_free(port):

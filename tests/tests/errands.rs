@@ -67,6 +67,39 @@ fn a_script_without_end_holds_up_nobody_and_is_killed() {
 }
 
 #[test]
+fn who_would_have_to_wait_for_a_slow_script_to_end_is_told_so() {
+    let server = start();
+    let mut client = stuck(&server, FOREVER);
+    let mut other = server.client();
+    assert!(text(&other.call("EVAL return(1) 0")).contains("BUSY"));
+    assert!(text(&other.call("KEYS *")).contains("BUSY"));
+    other.ok("SCRIPT KILL");
+    assert!(text(&client.receive().unwrap()).contains("Script killed by user"));
+    other.ok("KEYS *");
+}
+
+#[test]
+fn everybody_is_told_of_a_slow_script_if_the_settings_say_so() {
+    let server = start();
+    let mut other = server.client();
+    other.ok("CONFIG SET busy-reply-scope node");
+    let mut queued = server.client();
+    queued.ok("MULTI");
+    queued.ok("INCR n");
+    let mut client = stuck(&server, FOREVER);
+    for command in ["PING", "GET elsewhere", "EVAL return(1) 0", "KEYS *", "CONFIG GET save"] {
+        let reply = text(&other.call(command));
+        assert!(reply.contains("BUSY Redis is busy running a script."), "{command}: {reply}");
+    }
+    let reply = text(&queued.call("EXEC"));
+    assert!(reply.contains("EXECABORT") && reply.contains("BUSY"), "{reply}");
+    other.ok("SCRIPT KILL");
+    assert!(text(&client.receive().unwrap()).contains("Script killed by user"));
+    assert_eq!(other.text("PING"), "PONG");
+    assert!(text(&other.call("GET n")).contains("Null") || !text(&other.call("EXISTS n")).contains('1'));
+}
+
+#[test]
 fn a_client_that_is_killed_leaves_the_server_whole() {
     let server = start();
     let client = stuck(&server, FOREVER);
@@ -106,6 +139,8 @@ fn the_server_ends_although_a_script_runs() {
     let mut server = start();
     let client = stuck(&server, "redis.call('SET', KEYS[1], 1) while true do end");
     assert!(text(&server.client().call("SCRIPT KILL")).contains("UNKILLABLE"));
+    // Its first base needs the gate, which the script is inside of.
+    server.client().ok("CONFIG SET appendonly yes");
     let _ = server.client().send(&["SHUTDOWN", "NOSAVE"]);
     assert!(server.wait().success());
     drop(client);

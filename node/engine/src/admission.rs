@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 /// per command.
 pub fn watched(status: &Status, settings: &Settings) -> u32 {
     let is_stale = status.is_replica && !status.is_link_up && !settings.replica_serve_stale_data;
-    if status.is_loading || is_stale || status.is_paused_for_all {
+    if status.is_loading || is_stale || status.is_paused_for_all || status.is_busy {
         return flag::ANY;
     }
     let is_write_watched = status.is_replica
@@ -77,6 +77,13 @@ pub fn admit_as(
     }
     if status.is_loading && common & flag::LOADING == 0 {
         return Err(Error::text("LOADING Redis is loading the dataset in memory"));
+    }
+    if status.is_busy && spec.command.flags & flag::ALLOW_BUSY == 0 {
+        return match turn.engine.scripts.control.busy(turn.now.mono, turn.settings.busy_reply_threshold_ms) {
+            Some(error) => Err(error),
+            // It has ended meanwhile.
+            None => Ok(()),
+        };
     }
     Ok(())
 }

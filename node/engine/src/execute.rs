@@ -100,7 +100,7 @@ fn refuse(turn: &mut Turn, session: &mut Session, spec: Option<&'static Spec>, e
     turn.stats.count_error(error.code());
     let is_exec = spec.is_some_and(|s| s.has(flag::NOT_QUEUED));
     let spec = spec.or_else(|| match error {
-        Error::Arity(name) => turn.engine.table.by_full_name(name.as_bytes()),
+        Error::Arity(name) => turn.engine.table.by_any_name(name.as_bytes()),
         _ => None,
     });
     if let Some(spec) = spec {

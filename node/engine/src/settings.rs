@@ -28,6 +28,8 @@ pub struct Settings {
     pub active_expire_effort: u8,
     /// Time after which a script that runs is told to clients that wait for it, in ms; 0: never.
     pub busy_reply_threshold_ms: u64,
+    /// All clients are told of a slow script, not only those that would have to wait for it.
+    pub is_busy_for_all: bool,
 }
 
 impl Default for Settings {
@@ -50,6 +52,7 @@ impl Default for Settings {
             min_replicas_to_write: 0,
             active_expire_effort: 1,
             busy_reply_threshold_ms: 5000,
+            is_busy_for_all: false,
         }
     }
 }

@@ -126,17 +126,53 @@ impl Table {
             let spec = table.add(command, None);
             assert!(table.by_name.insert(command.name, spec).is_none(), "{} is declared twice", command.name);
         }
-        table.hashed = vec![(0, None); (table.by_name.len() * 4).next_power_of_two()];
-        for spec in table.by_name.values() {
+        table.rehash();
+        table
+    }
+
+    fn rehash(&mut self) {
+        self.hashed = vec![(0, None); (self.by_name.len() * 4).next_power_of_two()];
+        for spec in self.by_name.values() {
             let (word, hash) = name_hash(spec.command.name.as_bytes());
-            let mask = table.hashed.len() - 1;
+            let mask = self.hashed.len() - 1;
             let mut at = hash & mask;
-            while table.hashed[at].1.is_some() {
+            while self.hashed[at].1.is_some() {
                 at = (at + 1) & mask;
             }
-            table.hashed[at] = (word, Some(spec));
+            self.hashed[at] = (word, Some(spec));
         }
-        table
+    }
+
+    /// Gives a top-level command another name for clients, or none (`to` is empty). What it is declared as stays its name
+    /// in statistics, and in what is replayed. `Err`: why not; nothing was changed.
+    pub fn rename(&mut self, from: &str, to: &str) -> Result<(), &'static str> {
+        let (from, to) = (from.to_ascii_lowercase(), to.to_ascii_lowercase());
+        let Some(spec) = self.by_name(from.as_bytes()) else {
+            return Err("No such command in rename-command");
+        };
+        if to != from && self.by_name(to.as_bytes()).is_some() {
+            return Err("Target command name already exists");
+        }
+        self.by_name.remove(spec.command.name);
+        if !to.is_empty() {
+            // As the others it lives as long as the process.
+            let command: &'static Command =
+                Box::leak(Box::new(Command { name: Box::leak(to.into_boxed_str()), ..*spec.command }));
+            let renamed: &'static Spec = Box::leak(Box::new(Spec {
+                command,
+                full_name: spec.full_name.clone(),
+                subcommands: spec.subcommands.clone(),
+                ..*spec
+            }));
+            self.by_name.insert(command.name, renamed);
+        }
+        self.rehash();
+        Ok(())
+    }
+
+    /// A command by what it was declared as, `name` or `container|name`, whatever clients call it.
+    pub fn declared(&self, name: &[u8]) -> Option<&'static Spec> {
+        self.specs.iter().find(|s| s.full_name.as_bytes().eq_ignore_ascii_case(name)).copied()
     }
 
     fn add(&mut self, command: &'static Command, parent: Option<&'static Command>) -> &'static Spec {
@@ -195,6 +231,24 @@ impl Table {
         match memchr::memchr(b'|', name) {
             None => self.by_name(name),
             Some(bar) => subcommand(self.by_name(&name[..bar])?, &name[bar + 1..]),
+        }
+    }
+
+    /// A command by the name that clients use, or by what it was declared as.
+    pub fn by_any_name(&self, name: &[u8]) -> Option<&'static Spec> {
+        self.by_full_name(name).or_else(|| self.declared(name))
+    }
+
+    /// As [`Table::resolve`], for what is replayed: commands that were renamed have both names there.
+    pub fn resolve_replayed(&self, args: Args) -> Result<&'static Spec, Error> {
+        match self.resolve(args) {
+            Err(error) if self.by_name(args[0]).is_none() => {
+                let spec = self.declared(args[0]).ok_or(error)?;
+                let sub = args.get(1).and_then(|name| subcommand(spec, name));
+                let spec = sub.unwrap_or(spec);
+                spec.is_arity(args.len()).then_some(spec).ok_or_else(|| Error::Arity(spec.full_name.clone()))
+            }
+            resolved => resolved,
         }
     }
 

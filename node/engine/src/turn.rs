@@ -71,6 +71,8 @@ pub struct Status {
     pub is_paused_for_all: bool,
     /// The in-sync set is smaller than writes demand.
     pub is_short_of_copies: bool,
+    /// A slow script runs, and everybody is told so.
+    pub is_busy: bool,
 }
 
 /// What a worker keeps between batches.

@@ -2,10 +2,13 @@
 
 use crate::env::Env;
 use crate::shared::Shared;
+use engine::Spec;
 use engine::acl::Reason;
-use engine::stats::Stats;
+use engine::spec::flag;
+use engine::stats::{CommandStats, Stats};
 use proto::Now;
 use proto::view::Role;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
@@ -331,22 +334,37 @@ fn cpu<E: Env>(i: &mut Info<'_, E>) {
     i.line("used_cpu_user_children", text(children.ru_utime));
 }
 
+/// Commands as INFO shows them, with the ids of what counts as each: what Redis takes for plain arguments are not commands
+/// of their own there.
+fn shown<'a>(specs: &'a [&'static Spec]) -> impl Iterator<Item = (&'a str, Vec<usize>)> {
+    let is_open = |spec: &&&Spec| spec.has(flag::OPEN_SUBCOMMANDS);
+    let of = |spec: &Spec| spec.subcommands.iter().map(|s| s.id).collect::<Vec<_>>();
+    let hidden: BTreeSet<usize> = specs.iter().filter(is_open).flat_map(|s| of(s)).collect();
+    specs.iter().filter(move |s| !hidden.contains(&s.id)).map(move |s| {
+        let ids = if is_open(&s) { of(s) } else { vec![s.id] };
+        (s.full_name.as_str(), ids)
+    })
+}
+
 fn command_stats<E: Env>(i: &mut Info<'_, E>) {
     let per_us = i.shared.counters.ticks_per_us.load(Ordering::Relaxed).max(1);
     let total = std::mem::take(&mut i.stats);
-    for spec in i.shared.engine.table.specs() {
-        let Some(s) = total.commands.get(spec.id).filter(|s| s.calls.get() + s.rejected.get() > 0) else {
-            continue;
+    for (name, ids) in shown(i.shared.engine.table.specs()) {
+        let sum = |count: fn(&CommandStats) -> u64| -> u64 {
+            ids.iter().filter_map(|id| total.commands.get(*id)).map(count).sum()
         };
-        let (calls, ticks) = (s.calls.get(), s.ticks.get());
+        let (calls, rejected) = (sum(|s| s.calls.get()), sum(|s| s.rejected.get()));
+        if calls + rejected == 0 {
+            continue;
+        }
+        let ticks = sum(|s| s.ticks.get());
         let usec = ticks / per_us;
         let each = ticks as f64 / per_us as f64 / calls.max(1) as f64;
         i.line(
-            &format!("cmdstat_{}", spec.full_name),
+            &format!("cmdstat_{name}"),
             format!(
-                "calls={calls},usec={usec},usec_per_call={each:.2},rejected_calls={},failed_calls={}",
-                s.rejected.get(),
-                s.failed.get()
+                "calls={calls},usec={usec},usec_per_call={each:.2},rejected_calls={rejected},failed_calls={}",
+                sum(|s| s.failed.get())
             ),
         );
     }
@@ -360,15 +378,18 @@ fn latency_stats<E: Env>(i: &mut Info<'_, E>) {
     }
     let per_us = i.shared.counters.ticks_per_us.load(Ordering::Relaxed).max(1);
     let total = std::mem::take(&mut i.stats);
-    for spec in i.shared.engine.table.specs() {
-        let times = total.times(spec.id);
+    for (name, ids) in shown(i.shared.engine.table.specs()) {
+        let mut times = total.times(ids[0]);
+        for id in &ids[1..] {
+            times.iter_mut().zip(total.times(*id)).for_each(|(sum, n)| *sum = sum.saturating_add(n));
+        }
         let part = |percent: &f64| {
             let ticks = engine::histogram::percentile(&times, *percent)?;
             Some(format!("p{percent}={:.3}", ticks as f64 / per_us as f64))
         };
         let parts: Vec<String> = settings.latency_percentiles.iter().filter_map(part).collect();
         if !parts.is_empty() {
-            i.line(&format!("latency_percentiles_usec_{}", spec.full_name), parts.join(","));
+            i.line(&format!("latency_percentiles_usec_{name}"), parts.join(","));
         }
     }
     i.stats = total;

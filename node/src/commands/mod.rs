@@ -46,6 +46,15 @@ pub fn table() -> Table {
     Table::new(declared())
 }
 
+/// As [`table`], with commands that clients call otherwise. `Err`: why one cannot be renamed.
+pub fn renamed(renames: &[[String; 2]]) -> Result<Table, String> {
+    let mut table = table();
+    for [from, to] in renames {
+        table.rename(from, to)?;
+    }
+    Ok(table)
+}
+
 fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
     [
         connection::functions::<E>(),

@@ -122,6 +122,13 @@ pub static DIRECTIVES: &[Directive] = &[
         ),
     ),
     d(
+        "busy-reply-scope",
+        Enum(&["slots", "node"]),
+        "slots",
+        Any,
+        "Who is told BUSY while a slow script runs: who would have to wait for it; or everybody, as by Redis.",
+    ),
+    d(
         "client-output-buffer-limit",
         OutputLimits,
         "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60",

@@ -121,6 +121,13 @@ fn load_text(
             add_user(config, words).map_err(fail)?;
             continue;
         }
+        if name == "rename-command" {
+            let pair = words.try_into().map_err(|_| fail("wrong number of arguments".into()))?;
+            config.renames.push(pair);
+            // Tried at once, so that the line is named where it does not hold.
+            crate::commands::renamed(&config.renames).map_err(fail)?;
+            continue;
+        }
         if words.is_empty() && Config::directive(&name).is_none_or(|d| !d.kind.checks_number()) {
             return Err(fail("wrong number of arguments".into()));
         }
@@ -324,6 +331,25 @@ mod tests {
         let mut replica = load(&["f"], "replicaof 10.0.0.1 6379\n").unwrap();
         replica.clear("replicaof");
         assert_eq!(rewrite(&replica, "replicaof 10.0.0.1 6379\n", false, &[]), "\n");
+    }
+
+    #[test]
+    fn commands_get_other_names() {
+        let file = "rename-command FLUSHDB \"\"\nrename-command config Adjust\n";
+        let config = load(&["f"], file).unwrap();
+        let table = crate::commands::renamed(&config.renames).unwrap();
+        let has = |name: &[u8]| table.by_name(name).is_some();
+        assert_eq!([has(b"flushdb"), has(b"config"), has(b"ADJUST")], [false, false, true]);
+        let spec = table.resolve(&[b"adjust", b"get", b"*"]).unwrap();
+        assert_eq!(spec.full_name, "config|get");
+        assert_eq!(table.resolve_replayed(&[b"config", b"get", b"*"]).unwrap().id, spec.id);
+        assert!(table.resolve_replayed(&[b"config", b"get"]).is_err());
+        assert!(table.resolve_replayed(&[b"flushdb"]).is_ok());
+        assert_eq!(rewrite(&config, file, false, &[]), file);
+        let refused = |file: &str| load(&["f"], file).err().unwrap().reason;
+        assert_eq!(refused("rename-command none x"), "No such command in rename-command");
+        assert_eq!(refused("rename-command get set"), "Target command name already exists");
+        assert_eq!(refused("rename-command get"), "wrong number of arguments");
     }
 
     #[test]

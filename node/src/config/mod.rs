@@ -44,6 +44,8 @@ pub struct Config {
     values: BTreeMap<&'static str, String>,
     /// Users as they stood in the file: name and rules.
     pub users: Vec<Vec<String>>,
+    /// Commands that clients call otherwise: what they are declared as and the new name, which may be empty.
+    pub renames: Vec<[String; 2]>,
     /// File that CONFIG REWRITE changes.
     pub path: Option<String>,
 }
@@ -61,6 +63,7 @@ impl Default for Config {
         Config {
             values: DIRECTIVES.iter().map(|d| (d.name, d.default.to_string())).collect(),
             users: Vec::new(),
+            renames: Vec::new(),
             path: None,
         }
     }

@@ -146,6 +146,7 @@ impl NodeSettings {
             min_replicas_to_write: int("min-replicas-to-write") as u32,
             active_expire_effort: int("active-expire-effort") as u8,
             busy_reply_threshold_ms: num("busy-reply-threshold"),
+            is_busy_for_all: config.get("busy-reply-scope") == "node",
         };
         NodeSettings {
             engine,

@@ -211,7 +211,7 @@ impl<E: Env> Applier<E> {
         for command in commands {
             let spec = match command.as_slice() {
                 [] => Err(Error::text("ERR an empty command")),
-                args => self.shared.engine.table.resolve(args),
+                args => self.shared.engine.table.resolve_replayed(args),
             };
             let spec = spec.map_err(|e| ApplyError::Command(e.to_string()))?;
             self.check_select(spec, command)?;
@@ -227,7 +227,7 @@ impl<E: Env> Applier<E> {
         }
         let exec: &[&[u8]] = &[b"EXEC"];
         let (spec, args) = match is_multi {
-            true => (self.shared.engine.table.resolve(exec).expect("EXEC is declared"), exec),
+            true => (self.shared.engine.table.resolve_replayed(exec).expect("EXEC is declared"), exec),
             false => (specs[0], commands[0].as_slice()),
         };
         let slot = if let [slot] = *slots { Some(slot) } else { None };

@@ -53,7 +53,9 @@ impl<E: Env> Persist<E> {
         let shared = self.shared.clone();
         let is_first_base = self.log.borrow().as_ref().is_some_and(|log| !log.is_complete.get());
         if is_first_base {
-            if !is_forced {
+            // The base cannot be written while a script is inside the gate, and that one has no other end.
+            let is_stuck = save == Some(false) && shared.engine.scripts.control.has_unkillable();
+            if !is_forced && !is_stuck {
                 tracing::warn!("Writing initial AOF, can't exit");
                 return false;
             }

@@ -79,6 +79,20 @@ pub trait SnapshotSink {
     fn write(&mut self, bytes: Bytes) -> impl Future<Output = io::Result<()>>;
 }
 
+/// Closes the gate. A script may stay inside for long: meanwhile the control thread does its other work, such as ending
+/// the script or the node.
+async fn closed_gate<E: Env>(shared: &Shared<E>) -> GateClosed<'_> {
+    loop {
+        if let Some(closed) = shared.engine.keyspace.gate().try_close() {
+            return closed;
+        }
+        tokio::time::sleep(GATE_PAUSE).await;
+    }
+}
+
+/// Between two attempts to close the gate.
+const GATE_PAUSE: Duration = Duration::from_millis(1);
+
 /// Makes a snapshot of now, as soon as no other is under way, and hands it to `sink` to its end mark. Call it on the
 /// control thread. Dropping the future ends the snapshot.
 pub async fn snapshot<E: Env>(
@@ -88,7 +102,7 @@ pub async fn snapshot<E: Env>(
 ) -> Result<SnapshotDone, SnapshotError> {
     let _turn = shared.persist.snapshots.lock().await;
     let (active, start) = {
-        let closed = shared.engine.keyspace.gate().close();
+        let closed = closed_gate(shared).await;
         let (active, start) = begin(shared, request, &closed);
         sink.begin(&start);
         (active, start)

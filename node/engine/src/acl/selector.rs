@@ -169,7 +169,7 @@ impl Selector {
                 }
                 [b'+', name @ ..] => self.allow(table, name),
                 [b'-', name @ ..] => {
-                    let spec = table.by_full_name(name).ok_or(RuleError::Unknown)?;
+                    let spec = table.by_any_name(name).ok_or(RuleError::Unknown)?;
                     self.change(spec, false);
                     Ok(())
                 }
@@ -209,18 +209,18 @@ impl Selector {
     /// `get`, `config|get`, or `select|0`: a first argument of a command that has no subcommands.
     fn allow(&mut self, table: &Table, name: &[u8]) -> Result<(), RuleError> {
         let Some(bar) = memchr::memrchr(b'|', name) else {
-            self.change(table.by_full_name(name).ok_or(RuleError::Unknown)?, true);
+            self.change(table.by_any_name(name).ok_or(RuleError::Unknown)?, true);
             return Ok(());
         };
         let (command, first) = (&name[..bar], &name[bar + 1..]);
-        let spec = table.by_full_name(command).ok_or(RuleError::Unknown)?;
+        let spec = table.by_any_name(command).ok_or(RuleError::Unknown)?;
         if spec.is_subcommand() {
             return Err(RuleError::FirstArgOfSubcommand);
         }
         if first.is_empty() {
             return Err(RuleError::Syntax);
         }
-        if let Some(sub) = table.by_full_name(name) {
+        if let Some(sub) = table.by_any_name(name) {
             self.change(sub, true);
             return Ok(());
         }

@@ -6,7 +6,7 @@
 use crate::{Args, Error};
 use proto::Mono;
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const READING: u8 = 0;
@@ -57,17 +57,33 @@ impl Running {
 
 /// The scripts that run in all workers of a node, in the order in which they began.
 #[derive(Default, Debug)]
-pub struct Control(Mutex<Vec<Arc<Running>>>);
+pub struct Control {
+    running: Mutex<Vec<Arc<Running>>>,
+    /// As many as are in the list.
+    count: AtomicUsize,
+}
 
 impl Control {
     fn list(&self) -> MutexGuard<'_, Vec<Arc<Running>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
     pub fn begin(&self, running: &Arc<Running>) {
-        self.list().push(running.clone());
+        let mut list = self.list();
+        list.push(running.clone());
+        self.count.store(list.len(), Ordering::Relaxed);
     }
     pub fn end(&self, running: &Arc<Running>) {
-        self.list().retain(|r| !Arc::ptr_eq(r, running));
+        let mut list = self.list();
+        list.retain(|r| !Arc::ptr_eq(r, running));
+        self.count.store(list.len(), Ordering::Relaxed);
+    }
+    /// Whether a script runs; asked once per batch.
+    pub fn is_any(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+    /// A script has been running for too long. `slow_ms` 0: never.
+    pub fn is_slow(&self, now: Mono, slow_ms: u64) -> bool {
+        slow_ms > 0 && self.oldest().is_some_and(|oldest| oldest.ms(now) >= slow_ms)
     }
     /// The script that runs longest.
     pub fn oldest(&self) -> Option<Arc<Running>> {
@@ -102,6 +118,11 @@ impl Control {
     /// Ends all scripts of clients, since the node ends. Whether one goes on, because it has written.
     pub fn kill_all(&self) -> bool {
         self.list().iter().filter(|r| !r.is_replayed && !r.kill()).count() > 0
+    }
+
+    /// Whether a script runs that has written, so that only the end of the node ends it.
+    pub fn has_unkillable(&self) -> bool {
+        self.list().iter().any(|r| !r.is_replayed && r.phase.load(Ordering::Acquire) == WRITTEN)
     }
 
     /// What a client is told that would have to wait, if a script has been running for too long. `slow_ms` 0: never.
@@ -207,9 +228,9 @@ mod tests {
         let control = Control::default();
         let (reads, writes) = (running(true, 0), running(true, 0));
         control.begin(&reads);
-        assert!(!control.kill_all());
+        assert!(!control.kill_all() && !control.has_unkillable());
         control.begin(&writes);
-        assert!(writes.begin_writing() && control.kill_all());
+        assert!(writes.begin_writing() && control.has_unkillable() && control.kill_all());
         assert!(reads.is_killed() && !writes.is_killed());
     }
 
