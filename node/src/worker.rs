@@ -379,7 +379,7 @@ impl<E: Env> Worker<E> {
         if connection.session.borrow().is_monitor {
             observe::end_monitoring(&self.shared, connection.id);
         }
-        self.shared.replication.forget_client(connection.id);
+        crate::replica::forget_client(&self.shared, connection.id);
         self.connections.borrow_mut().remove(&connection.id);
         self.shared.clients.remove(connection.id);
         self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);

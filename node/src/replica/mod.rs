@@ -213,17 +213,6 @@ impl ReplicationState {
     pub fn greet(&self, client: u64, change: impl FnOnce(&mut Greeting)) {
         change(self.state().greetings.entry(client).or_default());
     }
-    /// A client's connection has ended.
-    pub fn forget_client(&self, client: u64) {
-        let mut state = self.state();
-        state.greetings.remove(&client);
-        state.acks.forget_wait(client);
-        if state.replicas.remove(&client).is_some() {
-            state.acks.remove(client);
-            drop(state);
-            self.acknowledged.notify_one();
-        }
-    }
 
     /// Says in which tenure this node leads; 0: in none.
     pub fn set_tenure(&self, epoch: Epoch) {
@@ -306,16 +295,34 @@ async fn rounds<E: Env>(shared: &Arc<Shared<E>>) {
     }
 }
 
+/// A client's connection has ended, which may have been a replica's.
+pub fn forget_client<E: Env>(shared: &Shared<E>, client: u64) {
+    let mut state = shared.replication.state();
+    state.greetings.remove(&client);
+    state.acks.forget_wait(client);
+    if state.replicas.remove(&client).is_some() {
+        state.acks.remove(client);
+        count_good(shared, &state.acks, shared.env.now().mono);
+        drop(state);
+        shared.replication.acknowledged.notify_one();
+    }
+}
+
+/// Says how many replicas count for `min-replicas-to-write`. To be called when one comes or goes, and now and then.
+fn count_good<E: Env>(shared: &Shared<E>, acks: &Acks, now: Mono) {
+    let good = match shared.settings().min_replicas_max_lag_s {
+        // Redis: without a bound of the lag the check is off.
+        0 => u32::MAX,
+        lag_s => acks.good(now, Duration::from_secs(lag_s)) as u32,
+    };
+    shared.state.good_replicas.store(good, Ordering::Relaxed);
+}
+
 fn round<E: Env>(shared: &Shared<E>, now: Mono) {
     let settings = shared.settings();
     let mut state = shared.replication.state();
     let finished = state.acks.expire(now);
-    let good = match settings.min_replicas_max_lag_s {
-        // Redis: without a bound of the lag the check is off.
-        0 => u32::MAX,
-        lag_s => state.acks.good(now, Duration::from_secs(lag_s)) as u32,
-    };
-    shared.state.good_replicas.store(good, Ordering::Relaxed);
+    count_good(shared, &state.acks, now);
     let is_replica = state.is_following;
     let has_replicas = !state.replicas.is_empty();
     let is_ping_due =

@@ -160,6 +160,7 @@ impl<E: Env> Link<'_, E> {
             finished = state.acks.set_online(self.connection.id, self.now());
             self.is_online.set(true);
         }
+        super::count_good(self.shared, &state.acks, self.now());
         drop(state);
         wait::answer(self.shared, finished);
         self.shared.replication.acknowledged.notify_one();

@@ -256,10 +256,7 @@ mod tests {
         r.decimal(1e-9);
         r.set_resp3(true);
         r.decimal(180.0);
-        assert_eq!(
-            r.as_bytes(),
-            b"$20\r\n13.36138933897018433\r\n$1\r\n0\r\n$11\r\n0.000000001\r\n,180\r\n"
-        );
+        assert_eq!(r.as_bytes(), b"$20\r\n13.36138933897018433\r\n$1\r\n0\r\n$11\r\n0.000000001\r\n,180\r\n");
     }
 
     #[test]
