@@ -30,11 +30,10 @@ fuzz_target!(|input: (bool, &[u8])| {
         return;
     }
     let told = user.describe(table);
-    // As in Redis, a file cannot tell of spaces in a word, and a parenthesis at its end closes the selector.
+    // As in Redis, a selector's text cannot tell of spaces and quotes in a word, and a parenthesis at its end closes it.
     let inner = |w: &&[u8]| w.get(1..w.len().saturating_sub(1)).unwrap_or_default().to_vec();
-    let is_told = |w: &&[u8]| {
-        !w.iter().any(|b| b.is_ascii_whitespace()) && !inner(w).iter().any(|b| matches!(b, b'(' | b')'))
-    };
+    let is_plain = |b: &u8| !b.is_ascii_whitespace() && !matches!(b, b'"' | b'\'' | b'\\');
+    let is_told = |w: &&[u8]| w.iter().all(is_plain) && !inner(w).iter().any(|b| matches!(b, b'(' | b')'));
     if !words.iter().all(is_told) {
         return;
     }
