@@ -199,24 +199,7 @@ impl Runner {
 
     /// One round of the expiry cycle over all slots. Returns how much was removed.
     pub fn expire_cycle(&mut self) -> usize {
-        let mut turn = Turn {
-            engine: &self.engine,
-            settings: &self.settings,
-            cluster: None,
-            status: self.status,
-            now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
-            ticks: || 0,
-            told_ticks: u64::MAX,
-            is_tracked: false,
-            is_script: false,
-            first_key: None,
-            watched: crate::admission::watched(&self.status, &self.settings),
-            exclusive: None,
-            passage: None,
-            stats: &self.stats,
-            local: &mut self.local,
-            host: &mut self.host,
-        };
+        let mut turn = self.turn(None);
         crate::expire::cycle(&mut turn, 0, 1, Default::default(), usize::MAX).1
     }
 
@@ -227,7 +210,13 @@ impl Runner {
         out: &mut Reply,
         exclusive: Option<&GateClosed<'_>>,
     ) -> Outcome {
-        let mut turn = Turn {
+        let mut turn = self.turn(exclusive);
+        let resolved = turn.engine.table.resolve(args);
+        execute(&mut turn, session, &resolved, args, None, out)
+    }
+
+    fn turn<'a>(&'a mut self, exclusive: Option<&'a GateClosed<'a>>) -> Turn<'a> {
+        Turn {
             engine: &self.engine,
             settings: &self.settings,
             cluster: None,
@@ -244,8 +233,7 @@ impl Runner {
             stats: &self.stats,
             local: &mut self.local,
             host: &mut self.host,
-        };
-        execute(&mut turn, session, &self.engine.table.resolve(args), args, None, out)
+        }
     }
 
     /// What was replayed since the last call.
