@@ -14,6 +14,14 @@ pub enum Unit {
     UnixMilliseconds,
 }
 
+/// A time as SET and its kin take it, behind the word of [`Unit::option`]; in the order of [`Unit::ALL`].
+pub const TIMES: [Arg; 4] = [
+    Arg::integer("seconds").token("EX"),
+    Arg::integer("milliseconds").token("PX"),
+    Arg::unix_time("unix-time-seconds").token("EXAT"),
+    Arg::unix_time("unix-time-milliseconds").token("PXAT"),
+];
+
 impl Unit {
     pub const ALL: [Unit; 4] = [Unit::Seconds, Unit::Milliseconds, Unit::UnixSeconds, Unit::UnixMilliseconds];
 

@@ -5,7 +5,7 @@
 //! replayed are effects: HDEL for what has expired, HPEXPIREAT with absolute times.
 
 use super::collection::{changed, held, wrong_arity};
-use super::expiry::Unit;
+use super::expiry::{TIMES, Unit};
 use super::hash::{BASE, settle};
 use crate::Error;
 use crate::cx::Cx;
@@ -306,13 +306,6 @@ fn reply_values(cx: &mut Cx, fields: &[&[u8]], taken: bool) -> Result<(), Error>
     }
     Ok(())
 }
-
-const TIMES: [Arg; 4] = [
-    Arg::integer("seconds").token("EX"),
-    Arg::integer("milliseconds").token("PX"),
-    Arg::unix_time("unix-time-seconds").token("EXAT"),
-    Arg::unix_time("unix-time-milliseconds").token("PXAT"),
-];
 
 pub const HGETEX: Command = Command {
     name: "hgetex",

@@ -1,5 +1,6 @@
 //! Strings.
 
+use super::expiry::TIMES;
 use super::string_if::{CONDITIONS, Condition};
 use crate::cx::Cx;
 use crate::number::{parse_f64, parse_i64};
@@ -11,10 +12,10 @@ use storage::{Expiry, ValueRef};
 pub(super) const BASE: Command = Command { group: Group::String, ..Command::BASE };
 
 const EXPIRY_ARGS: &[Arg] = &[
-    Arg::integer("seconds").token("EX").since("2.6.12"),
-    Arg::integer("milliseconds").token("PX").since("2.6.12"),
-    Arg::unix_time("unix-time-seconds").token("EXAT").since("6.2.0"),
-    Arg::unix_time("unix-time-milliseconds").token("PXAT").since("6.2.0"),
+    TIMES[0].since("2.6.12"),
+    TIMES[1].since("2.6.12"),
+    TIMES[2].since("6.2.0"),
+    TIMES[3].since("6.2.0"),
     Arg::word("keepttl", "KEEPTTL").since("6.0.0"),
 ];
 
@@ -263,17 +264,8 @@ pub const GETEX: Command = Command {
     keys: &[KeySpec::one(1, key::RW | key::ACCESS | key::UPDATE)],
     args: &[
         Arg::key("key", 0),
-        Arg::one_of(
-            "expiration",
-            &[
-                Arg::integer("seconds").token("EX"),
-                Arg::integer("milliseconds").token("PX"),
-                Arg::unix_time("unix-time-seconds").token("EXAT"),
-                Arg::unix_time("unix-time-milliseconds").token("PXAT"),
-                Arg::word("persist", "PERSIST"),
-            ],
-        )
-        .optional(),
+        Arg::one_of("expiration", &[TIMES[0], TIMES[1], TIMES[2], TIMES[3], Arg::word("persist", "PERSIST")])
+            .optional(),
     ],
     run: Handler::Keys(getex),
     ..BASE

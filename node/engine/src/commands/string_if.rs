@@ -2,6 +2,7 @@
 //!
 //! A digest is XXH3 of 64 bits with seed 0, as sixteen hexadecimal digits.
 
+use super::expiry::TIMES;
 use super::string::{Allowed, BASE, Options};
 use crate::Error;
 use crate::cx::Cx;
@@ -157,17 +158,8 @@ pub const MSETEX: Command = Command {
         Arg::integer("numkeys"),
         Arg::block("data", &[Arg::key("key", 0), Arg::string("value")]).multiple(),
         Arg::one_of("condition", &[Arg::word("nx", "NX"), Arg::word("xx", "XX")]).optional(),
-        Arg::one_of(
-            "expiration",
-            &[
-                Arg::integer("seconds").token("EX"),
-                Arg::integer("milliseconds").token("PX"),
-                Arg::unix_time("unix-time-seconds").token("EXAT"),
-                Arg::unix_time("unix-time-milliseconds").token("PXAT"),
-                Arg::word("keepttl", "KEEPTTL"),
-            ],
-        )
-        .optional(),
+        Arg::one_of("expiration", &[TIMES[0], TIMES[1], TIMES[2], TIMES[3], Arg::word("keepttl", "KEEPTTL")])
+            .optional(),
     ],
     tips: &["request_policy:multi_shard", "response_policy:all_succeeded"],
     run: Handler::Keys(msetex),
