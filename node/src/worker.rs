@@ -72,15 +72,36 @@ struct Batch<E: Env> {
     spans: Vec<Span>,
     items: Vec<Item>,
     groups: Vec<Group<E>>,
+    /// The most of input, spans and items that a turn had since the last round.
+    peak: [usize; 3],
 }
 
 impl<E: Env> Default for Batch<E> {
     fn default() -> Self {
-        Batch { input: Vec::new(), spans: Vec::new(), items: Vec::new(), groups: Vec::new() }
+        Batch { input: Vec::new(), spans: Vec::new(), items: Vec::new(), groups: Vec::new(), peak: [0; 3] }
     }
 }
 
 impl<E: Env> Batch<E> {
+    /// Ends a turn.
+    fn clear(&mut self) {
+        for (peak, len) in self.peak.iter_mut().zip([self.input.len(), self.spans.len(), self.items.len()]) {
+            *peak = len.max(*peak);
+        }
+        self.input.clear();
+        self.input.shrink_to(INPUT_BYTES_MAX);
+        self.spans.clear();
+        self.items.clear();
+    }
+
+    /// Between turns: gives up half of the room that no turn needed since it was last called.
+    fn give_back(&mut self) {
+        let [input, spans, items] = std::mem::take(&mut self.peak);
+        give_back(&mut self.input, input);
+        give_back(&mut self.spans, spans);
+        give_back(&mut self.items, items);
+    }
+
     /// The element that a command names in the collection at its first key.
     fn element<'a>(&'a self, item: &'a Item) -> Option<ElementAhead<'a>> {
         let (slot, hash) = item.first_key?;
@@ -210,6 +231,14 @@ pub struct Worker<E: Env> {
     is_stopped: Cell<bool>,
     stats: Arc<CachePadded<Stats>>,
     pub(crate) errands: RefCell<Errands>,
+}
+
+/// Gives up half of a buffer's room if not even a quarter is needed. Small ones are kept.
+fn give_back<T>(buffer: &mut Vec<T>, needed: usize) {
+    const KEPT: usize = 256;
+    if buffer.capacity() > KEPT.max(needed * 4) {
+        buffer.shrink_to(buffer.capacity() / 2);
+    }
 }
 
 /// What a browser sends that a hostile page makes talk to us: Redis ends such connections too, lest the body of a
@@ -580,10 +609,7 @@ impl<E: Env> Worker<E> {
             return;
         }
         Setting::with(&self.shared, |setting| self.run_groups(setting, &mut batch));
-        batch.input.clear();
-        batch.input.shrink_to(INPUT_BYTES_MAX);
-        batch.spans.clear();
-        batch.items.clear();
+        batch.clear();
         *self.batch.borrow_mut() = batch;
     }
 
@@ -1119,6 +1145,7 @@ impl<E: Env> Worker<E> {
     // Background.
 
     fn round(self: &Rc<Self>) {
+        self.batch.borrow_mut().give_back();
         if self.shared.state.is_cron_paused.load(Ordering::Relaxed) {
             return;
         }
