@@ -7,6 +7,7 @@ use crate::replica::{self, SyncRequest, Target};
 use engine::spec::{Arg, Command, Deprecated, Group, Handler, acl, flag};
 use engine::{Error, HostOutcome};
 use proto::{NodeId, Offset, ReplId};
+use replication::acks::Tally;
 use std::sync::atomic::Ordering;
 
 type Outcome = Result<HostOutcome, Error>;
@@ -230,15 +231,57 @@ fn wait<E: Env>(cx: &mut HostCx<E>) -> Outcome {
             "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is configured to be writable (which is not the default) writes to replicas are just local and are not propagated.",
         ));
     }
-    let needed = usize::try_from(cx.int(1)?).unwrap_or(0);
-    let timeout_ms = engine::number::parse_i64(cx.args[2])
+    let needed = Tally::Copies(usize::try_from(cx.int(1)?).unwrap_or(0));
+    let timeout_ms = wait_timeout(cx, 2)?;
+    wait_for(cx, needed, timeout_ms)
+}
+
+/// Redis 7.2. Which writes of others are durable says nothing here, so that it is the connection's own writes that count.
+const WAITAOF: Command = Command {
+    name: "waitaof",
+    summary: "Blocks until all of the preceding write commands sent by the connection are written to the append-only file of the master and/or replicas.",
+    since: "7.2.0",
+    complexity: "O(1)",
+    group: Group::Generic,
+    arity: 4,
+    flags: flag::BLOCKING,
+    args: &[Arg::integer("numlocal"), Arg::integer("numreplicas"), Arg::integer("timeout")],
+    tips: &["request_policy:all_shards", "response_policy:agg_min"],
+    ..BASE
+};
+fn waitaof<E: Env>(cx: &mut HostCx<E>) -> Outcome {
+    let is_local = match cx.int(1)? {
+        0 => false,
+        1 => true,
+        _ => return Err(Error::text("ERR value is out of range, value must between 0 and 1")),
+    };
+    let copies = usize::try_from(cx.int(2)?)
+        .map_err(|_| Error::text("ERR value is out of range, must be positive"))?;
+    let timeout_ms = wait_timeout(cx, 3)?;
+    let shared = cx.shared();
+    if shared.state.is_replica.load(Ordering::Acquire) {
+        return Err(Error::text(
+            "ERR WAITAOF cannot be used with replica instances. Please also note that writes to replicas are just local and are not propagated.",
+        ));
+    }
+    if is_local && !shared.settings().appendonly {
+        return Err(Error::text(replica::NO_LOG));
+    }
+    wait_for(cx, Tally::Synced { is_local, copies }, timeout_ms)
+}
+
+fn wait_timeout<E: Env>(cx: &HostCx<E>, at: usize) -> Result<u64, Error> {
+    let timeout_ms = engine::number::parse_i64(cx.args[at])
         .ok_or(Error::text("ERR timeout is not an integer or out of range"))?;
-    let timeout_ms = u64::try_from(timeout_ms).map_err(|_| Error::TimeoutNegative)?;
-    let may_wait = !cx.is_nested();
-    let (id, offset) = (cx.session.id, Offset(cx.session.written));
-    match replica::wait_for_replicas(&shared, id, offset, needed, timeout_ms, may_wait) {
-        Some(count) => {
-            cx.out.int(count as i64);
+    u64::try_from(timeout_ms).map_err(|_| Error::TimeoutNegative)
+}
+
+fn wait_for<E: Env>(cx: &mut HostCx<E>, needed: Tally, timeout_ms: u64) -> Outcome {
+    let wait =
+        replica::Wait { offset: Offset(cx.session.written), needed, timeout_ms, may_wait: !cx.is_nested() };
+    match replica::wait_for_copies(cx.shared(), cx.session.id, &wait) {
+        Some(tally) => {
+            replica::write_tally(tally, cx.out);
             Ok(HostOutcome::Done)
         }
         None => Ok(HostOutcome::Later),
@@ -259,6 +302,7 @@ pub static COMMANDS: &[Command] = &[
     PSYNC,
     SYNC,
     WAIT,
+    WAITAOF,
 ];
 
 pub fn functions<E: Env>() -> Functions<E> {
@@ -270,5 +314,6 @@ pub fn functions<E: Env>() -> Functions<E> {
         ("psync", psync::<E>),
         ("sync", sync::<E>),
         ("wait", wait::<E>),
+        ("waitaof", waitaof::<E>),
     ]
 }

@@ -260,12 +260,17 @@ async fn stream_from<E: Env>(
         false => ACK_EVERY,
     };
     let (mut ack_due, mut is_asked) = (shared.env.now().mono, false);
+    // The primary asked, and this much was not yet on our disk.
+    let mut unsynced: Option<Offset> = None;
     loop {
         let bytes = wire.take();
         if !bytes.is_empty() {
             shared.counters.net_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let result = applier.push(&bytes, &mut |unit| is_asked |= relay(shared, unit));
             result.map_err(|error| LinkEnd::Protocol(error.to_string()))?;
+            if is_asked {
+                unsynced = Some(shared.feed.end());
+            }
             is_asked |= is_prompt;
             shared.replication.state().link.last_io = Some(shared.env.now().mono);
         }
@@ -273,6 +278,8 @@ async fn stream_from<E: Env>(
             acknowledge(shared, wire).await?;
             ack_due = shared.env.now().mono + ack_every;
         }
+        let log_synced = Offset(shared.state.log_synced.load(Ordering::Acquire));
+        unsynced = unsynced.filter(|end| shared.settings().appendonly && log_synced < *end);
         // `fill` ends by itself after repl-timeout, but is begun anew with each acknowledgement.
         let last_io = shared.replication.state().link.last_io;
         let now = shared.env.now().mono;
@@ -283,7 +290,7 @@ async fn stream_from<E: Env>(
         tokio::select! {
             biased;
             filled = wire.fill() => drop(filled?),
-            () = shared.replication.log_synced.notified(), if is_prompt => is_asked = true,
+            () = shared.replication.log_synced.notified(), if is_prompt || unsynced.is_some() => is_asked = true,
             () = tokio::time::sleep(ack_due.since(now)) => {}
         }
     }

@@ -17,7 +17,8 @@ mod wire;
 pub use describe::{Position, ReplicaView};
 pub use primary::{SyncRequest, serve};
 pub use role::{Target, follow, follow_closed, lead, lead_closed, target};
-pub use wait::{ask_for_acks, ask_for_last_acks, wait_for_replicas};
+pub use wait::write as write_tally;
+pub use wait::{NO_LOG, Wait, ask_for_acks, ask_for_last_acks, end_wait, log_was_synced, wait_for_copies};
 
 use crate::env::Env;
 use crate::shared::Shared;
