@@ -3,7 +3,7 @@
 use super::Functions;
 use crate::env::Env;
 use crate::host::HostCx;
-use crate::replica::{self, SyncRequest, Target};
+use crate::replica::{self, SyncRequest, Target, failover};
 use engine::spec::{Arg, Command, Deprecated, Group, Handler, acl, flag};
 use engine::{Error, HostOutcome};
 use proto::{NodeId, Offset, ReplId};
@@ -38,6 +38,9 @@ fn replicaof<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     if cx.session.is_replica {
         return Err(Error::text("ERR Command is not valid when client is a replica."));
     }
+    if failover::is_any(&shared) {
+        return Err(Error::text("ERR REPLICAOF not allowed while failing over."));
+    }
     if !cx.host.is_exclusive {
         return Ok(HostOutcome::NeedsGate);
     }
@@ -64,7 +67,7 @@ fn replicaof<E: Env>(cx: &mut HostCx<E>) -> Outcome {
 }
 
 /// CONFIG GET shows the primary and CONFIG REWRITE keeps it.
-fn remember<E: Env>(shared: &crate::shared::Shared<E>, words: &[String]) {
+pub fn remember<E: Env>(shared: &crate::shared::Shared<E>, words: &[String]) {
     let result = shared.config().set("replicaof", words, true);
     assert!(result.is_ok(), "any words are a valid 'replicaof'");
 }
@@ -180,9 +183,31 @@ const PSYNC: Command = Command {
 fn psync<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let place = cx.int(2)?;
     let replid = ReplId::from_hex(cx.args[1]);
+    if cx.is_word(3, "FAILOVER") {
+        if !cx.host.is_exclusive {
+            return Ok(HostOutcome::NeedsGate);
+        }
+        take_over(cx, replid)?;
+    }
     // On the wire places count from 1, and -1 means nothing.
     let has = replid.and_then(|id| u64::try_from(place - 1).ok().map(|n| (id, Offset(n))));
     start_sync(cx, SyncRequest { is_psync: true, has })
+}
+
+/// Our primary gives its role up and asks us to take it.
+fn take_over<E: Env>(cx: &mut HostCx<E>, replid: Option<ReplId>) -> Result<(), Error> {
+    let shared = cx.shared().clone();
+    tracing::warn!("Failover request received for replid {}.", cx.text(1));
+    if shared.settings().is_cluster || !shared.state.is_replica.load(Ordering::Acquire) {
+        return Err(Error::text("ERR PSYNC FAILOVER can't be sent to a master."));
+    }
+    if replid != Some(shared.replication.replid()) {
+        return Err(Error::text("ERR PSYNC FAILOVER replid must match my replid."));
+    }
+    replica::lead_closed(&shared);
+    remember(&shared, &[]);
+    tracing::info!("MASTER MODE enabled (failover request from '{}')", cx.host.client.peer);
+    Ok(())
 }
 
 const SYNC: Command = Command {
@@ -197,6 +222,9 @@ fn sync<E: Env>(cx: &mut HostCx<E>) -> Outcome {
 }
 
 fn start_sync<E: Env>(cx: &mut HostCx<E>, request: SyncRequest) -> Outcome {
+    if failover::is_any(cx.shared()) {
+        return Err(Error::text("NOMASTERLINK Can't SYNC while failing over"));
+    }
     let state = &cx.shared().state;
     if state.is_replica.load(Ordering::Acquire) && !state.is_link_up.load(Ordering::Acquire) {
         return Err(Error::text("NOMASTERLINK Can't SYNC while not connected with my master"));

@@ -2,9 +2,9 @@
 //!
 //! Invariant: every wait has a deadline, repl-timeout; a link that is silent for that long is closed.
 
-use super::load;
 use super::wire::{LinkEnd, Wire};
 use super::{LinkStage, Target};
+use super::{failover, load};
 use crate::config::Durability;
 use crate::env::Env;
 use crate::persist::{Applied, Applier};
@@ -182,15 +182,23 @@ async fn sync<E: Env>(
         (state.has_history && !is_given_up, state.history.replid())
     };
     let end = shared.feed.end();
-    match has_history {
-        true => {
-            tracing::info!("Trying a partial resynchronization (request {replid}:{}).", end.0 + 1);
-            let (replid, place) = (replid.to_string(), (end.0 + 1).to_string());
-            wire.command(&[b"PSYNC", replid.as_bytes(), place.as_bytes()]).await?;
-        }
-        false => wire.command(&[b"PSYNC", b"?", b"-1"]).await?,
+    let is_hand_over = failover::is_in_progress(shared);
+    let (replid, place) = match has_history {
+        true => (replid.to_string(), (end.0 + 1).to_string()),
+        false => ("?".into(), "-1".into()),
+    };
+    if has_history {
+        tracing::info!("Trying a partial resynchronization (request {replid}:{place}).");
     }
+    let request: [&[u8]; 4] = [b"PSYNC", replid.as_bytes(), place.as_bytes(), b"FAILOVER"];
+    wire.command(&request[..if is_hand_over { 4 } else { 3 }]).await?;
     let answer = wire.line().await?;
+    if is_hand_over {
+        match answer.starts_with('+') {
+            true => failover::finish(shared),
+            false => failover::abort(shared, "Failover target rejected psync request"),
+        }
+    }
     let words: Vec<&str> = answer.split_whitespace().collect();
     let mut applier = Applier::new(shared.clone());
     let db = shared.state.stream_db.load(Ordering::Relaxed);

@@ -38,7 +38,7 @@ pub fn wait_for_copies<E: Env>(shared: &Shared<E>, client: u64, wait: &Wait) -> 
     let lacks_copies = state.acks.lacks_copies(wait.needed, wait.offset);
     drop(state);
     answer(shared, finished);
-    shared.replication.wait_added.notify_one();
+    shared.replication.round_due.notify_one();
     if lacks_copies {
         ask_for_acks(shared);
     }
