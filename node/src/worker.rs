@@ -120,7 +120,9 @@ impl<'a> Setting<'a> {
         let now = shared.env.now();
         // Before the status: a lease that is seen after a term ended belongs to a later one.
         let term = shared.state.term.load(Ordering::Acquire);
-        let status = shared.status(now.mono);
+        let mut status = shared.status(now.mono);
+        // Without a view nobody knows whose slots these are, whatever has been published since.
+        status.is_loading |= settings.is_cluster && view.is_none();
         let watched = engine::admission::watched(&status, &settings.engine);
         f(&Setting {
             settings: &settings,
