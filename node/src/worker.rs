@@ -141,7 +141,9 @@ impl<'a> Setting<'a> {
         let now = shared.env.now();
         // Before the status: a lease that is seen after a term ended belongs to a later one.
         let term = shared.state.term.load(Ordering::Acquire);
-        let status = shared.status(now.mono);
+        let mut status = shared.status(now.mono);
+        // Without a view nobody knows whose slots these are, whatever has been published since.
+        status.is_loading |= settings.is_cluster && view.is_none();
         let watched = engine::admission::watched(&status, &settings.engine);
         f(&Setting {
             settings: &settings,
@@ -717,6 +719,8 @@ impl<E: Env> Worker<E> {
                 // The answer comes through the letter box, which this thread opens later.
                 Outcome::Later => {
                     connection.set_phase(Phase::Waiting);
+                    let is_blocked = item.spec.is_some_and(|s| s.has(engine::spec::flag::BLOCKING));
+                    self.postpone(connection, is_blocked);
                     later += 1;
                 }
                 Outcome::Close => connection.set_phase(Phase::Closing),
@@ -981,7 +985,11 @@ impl<E: Env> Worker<E> {
         client.multi.store(session.multi.as_ref().map_or(-1, |m| m.queue.len() as i64), Ordering::Relaxed);
         client.multi_bytes.store(session.multi.as_ref().map_or(0, |m| m.bytes), Ordering::Relaxed);
         client.watched.store(session.watches.as_ref().map_or(0, |w| w.keys.len()), Ordering::Relaxed);
-        let is_blocked = matches!(*connection.phase.borrow(), Phase::Blocked(_));
+        let is_blocked = match *connection.phase.borrow() {
+            Phase::Blocked(_) => true,
+            Phase::Waiting => connection.is_postponed.get(),
+            _ => false,
+        };
         let flags = [
             (is_blocked, state::BLOCKED),
             (session.in_multi(), state::MULTI),
@@ -1055,6 +1063,7 @@ impl<E: Env> Worker<E> {
         }
         connection.send(bytes, until, released);
         if matches!(phase, Phase::Blocked(_) | Phase::Waiting) {
+            self.postpone(connection, false);
             connection.set_phase(Phase::Ready);
         }
         connection.has_deferred.set(!connection.input.borrow().is_empty());
@@ -1102,20 +1111,24 @@ impl<E: Env> Worker<E> {
 
     fn unblock(&self, connection: &Rc<Connection<E>>, is_error: bool) {
         let phase = connection.phase.borrow().clone();
-        let Phase::Blocked(waiter) = phase else { return };
-        if !waiter.claim() {
-            return;
-        }
-        self.end_wait(&waiter);
-        let reply = match is_error {
-            true => {
-                self.stats().count_error("UNBLOCKED".into());
-                self.stats().commands[waiter.spec().id].failed.add(1);
-                b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n".to_vec()
+        let (spec_id, reply) = match &phase {
+            Phase::Blocked(waiter) if waiter.claim() => {
+                self.end_wait(waiter);
+                (waiter.spec().id, waiter.timeout_reply())
             }
-            false => waiter.timeout_reply(),
+            Phase::Waiting => match crate::replica::end_wait(&self.shared, connection.id) {
+                Some(reply) => (connection.client.command.load(Ordering::Relaxed) - 1, reply),
+                None => return,
+            },
+            _ => return,
         };
-        self.finish_wait(connection, &reply);
+        self.postpone(connection, false);
+        if !is_error {
+            return self.finish_wait(connection, &reply);
+        }
+        self.stats().count_error("UNBLOCKED".into());
+        self.stats().commands[spec_id].failed.add(1);
+        self.finish_wait(connection, b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
     }
 
     fn finish_wait(&self, connection: &Rc<Connection<E>>, reply: &[u8]) {
