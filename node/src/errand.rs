@@ -408,15 +408,12 @@ impl<E: Env> Worker<E> {
         if bytes > LONG_REPLY_BYTES && self.is_too_long(connection, bytes, &self.shared.settings()) {
             return connection.close(false);
         }
-        connection.send_owned(done.reply, until, released);
-        if matches!(*connection.phase.borrow(), Phase::Waiting) {
-            connection.set_phase(Phase::Ready);
-        }
-        connection.has_deferred.set(!connection.input.borrow().is_empty());
         let now = self.shared.env.now();
-        self.check_output(connection, &self.shared.settings(), now);
+        connection.set_phase(Phase::Ready);
         self.describe(connection, 0, now);
-        connection.wake();
+        connection.send_owned(done.reply, until, released);
+        self.check_output(connection, &self.shared.settings(), now);
+        self.go_on(connection);
     }
 }
 

@@ -157,6 +157,7 @@ impl<E: Env> Shared<E> {
         let mut settings = NodeSettings::from(config);
         settings.engine.thresholds.hash_seed = self.settings().engine.thresholds.hash_seed;
         self.clients.bytes_max.store(settings.clients_bytes_max, Ordering::Relaxed);
+        self.evict_clients();
         self.settings.store(Arc::new(settings));
         self.renew_observe();
     }
@@ -260,10 +261,30 @@ impl<E: Env> Shared<E> {
         }
     }
 
+    /// Where the clients' buffers take too much together, ends the largest clients.
+    #[inline]
+    pub fn evict_clients(&self) {
+        let max = self.clients.bytes_max.load(Ordering::Relaxed);
+        if max > 0 && self.clients.bytes() > max {
+            for victim in self.clients.choose_victims(max) {
+                tracing::info!(client = victim.id, peer = %victim.peer, "Evicting client");
+                self.mail[victim.worker].post(Letter::Kill { client: victim.id, is_soft: false });
+            }
+        }
+    }
+
+    /// Ends the wait of a client that is blocked, with an error or as if its time were up. False: it does not wait.
+    pub fn unblock(&self, client: u64, is_error: bool) -> bool {
+        let Some(client) = self.clients.get(client).filter(|c| c.claim_wait()) else { return false };
+        self.mail[client.worker].post(Letter::Unblock { client: client.id, is_error });
+        true
+    }
+
     /// Sends a message to all subscribers of this node.
     pub fn publish(&self, space: crate::pubsub::Space, channel: &[u8], message: &[u8]) -> usize {
         self.pubsub.publish(space, channel, message, &mut |receiver, bytes| {
-            self.mail[receiver.worker].post(Letter::Push { client: receiver.client, bytes });
+            let client = &receiver.client;
+            self.mail[client.worker].post(Letter::Push { client: client.id, bytes });
         })
     }
 

@@ -245,9 +245,7 @@ impl<E: Env> Worker<E> {
         let runner = tokio::task::spawn_local(self.clone().run_batches());
         let rounds = tokio::task::spawn_local(self.clone().run_rounds());
         while !self.is_stopped.get() {
-            while let Some(letter) = self.mail.take() {
-                self.open(letter);
-            }
+            self.open_letters();
             if !self.is_stopped.get() {
                 self.mail.wait().await;
             }
@@ -299,6 +297,16 @@ impl<E: Env> Worker<E> {
         }
     }
 
+    /// Opens what came by now: letters that were posted before a command was sent are opened before it runs. So a client
+    /// that has a reply, whatever its worker, finds the others told of what that command did.
+    fn open_letters(self: &Rc<Self>) {
+        while !self.is_stopped.get()
+            && let Some(letter) = self.mail.take()
+        {
+            self.open(letter);
+        }
+    }
+
     fn open(self: &Rc<Self>, letter: Letter<E::Socket>) {
         match letter {
             Letter::Socket(socket, peer, own) => self.accept(socket, peer, own),
@@ -309,14 +317,14 @@ impl<E: Env> Worker<E> {
                 let released = self.released();
                 self.on(client, |c| {
                     c.send_shared(bytes, released);
-                    c.client.output_bytes.store(c.output_bytes(), Ordering::Relaxed);
+                    self.count_buffers(c);
                     if c.output_bytes() > 0 {
                         self.check_output(c, &self.shared.settings(), self.shared.env.now());
                     }
                 });
             }
             Letter::Kill { client, is_soft } => self.on(client, |c| c.close(is_soft)),
-            Letter::Unblock(client, is_error) => self.on(client, |c| self.unblock(c, is_error)),
+            Letter::Unblock { client, is_error } => self.on(client, |c| self.unblock(c, is_error)),
             Letter::UsersChanged => self.recheck_waiting(),
             // Soon, and not with the next round: whoever lowered the limit looks at what went.
             Letter::MakeRoom => self.round(),
@@ -364,6 +372,16 @@ impl<E: Env> Worker<E> {
     /// Cleans up after a connection.
     pub fn forget(&self, connection: &Rc<Connection<E>>) {
         connection.set_phase(Phase::Closed);
+        self.leave(connection);
+        self.connections.borrow_mut().remove(&connection.id);
+        self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes a connection out of all registers. One that says goodbye is in none when it is answered.
+    fn leave(&self, connection: &Rc<Connection<E>>) {
+        if connection.has_left.replace(true) {
+            return;
+        }
         if let Some(waiter) = connection.left_waiting.take() {
             self.end_wait(&waiter);
         }
@@ -380,9 +398,7 @@ impl<E: Env> Worker<E> {
             observe::end_monitoring(&self.shared, connection.id);
         }
         crate::replica::forget_client(&self.shared, connection.id);
-        self.connections.borrow_mut().remove(&connection.id);
         self.shared.clients.remove(connection.id);
-        self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);
     }
 
     // Input.
@@ -434,7 +450,7 @@ impl<E: Env> Worker<E> {
             Ok(end) => {
                 *connection.input.borrow_mut() = buf[end..].to_vec();
                 if buf.len() >= LONG_QUERY_BYTES {
-                    self.count_memory(connection, buf.len());
+                    self.count_memory(connection, buf.len(), 0);
                 }
                 true
             }
@@ -454,7 +470,7 @@ impl<E: Env> Worker<E> {
     fn check_query(&self, connection: &Rc<Connection<E>>) -> bool {
         let len = connection.input.borrow().len();
         if len >= LONG_QUERY_BYTES {
-            self.count_memory(connection, len);
+            self.count_buffers(connection);
         }
         let max = match connection.session.borrow().is_authenticated() {
             true => self.shared.settings().query_bytes_max,
@@ -579,6 +595,7 @@ impl<E: Env> Worker<E> {
             *self.batch.borrow_mut() = batch;
             return;
         }
+        self.open_letters();
         Setting::with(&self.shared, |setting| self.run_groups(setting, &mut batch));
         batch.input.clear();
         batch.input.shrink_to(INPUT_BYTES_MAX);
@@ -882,6 +899,11 @@ impl<E: Env> Worker<E> {
             0
         };
         drop(session);
+        // Whoever has the reply finds the others told of what it says.
+        self.describe(connection, ran, setting.now);
+        if matches!(*connection.phase.borrow(), Phase::Closing) {
+            self.leave(connection);
+        }
         self.stats().net_out.add(core.out.len() as u64);
         let released = self.released();
         if released.term != setting.term && (is_data || until > 0) {
@@ -898,7 +920,7 @@ impl<E: Env> Worker<E> {
             core.out = Reply::new(false);
         }
         self.check_output(connection, setting.settings, setting.now);
-        self.describe(connection, ran, setting.now);
+        self.count_buffers(connection);
         if matches!(*connection.phase.borrow(), Phase::InBatch) {
             connection.set_phase(Phase::Ready);
         }
@@ -976,23 +998,22 @@ impl<E: Env> Worker<E> {
         }
         let watched_bytes = session.watches.as_ref().map_or(0, |w| w.bytes);
         client.name_bytes.store(watched_bytes + connection.subscriptions.borrow().bytes, Ordering::Relaxed);
-        drop(session);
-        self.count_memory(connection, connection.input.borrow().len());
+    }
+
+    /// As [`Worker::count_memory`] for a connection as it stands.
+    fn count_buffers(&self, connection: &Connection<E>) {
+        let begun = connection.partial.borrow().as_ref().map_or(0, |partial| partial.begun());
+        self.count_memory(connection, connection.input.borrow().len().saturating_sub(begun), begun);
     }
 
     /// Renews what is known of a connection's buffers. Where all clients' take too much, the largest clients go.
-    fn count_memory(&self, connection: &Connection<E>, query_bytes: usize) {
+    fn count_memory(&self, connection: &Connection<E>, query_bytes: usize, argument_bytes: usize) {
         let client = &connection.client;
         client.query_bytes.store(query_bytes, Ordering::Relaxed);
+        client.argument_bytes.store(argument_bytes, Ordering::Relaxed);
         client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
-        let bytes = self.shared.clients.count_bytes(client);
-        let max = self.shared.clients.bytes_max.load(Ordering::Relaxed);
-        if max > 0 && bytes > max {
-            for victim in self.shared.clients.choose_victims(max) {
-                tracing::info!(client = victim.id, peer = %victim.peer, "Evicting client");
-                self.shared.mail[victim.worker].post(Letter::Kill { client: victim.id, is_soft: false });
-            }
-        }
+        self.shared.clients.count_bytes(client);
+        self.shared.evict_clients();
     }
 
     // Waiting clients.
@@ -1027,12 +1048,18 @@ impl<E: Env> Worker<E> {
         if written > 0 {
             connection.session.borrow_mut().written = written;
         }
-        connection.send(bytes, until, released);
         if matches!(phase, Phase::Blocked(_) | Phase::Waiting) {
             connection.set_phase(Phase::Ready);
         }
-        connection.has_deferred.set(!connection.input.borrow().is_empty());
         self.describe(connection, 0, self.shared.env.now());
+        connection.send(bytes, until, released);
+        self.go_on(connection);
+    }
+
+    /// A connection that waited has its reply: it reads on, or goes on with what came meanwhile.
+    pub(crate) fn go_on(&self, connection: &Rc<Connection<E>>) {
+        connection.has_deferred.set(!connection.input.borrow().is_empty());
+        self.count_buffers(connection);
         connection.wake();
     }
 
@@ -1077,9 +1104,6 @@ impl<E: Env> Worker<E> {
     fn unblock(&self, connection: &Rc<Connection<E>>, is_error: bool) {
         let phase = connection.phase.borrow().clone();
         let Phase::Blocked(waiter) = phase else { return };
-        if !waiter.claim() {
-            return;
-        }
         self.end_wait(&waiter);
         let reply = match is_error {
             true => {
@@ -1093,11 +1117,10 @@ impl<E: Env> Worker<E> {
     }
 
     fn finish_wait(&self, connection: &Rc<Connection<E>>, reply: &[u8]) {
-        connection.send(reply, 0, self.released());
         connection.set_phase(Phase::Ready);
-        connection.has_deferred.set(!connection.input.borrow().is_empty());
         self.describe(connection, 0, self.shared.env.now());
-        connection.wake();
+        connection.send(reply, 0, self.released());
+        self.go_on(connection);
     }
 
     /// Takes a waiter out of the queues beside its slots.
@@ -1145,6 +1168,9 @@ impl<E: Env> Worker<E> {
         }
         for connection in connections {
             self.check_output(&connection, settings, now);
+            if connection.client.output_bytes.load(Ordering::Relaxed) != connection.output_bytes() {
+                self.count_buffers(&connection);
+            }
             let idle_ms = now.wall.0 - connection.client.last_active_ms.load(Ordering::Relaxed);
             let may_idle = {
                 let session = connection.session.borrow();

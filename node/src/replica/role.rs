@@ -5,7 +5,6 @@
 use super::{LinkStage, LinkState, new_replid, wait};
 use crate::clients::state as client_state;
 use crate::env::Env;
-use crate::mail::Letter;
 use crate::shared::Shared;
 use proto::{Epoch, NodeId};
 use std::sync::atomic::Ordering;
@@ -122,6 +121,6 @@ pub fn lead_closed<E: Env>(shared: &Shared<E>) {
 /// Clients that wait for keys wait for writes that will not be theirs to serve.
 fn unblock_clients<E: Env>(shared: &Shared<E>) {
     for client in shared.clients.all().iter().filter(|c| c.has(client_state::BLOCKED)) {
-        shared.post_to(client.id, Letter::Unblock(client.id, true));
+        shared.unblock(client.id, true);
     }
 }
