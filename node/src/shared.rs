@@ -189,6 +189,43 @@ impl<E: Env> Shared<E> {
         }
     }
 
+    /// Closes the gate for the node's own sake, such as a change of its role, which cannot wait. A script that stays
+    /// inside for longer than a moment is ended, even if it has written: the control thread would miss its lease.
+    pub fn close_gate(&self) -> storage::GateClosed<'_> {
+        loop {
+            if let Some(closed) = self.engine.keyspace.gate().try_close() {
+                return closed;
+            }
+            self.end_long_scripts();
+        }
+    }
+
+    /// Ends scripts that count as slow, since the primary's stream needs what they hold: the control thread would not
+    /// answer its peers.
+    pub fn end_slow_scripts(&self) {
+        let slow_ms = self.settings().engine.busy_reply_threshold_ms;
+        if slow_ms > 0 && self.engine.scripts.control.is_any() {
+            self.engine.scripts.control.stop(self.env.now().mono, slow_ms);
+        }
+    }
+
+    /// Ends scripts that keep the node from what it has to do.
+    pub fn end_long_scripts(&self) {
+        const MOMENT_MS: u64 = 200;
+        self.engine.scripts.control.stop(self.env.now().mono, MOMENT_MS);
+        self.env.stall(std::time::Duration::from_millis(1));
+    }
+
+    /// As the keyspace's own for who must not wait for a script without end: such a one is ended.
+    pub fn lock_for_node(&self, slot: proto::Slot) -> storage::SlotGuard<'_> {
+        loop {
+            if let Some(guard) = self.engine.keyspace.lock_soon(slot) {
+                return guard;
+            }
+            self.end_long_scripts();
+        }
+    }
+
     /// What may leave now.
     pub fn released(&self) -> Released {
         // In this order: whoever sees an offset of a later term sees that term as well.
@@ -321,7 +358,7 @@ impl<E: Env> Shared<E> {
 
     /// Removes all data, at once for everybody; it is freed in the background.
     pub fn flush_all(&self) {
-        let closed = self.engine.keyspace.gate().close();
+        let closed = self.close_gate();
         let mut garbage: Vec<Box<dyn std::any::Any + Send>> = Vec::new();
         for slot in proto::Slot::all() {
             let mut guard = self.engine.keyspace.lock_wait(slot);

@@ -172,6 +172,7 @@ impl<'a> Setting<'a> {
             told_ticks: self.told_ticks,
             is_tracked: self.is_tracked,
             is_script: false,
+            may_move: false,
             first_key: None,
             exclusive,
             passage: None,
@@ -194,6 +195,8 @@ struct Inside<'a> {
     gate: GateInside<'a>,
     /// The gate was left: what was true for the batch may be no more.
     has_left: bool,
+    /// A slow script has the gate closed: the rest of the batch does without.
+    is_given_up: bool,
 }
 
 /// See the module's head.
@@ -206,6 +209,8 @@ pub struct Worker<E: Env> {
     core: RefCell<Core>,
     gate: RefCell<GateReader>,
     parked: RefCell<Vec<Rc<Connection<E>>>>,
+    /// Waiters whose wait is over and that stand beside slots yet.
+    left_waiters: RefCell<Vec<(Arc<engine::blocking::Waiter>, Slot)>>,
     kick: Notify,
     is_stopped: Cell<bool>,
     stats: Arc<CachePadded<Stats>>,
@@ -231,6 +236,7 @@ impl<E: Env> Worker<E> {
             core: RefCell::new(Core { local, out: Reply::new(false), expire_cursor: Default::default() }),
             gate: RefCell::new(gate),
             parked: RefCell::default(),
+            left_waiters: RefCell::default(),
             kick: Notify::new(),
             is_stopped: Cell::new(false),
             stats: shared.stats[index].clone(),
@@ -615,9 +621,9 @@ impl<E: Env> Worker<E> {
             let mut core = self.core.borrow_mut();
             core.local.ticked = (self.shared.env.ticks())();
             let mut gate = self.gate.borrow_mut();
-            let mut inside = Inside { gate: gate.enter_wait(), has_left: true };
+            let mut inside = Inside { gate: gate.stand_before(), has_left: true, is_given_up: false };
             for group in &groups {
-                inside.has_left |= inside.gate.give_way();
+                inside.has_left |= inside.gate.give_way_soon();
                 self.run_group(&mut core, &mut inside, batch, group, setting, &mut prefetched);
             }
         }
@@ -691,7 +697,9 @@ impl<E: Env> Worker<E> {
             // Commands that a stale replica answers show no data, unless they look up keys after all.
             is_data |= batch.items[place].spec.is_none_or(|s| !s.has(engine::spec::flag::STALE));
             let before = core.out.len();
-            let outcome = self.run_item(core, inside, connection, batch, &batch.items[place], setting);
+            let is_inside = inside.gate.is_inside() || self.goes_inside(inside, setting);
+            let outcome =
+                self.run_item(core, inside, is_inside, connection, batch, &batch.items[place], setting);
             let item = &batch.items[place];
             if item.raw.len().max(core.out.len() - before) >= setting.large_bytes {
                 self.was_large(connection, batch, item, core.out.len() - before);
@@ -711,7 +719,9 @@ impl<E: Env> Worker<E> {
                     later += 1;
                 }
                 Outcome::Close => connection.set_phase(Phase::Closing),
-                Outcome::NeedsGate => unreachable!("run_item closes the gate"),
+                Outcome::NeedsGate | Outcome::Elsewhere => {
+                    unreachable!("run_item closes the gate, or sends it on")
+                }
             }
             ran += 1;
         }
@@ -728,10 +738,25 @@ impl<E: Env> Worker<E> {
         self.reply(core, connection, setting, written, (ran, is_data));
     }
 
+    /// Goes inside the gate. False: a slow script has it closed.
+    #[cold]
+    fn goes_inside(&self, inside: &mut Inside, setting: &Setting) -> bool {
+        inside.has_left = true;
+        let slow_ms = setting.settings.engine.busy_reply_threshold_ms;
+        while !inside.is_given_up && !inside.gate.return_soon() {
+            let now = self.shared.env.now().mono;
+            // A script that is slow and not outside has closed it.
+            inside.is_given_up = self.shared.engine.keyspace.gate().is_held()
+                && self.shared.engine.scripts.control.is_slow(now, slow_ms);
+        }
+        inside.gate.is_inside()
+    }
+
     fn run_item(
         self: &Rc<Self>,
         core: &mut Core,
         inside: &mut Inside,
+        is_inside: bool,
         connection: &Rc<Connection<E>>,
         batch: &Batch<E>,
         item: &Item,
@@ -775,6 +800,10 @@ impl<E: Env> Worker<E> {
             is_exclusive: false,
         };
         let Core { local, out, .. } = core;
+        if !is_inside && !resolved.as_ref().is_ok_and(|spec| spec.runs_outside_the_gate()) {
+            let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, None);
+            return errand::gate_is_held(&self.shared, &mut turn, &mut session, &resolved, out);
+        }
         if inside.has_left && setting.is_outdated(&self.shared.state) {
             return Outcome::Busy(Slot::default());
         }
@@ -790,34 +819,52 @@ impl<E: Env> Worker<E> {
                 if self.is_side_held(setting, out) {
                     return Outcome::Done;
                 }
-                self.send_errand(connection, spec, raw, spans, item.raw.start, &session);
+                self.send_errand(connection, spec, raw, spans, item.raw.start, &mut session);
                 return Outcome::Later;
             };
             timed = script.map(|script| (script, self.shared.env.now().mono));
         }
         let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, None);
+        turn.may_move = timed.is_some();
         turn.first_key = item.first_key;
         let outcome = execute(&mut turn, &mut session, &resolved, args, Some(raw), out);
         if let Some((script, begun)) = timed {
             let us = self.shared.env.now().mono.since(begun).as_micros() as u64;
-            self.errands.borrow_mut().judge(script, us);
+            let last = local.scripts.last;
+            self.errands.borrow_mut().judge(script, us, last);
+        }
+        if matches!(outcome, Outcome::Elsewhere) {
+            let spec = resolved.as_ref().expect("a script's command was found");
+            if self.is_side_held(setting, out) {
+                return Outcome::Done;
+            }
+            self.send_errand(connection, spec, raw, spans, item.raw.start, &mut session);
+            return Outcome::Later;
         }
         if !matches!(outcome, Outcome::NeedsGate) {
             return outcome;
         }
         inside.has_left = true;
-        inside.gate.outside(|| {
+        inside.gate.leave();
+        let outcome = {
             // Who is inside for long is a script on a side thread: it may be ended only while others are served.
-            let Some(closed): Option<GateClosed<'_>> = engine.keyspace.gate().try_close() else {
-                return errand::gate_is_held(&self.shared, setting, self.stats(), &session, out);
-            };
-            if setting.is_outdated(&self.shared.state) {
-                return Outcome::Busy(Slot::default());
+            let closed: Option<GateClosed<'_>> = engine.keyspace.gate().try_close();
+            match &closed {
+                None => {
+                    let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, None);
+                    errand::gate_is_held(&self.shared, &mut turn, &mut session, &resolved, out)
+                }
+                Some(_) if setting.is_outdated(&self.shared.state) => Outcome::Busy(Slot::default()),
+                closed => {
+                    host.is_exclusive = true;
+                    let mut turn =
+                        setting.turn(&self.shared, self.stats(), local, &mut host, closed.as_ref());
+                    execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
+                }
             }
-            host.is_exclusive = true;
-            let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, Some(&closed));
-            execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
-        })
+        };
+        inside.gate.return_soon();
+        outcome
     }
 
     /// Counts a connection among those that wait while it is paused.
@@ -1123,20 +1170,28 @@ impl<E: Env> Worker<E> {
         self.go_on(connection);
     }
 
-    /// Takes a waiter out of the queues beside its slots.
+    /// Takes a waiter out of the queues beside its slots: later from one that is held, maybe by a script without end.
     fn end_wait(&self, waiter: &Arc<engine::blocking::Waiter>) {
         waiter.claim();
         self.shared.counters.blocked.fetch_sub(1, Ordering::Relaxed);
         for slot in waiter.slots() {
-            let mut guard = self.shared.engine.keyspace.lock_wait(slot);
-            let state = guard.state_mut();
-            if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
-                side.forget(waiter);
-                if side.is_empty() {
-                    state.side = None;
-                }
+            if !self.take_out(waiter, slot) {
+                self.left_waiters.borrow_mut().push((waiter.clone(), slot));
             }
         }
+    }
+
+    /// False: the slot is held.
+    fn take_out(&self, waiter: &Arc<engine::blocking::Waiter>, slot: Slot) -> bool {
+        let Some(mut guard) = self.shared.engine.keyspace.lock_soon(slot) else { return false };
+        let state = guard.state_mut();
+        if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
+            side.forget(waiter);
+            if side.is_empty() {
+                state.side = None;
+            }
+        }
+        true
     }
 
     // Background.
@@ -1150,6 +1205,9 @@ impl<E: Env> Worker<E> {
 
     fn round_in(self: &Rc<Self>, setting: &Setting) {
         let Setting { settings, now, status, .. } = *setting;
+        let left = self.left_waiters.take();
+        self.left_waiters.borrow_mut().extend(left.into_iter().filter(|(w, slot)| !self.take_out(w, *slot)));
+        self.refuse_errands(setting);
         if !status.is_replica
             && !status.is_loading
             && !status.is_paused
@@ -1203,6 +1261,13 @@ impl<E: Env> Worker<E> {
         }
     }
 
+    /// Runs `f` with what commands run with, on nobody's behalf.
+    pub(crate) fn with_turn<R>(&self, setting: &Setting, f: impl FnOnce(&mut Turn) -> R) -> R {
+        let mut core = self.core.borrow_mut();
+        let mut host = crate::host::RoundHost { shared: &self.shared };
+        f(&mut setting.turn(&self.shared, self.stats(), &mut core.local, &mut host, None))
+    }
+
     fn expire(self: &Rc<Self>, setting: &Setting) {
         // A primary of a cluster without a lease may have been replaced: its keys are not its to remove.
         if setting.view.is_some() && !setting.status.has_lease {
@@ -1214,7 +1279,7 @@ impl<E: Env> Worker<E> {
         let Core { local, expire_cursor, .. } = &mut *core;
         let mut host = crate::host::RoundHost { shared: &self.shared };
         let mut gate = self.gate.borrow_mut();
-        let _inside = gate.enter_wait();
+        let Some(_inside) = gate.enter_soon() else { return };
         if self.shared.state.is_replica.load(Ordering::Relaxed) {
             return;
         }

@@ -31,7 +31,7 @@ pub fn follow<E: Env>(shared: &Shared<E>, target: Option<Target>) {
     if is_following && is_same {
         return;
     }
-    let closed = shared.engine.keyspace.gate().close();
+    let closed = shared.close_gate();
     follow_closed(shared, target);
     drop(closed);
 }
@@ -43,7 +43,7 @@ pub fn lead<E: Env>(shared: &Shared<E>) {
         state.is_following || state.is_history_loaded
     };
     if is_change {
-        let closed = shared.engine.keyspace.gate().close();
+        let closed = shared.close_gate();
         lead_closed(shared);
         drop(closed);
     }

@@ -128,7 +128,7 @@ fn scan(cx: &mut Cx) -> Result<(), Error> {
         if is_kind && filter.is_match(key) {
             found.push(key.to_vec());
         }
-    });
+    })?;
     page(cx.out, next, found.len());
     found.iter().for_each(|key| cx.out.bulk(key));
     Ok(())
@@ -136,9 +136,14 @@ fn scan(cx: &mut Cx) -> Result<(), Error> {
 
 /// Visits at least `count` keys (whole segments) from `cursor` on, if there are that many. Returns the next cursor, 0
 /// at the end. Expired keys are passed over.
-fn scan_from(keys: &mut Keys, cursor: u64, count: usize, each: &mut dyn FnMut(&[u8], &str)) -> u64 {
+fn scan_from(
+    keys: &mut Keys,
+    cursor: u64,
+    count: usize,
+    each: &mut dyn FnMut(&[u8], &str),
+) -> Result<u64, Error> {
     let (db, now_ms) = (keys.db, keys.now_ms);
-    let Some(mut slot) = Slot::new((cursor >> SLOT_SHIFT) as u16) else { return 0 };
+    let Some(mut slot) = Slot::new((cursor >> SLOT_SHIFT) as u16) else { return Ok(0) };
     let mut place = cursor & ((1 << SLOT_SHIFT) - 1);
     let mut visited = 0;
     for _ in 0..SLOTS_PER_CALL_MAX.max(count) {
@@ -149,19 +154,19 @@ fn scan_from(keys: &mut Keys, cursor: u64, count: usize, each: &mut dyn FnMut(&[
                     each(entry.key(), entry.kind().name());
                 }
             })
-        });
+        })?;
         if place == 0 {
             let following = Slot::new(slot.number() + 1).and_then(|s| keys.keyspace.next_occupied(db, s));
             match following {
                 Some(next) => slot = next,
-                None => return 0,
+                None => return Ok(0),
             }
         }
         if visited >= count {
             break;
         }
     }
-    (slot.number() as u64) << SLOT_SHIFT | place
+    Ok((slot.number() as u64) << SLOT_SHIFT | place)
 }
 
 pub const KEYS: Command = Command {
@@ -189,7 +194,7 @@ fn keys(cx: &mut Cx) -> Result<(), Error> {
                 found.extend_from_slice(key);
                 ends.push(found.len());
             }
-        });
+        })?;
         count += ends.len();
         let mut start = 0;
         for end in ends.drain(..) {
@@ -231,7 +236,7 @@ fn randomkey(cx: &mut Cx) -> Result<(), Error> {
             let entry = guard.db(db).sample(rand)?;
             let is_live = entry.expire_ms().is_none_or(|at| at > now_ms) || attempt == TRIES_MAX - 1;
             is_live.then(|| entry.key().to_vec())
-        });
+        })?;
         if let Some(key) = key {
             cx.out.bulk(&key);
             return Ok(());
