@@ -60,7 +60,7 @@ pub async fn run<E: Env>(shared: Arc<Shared<E>>, inbox: ControlInbox) -> Result<
         tracing::debug!("cluster-secret is empty: packets of the bus are not authenticated");
     }
     let silence = Duration::from_millis((settings.node_timeout_ms / 3).clamp(150, 5000));
-    let (bus, inbound) = Bus::new(shared.env.clone(), &settings.cluster_secret, silence);
+    let (bus, inbound) = Bus::new(shared.clone(), &settings.cluster_secret, silence);
     for listener in super::roles::listen(&shared, settings.cluster_port).await? {
         tokio::task::spawn_local(bus.clone().accept(listener));
     }

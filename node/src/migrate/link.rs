@@ -72,8 +72,9 @@ impl Wake for FeedWake {
 impl<E: Env> Sender<E> {
     pub(super) async fn run(self) -> Result<(), String> {
         let (host, port) = self.target().ok_or("the target's address is not known")?;
-        let connect = tokio::time::timeout(SILENCE, self.shared.env.connect(&host, port)).await;
-        let stream = match connect {
+        let is_tls = self.shared.settings().is_replication_tls;
+        let connect = crate::tls::connect(&self.shared, "", &host, port, is_tls);
+        let stream = match tokio::time::timeout(SILENCE, connect).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(format!("connecting to {host}:{port}: {error}")),
             Err(_) => return Err(format!("connecting to {host}:{port}: no answer")),
