@@ -142,6 +142,7 @@ fn core_config(settings: &NodeSettings) -> Config {
         address: Address {
             ip: settings.announce_ip.clone(),
             port: port(settings.announce_port, settings.port),
+            tls_port: port(settings.announce_tls_port, settings.tls_port),
             bus_port: port(settings.announce_bus_port, settings.cluster_port),
             hostname: settings.announce_hostname.clone(),
             zone: String::new(),

@@ -90,7 +90,8 @@ impl<E: Env> Sender<E> {
         let topology = self.shared.topology.load_full()?;
         let shard = topology.shard(self.mv.to)?;
         let member = topology.member(shard.primary.node)?;
-        Some((member.address.ip.clone(), member.address.port))
+        let is_tls = self.shared.settings().is_replication_tls;
+        Some((member.address.ip.clone(), member.address.port_for(is_tls)))
     }
 
     async fn send(&self, writer: WriteHalf<E::Stream>) -> Result<(), String> {
