@@ -106,7 +106,8 @@ fn common_flags(session: &Session, spec: &Spec) -> u32 {
 
 pub(crate) fn may_write(turn: &Turn, spec: &Spec) -> Result<(), Error> {
     let status = &turn.status;
-    if status.is_replica {
+    // While a role is handed over writes wait, until it is known whose they are.
+    if status.is_replica && !status.is_paused {
         // In a cluster a key leads to its owner; what has no key would change this replica alone.
         let is_refused =
             turn.settings.replica_read_only && (turn.cluster.is_none() || spec.has(flag::WHOLE_DB));

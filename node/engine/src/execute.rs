@@ -303,6 +303,11 @@ fn run_keys(
         let place = Place::of_only(turn, args[1]);
         return run_placed(turn, session, spec, args, raw, out, place.into(), &[place.slot]);
     }
+    if spec.is_routed
+        && let Some(slot) = spec.routed_slot(args)
+    {
+        admission::route(turn, session, &[slot], spec.command.flags)?;
+    }
     let (places, slots) = Places::of(turn, spec, args, session.db);
     run_placed(turn, session, spec, args, raw, out, places, &slots)
 }

@@ -211,6 +211,9 @@ fn checked<E: Env>(cx: &HostCx<E>, config: &Config) -> Result<(Pairs, Config), E
                 name.to_lowercase()
             )));
         }
+        if directive.is_for_loaded && cx.host.setting.status.is_loading {
+            return Err(Error::text("LOADING Redis is loading the dataset in memory"));
+        }
         let words: Vec<String> = match directive.kind {
             Kind::Words
             | Kind::Percentiles

@@ -75,6 +75,8 @@ pub struct NodeSettings {
     pub hz: u64,
     pub save_delay_us: u64,
     pub load_delay_us: u64,
+    /// Bytes of a file that are loaded before others may close the gate.
+    pub load_events_bytes: usize,
     pub may_debug: bool,
 }
 
@@ -249,6 +251,7 @@ impl NodeSettings {
             shutdown_timeout_s: num("shutdown-timeout"),
             hz: num("hz"),
             save_delay_us: int("rdb-key-save-delay").max(0) as u64,
+            load_events_bytes: int("loading-process-events-interval-bytes").max(1) as usize,
             load_delay_us: int("key-load-delay").max(0) as u64,
             may_debug: config.get("enable-debug-command") != "no",
         }

@@ -418,7 +418,11 @@ impl<E: Env> Driver<E> {
 
     fn publish_view(&self) {
         let view = gossip::view::build(&self.core, self.shared.env.now().mono);
-        self.shared.view.store(Some(Arc::new(view)));
+        if self.shared.view.swap(Some(Arc::new(view))).is_none() {
+            // Until now nobody knew which slots are ours: clients were told that we load.
+            self.shared.state.is_loading.store(false, Ordering::Release);
+            self.shared.adopted.notify_one();
+        }
         self.roles.publish_slots(&self.core);
     }
 
