@@ -48,6 +48,8 @@ pub struct Shared<E: Env> {
     pub control: crate::control::ControlHandle,
     pub persist: crate::persist::PersistHandle<E::Socket>,
     pub listening: crate::listen::ListenHandle<E::Socket>,
+    /// What new connections over TLS use; `None` until it is configured.
+    pub tls: ArcSwapOption<crate::tls::Tls>,
     pub replication: crate::replica::ReplicationState,
     pub migrations: crate::migrate::Migrations,
 }

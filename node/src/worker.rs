@@ -401,6 +401,7 @@ impl<E: Env> Worker<E> {
         };
         let client = self.shared.clients.add(self.index, peer, own, self.shared.env.now().wall.0);
         let mut session = Session::new(client.id);
+        session.is_tls = self.shared.env.is_secure(&stream);
         self.shared.users.begin(&mut session);
         session.user().into_iter().for_each(|user| client.set_user(user));
         let connection = Rc::new(Connection::new(client, stream, session));
