@@ -149,6 +149,7 @@ mod tests {
             shard: ShardId([id; 20]),
             ip: format!("10.0.0.{id}"),
             port: 7000,
+            tls_port: 0,
             bus_port: 17000,
             hostname: String::new(),
             role: Role::Primary,
