@@ -20,7 +20,8 @@ pub enum Letter<S> {
     /// The connection ends, after what it was sent before if `is_soft`.
     Kill { client: u64, is_soft: bool },
     /// The client's wait was ended by somebody, who claimed it: it is answered with an error, or as if its time were up.
-    Unblock { client: u64, is_error: bool },
+    /// `tally`: what a wait for copies answers then.
+    Unblock { client: u64, is_error: bool, tally: Option<Vec<u8>> },
     /// Users have changed: whoever waits for what it may not any more is told so.
     UsersChanged,
     /// Less memory may be used than before.

@@ -66,10 +66,10 @@ pub async fn run_until<E: Env>(
         crate::free::start(&shared, std::mem::replace(&mut persist_inbox.garbage, nothing));
     }
     crate::users::load_at_start(&shared)?;
-    let persist = Persist::start(shared.clone(), persist_inbox).await?;
     shared.clients.bytes_max.store(shared.settings().clients_bytes_max, Ordering::Relaxed);
-    shared.apply_config();
     measure_ticks(&shared);
+    shared.state.is_loading.store(true, Ordering::Release);
+    let listening = crate::listen::Listening::start(&shared).await?;
     for index in 0..workers {
         let shared_ = shared.clone();
         let main = move || -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
@@ -77,20 +77,36 @@ pub async fn run_until<E: Env>(
         };
         shared.env.spawn_thread(&format!("worker-{index}"), Box::new(main));
     }
-    let listening = crate::listen::Listening::start(&shared).await?;
     tokio::task::spawn_local(listening.run());
     tokio::task::spawn_local(sample(shared.clone()));
+    tokio::task::spawn_local(obey(shared.clone(), signals));
+    let result = serve(&shared, persist_inbox, control_inbox).await;
+    shared.mail.iter().for_each(|m| m.post(Letter::Stop));
+    result
+}
+
+/// Loads, and serves until the node ends. Clients may connect already, and are told that data are loaded.
+async fn serve<E: Env>(
+    shared: &Arc<Shared<E>>,
+    persist_inbox: persist::PersistInbox<E::Socket>,
+    control_inbox: crate::control::ControlInbox,
+) -> Result<(), String> {
+    let Some(persist) = Persist::start(shared.clone(), persist_inbox).await? else { return Ok(()) };
+    shared.apply_config();
     tokio::task::spawn_local(crate::compact::run(shared.clone()));
-    crate::replica::start(&shared);
+    crate::replica::start(shared);
     tokio::task::spawn_local(crate::replica::run(shared.clone()));
     if shared.settings().is_cluster {
         tokio::task::spawn_local(control(shared.clone(), control_inbox));
+        while shared.view.load().is_none() {
+            shared.adopted.notified().await;
+        }
         tokio::task::spawn_local(crate::migrate::run(shared.clone()));
+    } else {
+        shared.state.is_loading.store(false, Ordering::Release);
     }
     tracing::info!("Ready to accept connections");
-    tokio::task::spawn_local(obey(shared.clone(), signals));
     persist.run().await;
-    shared.mail.iter().for_each(|m| m.post(Letter::Stop));
     Ok(())
 }
 
@@ -169,6 +185,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         control,
         persist,
         listening: Default::default(),
+        tls: ArcSwapOption::empty(),
         replication: ReplicationState::new(ReplId(random_id())),
         migrations: crate::migrate::Migrations::default(),
         env,

@@ -48,6 +48,8 @@ pub struct Shared<E: Env> {
     pub control: crate::control::ControlHandle,
     pub persist: crate::persist::PersistHandle<E::Socket>,
     pub listening: crate::listen::ListenHandle<E::Socket>,
+    /// What new connections over TLS use; `None` until it is configured.
+    pub tls: ArcSwapOption<crate::tls::Tls>,
     pub replication: crate::replica::ReplicationState,
     pub migrations: crate::migrate::Migrations,
 }
@@ -312,8 +314,15 @@ impl<E: Env> Shared<E> {
 
     /// Ends the wait of a client that is blocked, with an error or as if its time were up. False: it does not wait.
     pub fn unblock(&self, client: u64, is_error: bool) -> bool {
-        let Some(client) = self.clients.get(client).filter(|c| c.claim_wait()) else { return false };
-        self.mail[client.worker].post(Letter::Unblock { client: client.id, is_error });
+        let Some(client) = self.clients.get(client) else { return false };
+        let tally = match client.claim_wait() {
+            true => None,
+            false => match crate::replica::end_wait(self, client.id) {
+                Some(tally) => Some(tally),
+                None => return false,
+            },
+        };
+        self.mail[client.worker].post(Letter::Unblock { client: client.id, is_error, tally });
         true
     }
 

@@ -72,15 +72,36 @@ struct Batch<E: Env> {
     spans: Vec<Span>,
     items: Vec<Item>,
     groups: Vec<Group<E>>,
+    /// The most of input, spans and items that a turn had since the last round.
+    peak: [usize; 3],
 }
 
 impl<E: Env> Default for Batch<E> {
     fn default() -> Self {
-        Batch { input: Vec::new(), spans: Vec::new(), items: Vec::new(), groups: Vec::new() }
+        Batch { input: Vec::new(), spans: Vec::new(), items: Vec::new(), groups: Vec::new(), peak: [0; 3] }
     }
 }
 
 impl<E: Env> Batch<E> {
+    /// Ends a turn.
+    fn clear(&mut self) {
+        for (peak, len) in self.peak.iter_mut().zip([self.input.len(), self.spans.len(), self.items.len()]) {
+            *peak = len.max(*peak);
+        }
+        self.input.clear();
+        self.input.shrink_to(INPUT_BYTES_MAX);
+        self.spans.clear();
+        self.items.clear();
+    }
+
+    /// Between turns: gives up half of the room that no turn needed since it was last called.
+    fn give_back(&mut self) {
+        let [input, spans, items] = std::mem::take(&mut self.peak);
+        give_back(&mut self.input, input);
+        give_back(&mut self.spans, spans);
+        give_back(&mut self.items, items);
+    }
+
     /// The element that a command names in the collection at its first key.
     fn element<'a>(&'a self, item: &'a Item) -> Option<ElementAhead<'a>> {
         let (slot, hash) = item.first_key?;
@@ -120,7 +141,9 @@ impl<'a> Setting<'a> {
         let now = shared.env.now();
         // Before the status: a lease that is seen after a term ended belongs to a later one.
         let term = shared.state.term.load(Ordering::Acquire);
-        let status = shared.status(now.mono);
+        let mut status = shared.status(now.mono);
+        // Without a view nobody knows whose slots these are, whatever has been published since.
+        status.is_loading |= settings.is_cluster && view.is_none();
         let watched = engine::admission::watched(&status, &settings.engine);
         f(&Setting {
             settings: &settings,
@@ -215,6 +238,14 @@ pub struct Worker<E: Env> {
     is_stopped: Cell<bool>,
     stats: Arc<CachePadded<Stats>>,
     pub(crate) errands: RefCell<Errands>,
+}
+
+/// Gives up half of a buffer's room if not even a quarter is needed. Small ones are kept.
+fn give_back<T>(buffer: &mut Vec<T>, needed: usize) {
+    const KEPT: usize = 256;
+    if buffer.capacity() > KEPT.max(needed * 4) {
+        buffer.shrink_to(buffer.capacity() / 2);
+    }
 }
 
 /// What a browser sends that a hostile page makes talk to us: Redis ends such connections too, lest the body of a
@@ -330,7 +361,9 @@ impl<E: Env> Worker<E> {
                 });
             }
             Letter::Kill { client, is_soft } => self.on(client, |c| c.close(is_soft)),
-            Letter::Unblock { client, is_error } => self.on(client, |c| self.unblock(c, is_error)),
+            Letter::Unblock { client, is_error, tally } => {
+                self.on(client, |c| self.unblock(c, is_error, tally));
+            }
             Letter::UsersChanged => self.recheck_waiting(),
             // Soon, and not with the next round: whoever lowered the limit looks at what went.
             Letter::MakeRoom => self.round(),
@@ -368,6 +401,7 @@ impl<E: Env> Worker<E> {
         };
         let client = self.shared.clients.add(self.index, peer, own, self.shared.env.now().wall.0);
         let mut session = Session::new(client.id);
+        session.is_tls = self.shared.env.is_secure(&stream);
         self.shared.users.begin(&mut session);
         session.user().into_iter().for_each(|user| client.set_user(user));
         let connection = Rc::new(Connection::new(client, stream, session));
@@ -605,10 +639,7 @@ impl<E: Env> Worker<E> {
             self.open_letters();
         }
         Setting::with(&self.shared, |setting| self.run_groups(setting, &mut batch));
-        batch.input.clear();
-        batch.input.shrink_to(INPUT_BYTES_MAX);
-        batch.spans.clear();
-        batch.items.clear();
+        batch.clear();
         *self.batch.borrow_mut() = batch;
     }
 
@@ -718,6 +749,8 @@ impl<E: Env> Worker<E> {
                 // The answer comes through the letter box, which this thread opens later.
                 Outcome::Later => {
                     connection.set_phase(Phase::Waiting);
+                    let is_blocked = item.spec.is_some_and(|s| s.has(engine::spec::flag::BLOCKING));
+                    self.postpone(connection, is_blocked);
                     later += 1;
                 }
                 Outcome::Close => connection.set_phase(Phase::Closing),
@@ -1026,7 +1059,11 @@ impl<E: Env> Worker<E> {
         client.multi.store(session.multi.as_ref().map_or(-1, |m| m.queue.len() as i64), Ordering::Relaxed);
         client.multi_bytes.store(session.multi.as_ref().map_or(0, |m| m.bytes), Ordering::Relaxed);
         client.watched.store(session.watches.as_ref().map_or(0, |w| w.keys.len()), Ordering::Relaxed);
-        let is_blocked = matches!(*connection.phase.borrow(), Phase::Blocked(_));
+        let is_blocked = match *connection.phase.borrow() {
+            Phase::Blocked(_) => true,
+            Phase::Waiting => connection.is_postponed.get(),
+            _ => false,
+        };
         let flags = [
             (is_blocked, state::BLOCKED),
             (session.in_multi(), state::MULTI),
@@ -1098,6 +1135,7 @@ impl<E: Env> Worker<E> {
             connection.session.borrow_mut().written = written;
         }
         if matches!(phase, Phase::Blocked(_) | Phase::Waiting) {
+            self.postpone(connection, false);
             connection.set_phase(Phase::Ready);
         }
         self.describe(connection, 0, self.shared.env.now());
@@ -1150,19 +1188,24 @@ impl<E: Env> Worker<E> {
         }
     }
 
-    fn unblock(&self, connection: &Rc<Connection<E>>, is_error: bool) {
+    /// Ends a wait that was claimed for that. `tally`: what one for copies would answer.
+    fn unblock(&self, connection: &Rc<Connection<E>>, is_error: bool, tally: Option<Vec<u8>>) {
         let phase = connection.phase.borrow().clone();
-        let Phase::Blocked(waiter) = phase else { return };
-        self.end_wait(&waiter);
-        let reply = match is_error {
-            true => {
-                self.stats().count_error("UNBLOCKED".into());
-                self.stats().commands[waiter.spec().id].failed.add(1);
-                b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n".to_vec()
+        let (spec_id, reply) = match (&phase, tally) {
+            (Phase::Blocked(waiter), _) => {
+                self.end_wait(waiter);
+                (waiter.spec().id, waiter.timeout_reply())
             }
-            false => waiter.timeout_reply(),
+            (Phase::Waiting, Some(tally)) => (connection.client.command.load(Ordering::Relaxed) - 1, tally),
+            _ => return,
         };
-        self.finish_wait(connection, &reply);
+        self.postpone(connection, false);
+        if !is_error {
+            return self.finish_wait(connection, &reply);
+        }
+        self.stats().count_error("UNBLOCKED".into());
+        self.stats().commands[spec_id].failed.add(1);
+        self.finish_wait(connection, b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
     }
 
     fn finish_wait(&self, connection: &Rc<Connection<E>>, reply: &[u8]) {
@@ -1199,6 +1242,7 @@ impl<E: Env> Worker<E> {
     // Background.
 
     fn round(self: &Rc<Self>) {
+        self.batch.borrow_mut().give_back();
         if self.shared.state.is_cron_paused.load(Ordering::Relaxed) {
             return;
         }

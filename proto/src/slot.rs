@@ -21,6 +21,41 @@ impl Slot {
         Slot(crc16(hash_tag(key)) & (Slot::COUNT as u16 - 1))
     }
 
+    /// The slot of a text's first non-empty `{tag}`, if it has one.
+    pub fn of_tag(text: &[u8]) -> Option<Slot> {
+        let tag = hash_tag(text);
+        (tag.len() < text.len()).then(|| Slot(crc16(tag) & (Slot::COUNT as u16 - 1)))
+    }
+
+    /// A text that hashes to this slot. The checksum is linear: which of a letter's bits are turned over in a text decides
+    /// which bits of its slot are, whatever the others are.
+    pub fn tag(self) -> [u8; 6] {
+        let mut tag = *b"pppppp";
+        let mut wanted = Slot::of_key(&tag).0 ^ self.0;
+        // What turning some letters' bits over does to the slot, each with a highest bit of its own.
+        let mut basis: [Option<(u16, [u8; 6])>; 14] = [None; 14];
+        for letter in 0..tag.len() * 3 {
+            let mut turned = [0; 6];
+            turned[letter / 3] = 1 << (letter % 3);
+            let mut effect = crc16(&turned) & (Slot::COUNT as u16 - 1);
+            while effect != 0 {
+                let highest = effect.ilog2() as usize;
+                let Some((other, letters)) = basis[highest] else {
+                    basis[highest] = Some((effect, turned));
+                    break;
+                };
+                effect ^= other;
+                turned.iter_mut().zip(letters).for_each(|(a, b)| *a ^= b);
+            }
+        }
+        while wanted != 0 {
+            let (effect, letters) = basis[wanted.ilog2() as usize].expect("the letters span all slots");
+            wanted ^= effect;
+            tag.iter_mut().zip(letters).for_each(|(a, b)| *a ^= b);
+        }
+        tag
+    }
+
     #[inline]
     pub const fn number(self) -> u16 {
         self.0
@@ -190,6 +225,17 @@ mod tests {
         assert_eq!(Slot::of_key(b"foo{}{bar}"), Slot(crc16(b"foo{}{bar}") & 16383));
         assert_eq!(Slot::of_key(b"foo{{bar}}zap"), Slot::of_key(b"{bar"));
         assert_eq!(Slot::of_key(b"foo{bar}{zap}"), Slot::of_key(b"bar"));
+    }
+
+    #[test]
+    fn every_slot_has_a_tag_of_letters() {
+        for slot in Slot::all() {
+            let tag = slot.tag();
+            assert_eq!(Slot::of_key(&tag), slot);
+            assert!(tag.iter().all(|c| (b'p'..=b'w').contains(c)), "{tag:?}");
+        }
+        assert_eq!(Slot::of_tag(b"0-{foo}-0"), Some(Slot::of_key(b"foo")));
+        assert_eq!((Slot::of_tag(b"foo"), Slot::of_tag(b"{}")), (None, None));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub const ALL: [Kind; 6] = [Kind::Str, Kind::List, Kind::Set, Kind::Hash, Kind::ZSet, Kind::Stream];
+
     /// The name that TYPE prints.
     pub const fn name(self) -> &'static str {
         match self {

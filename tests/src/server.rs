@@ -56,6 +56,12 @@ impl Server {
         });
     }
 
+    /// Starts again on the same files, and waits until it takes connections, whether it has loaded or not.
+    pub fn restart_to_load(&mut self, args: &[&str]) {
+        self.spawn(args);
+        wait_for("the server to listen", || Client::connect(self.port).ok());
+    }
+
     /// Starts on the same files and waits for its end, which must come.
     pub fn restart_to_fail(&mut self, args: &[&str]) -> (ExitStatus, String) {
         self.spawn(args);

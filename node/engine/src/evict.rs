@@ -59,8 +59,12 @@ fn lfu_minutes(now_ms: i64) -> u32 {
 /// Evicts until the limit is kept. `Err`: the policy forbids it or nothing can go.
 pub fn make_room(turn: &mut Turn) -> Result<(), Error> {
     let limit = turn.settings.maxmemory;
-    // A replica keeps what its primary keeps.
-    if limit == 0 || turn.status.is_replica || turn.engine.keyspace.used_bytes() <= limit {
+    // A replica keeps what its primary keeps, and nothing goes from data that are not whole.
+    if limit == 0
+        || turn.status.is_replica
+        || turn.status.is_loading
+        || turn.engine.keyspace.used_bytes() <= limit
+    {
         return Ok(());
     }
     if turn.settings.maxmemory_policy == EvictionPolicy::NoEviction {

@@ -332,6 +332,11 @@ fn run_keys(
         let place = Place::of_only(turn, args[1]);
         return run_placed(turn, session, spec, args, raw, out, place.into(), &[place.slot]);
     }
+    if spec.is_routed
+        && let Some(slot) = spec.routed_slot(args)
+    {
+        admission::route(turn, session, &[slot], spec.command.flags)?;
+    }
     let (places, slots) = Places::of(turn, spec, args, session.db);
     run_placed(turn, session, spec, args, raw, out, places, &slots)
 }
@@ -368,7 +373,7 @@ fn run_placed(
     }
     if let [slot, ..] = *slots
         && route != Route::Here
-        && let Err(error) = admission::check_presence(turn, route, &mut keys, spec, args, slot)
+        && let Err(error) = admission::check_presence(turn, session, route, &mut keys, spec, args, slot)
     {
         conclude(turn, session, &mut keys, slots);
         return Err(error);
@@ -634,7 +639,7 @@ fn run_queue<'g>(
         match spec.command.run {
             Handler::Keys(_) => {
                 let slot = spec.slots(&args).and_then(|s| s.first().copied()).unwrap_or_default();
-                if let Err(error) = admission::check_presence(turn, route, keys, spec, &args, slot) {
+                if let Err(error) = admission::check_presence(turn, session, route, keys, spec, &args, slot) {
                     out.error(&error.to_string());
                     continue;
                 }

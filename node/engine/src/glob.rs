@@ -80,6 +80,20 @@ fn class(pattern: &[u8], c: u8, fold: impl Fn(u8) -> u8) -> Option<usize> {
     (is_match != is_negated).then_some(at)
 }
 
+/// The slot of all that a pattern can match, if it is one: it is no pattern, or none before the end of its `{tag}`.
+pub fn slot_of(pattern: &[u8]) -> Option<proto::Slot> {
+    let mut open = None;
+    for (at, c) in pattern.iter().enumerate() {
+        match (c, open) {
+            (b'*' | b'?' | b'[' | b'\\', _) => return None,
+            (b'{', None) => open = Some(at),
+            (b'}', Some(open)) if at > open + 1 => return proto::Slot::of_tag(&pattern[..=at]),
+            _ => {}
+        }
+    }
+    Some(proto::Slot::of_key(pattern))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use crate::propagate::Unit;
 use crate::settings::{Settings, notify};
 use crate::stats::Stats;
 use crate::turn::{ChangedKey, Host, Passage, Turn};
-use proto::Slot;
+use proto::{ClusterView, Slot};
 use smallvec::SmallVec;
 use std::any::Any;
 use storage::{
@@ -88,7 +88,7 @@ pub struct Keys<'g> {
     /// The user may read keys that the command's arguments do not name.
     pub may_read_any: bool,
     /// The node is part of a cluster: what a command uses is in one slot.
-    pub is_cluster: bool,
+    pub cluster: Option<&'g ClusterView>,
     pub passage: Option<&'g Passage<'g>>,
     pub effects: Kept<Effects>,
     pub unit: Kept<Unit>,
@@ -170,7 +170,7 @@ impl<'g> Keys<'g> {
             is_no_touch: false,
             is_tracked: turn.is_tracked,
             may_read_any: true,
-            is_cluster: turn.cluster.is_some(),
+            cluster: turn.cluster,
             passage: turn.passage,
             effects: turn.local.effects.lend(),
             unit,

@@ -13,6 +13,8 @@ pub struct Session {
     pub id: u64,
     pub db: u16,
     pub is_resp3: bool,
+    /// Its connection speaks TLS: it is told of ports that do.
+    pub is_tls: bool,
     /// It may run anything: the user is logged in and has no limits.
     is_free: bool,
     /// Its commands are looked at, or remembered: it is not free, or it tracks keys.
@@ -79,6 +81,7 @@ impl Session {
             id,
             db: 0,
             is_resp3: false,
+            is_tls: false,
             is_free: true,
             is_watched: false,
             tracking: None,
@@ -185,6 +188,7 @@ impl Session {
             id: self.id,
             db: self.db,
             is_resp3: self.is_resp3,
+            is_tls: self.is_tls,
             is_free: self.is_free,
             is_watched: self.is_watched,
             tracking: self.tracking,

@@ -347,6 +347,8 @@ pub mod key {
     pub const VARIABLE_FLAGS: u16 = 1 << 10;
     /// An empty argument there is no key.
     pub const NOT_EMPTY: u16 = 1 << 11;
+    /// Of what is no key: its `{tag}`, if it has one, leads to a slot as a key's does.
+    pub const ROUTES: u16 = 1 << 12;
 
     pub const NAMES: &[(u16, &str)] = &[
         (RO, "RO"),

@@ -23,6 +23,8 @@ pub struct Spec {
     pub is_first_key_plain: bool,
     /// Argument 1 is the only key.
     pub is_single_key: bool,
+    /// Something that is no key says where it runs.
+    pub is_routed: bool,
 }
 
 impl Spec {
@@ -64,6 +66,14 @@ impl Spec {
     pub fn is_subcommand(&self) -> bool {
         self.is_subcommand
     }
+    /// The slot that an argument leads to which is no key; see [`crate::spec::key::ROUTES`].
+    pub fn routed_slot(&self, args: Args) -> Option<Slot> {
+        let mut slot = None;
+        for spec in self.command.keys.iter().filter(|k| k.flags & crate::spec::key::ROUTES != 0) {
+            spec.positions(args, &mut |at| slot = slot.or(Slot::of_tag(args[at])));
+        }
+        slot
+    }
     /// The slots of the keys, ascending and each once.
     pub fn slots(&self, args: Args) -> Option<SmallVec<[Slot; 4]>> {
         if self.is_single_key {
@@ -71,6 +81,9 @@ impl Spec {
         }
         let mut slots: SmallVec<[Slot; 4]> =
             self.key_positions(args)?.iter().map(|i| Slot::of_key(args[*i])).collect();
+        if self.is_routed {
+            slots.extend(self.routed_slot(args));
+        }
         slots.sort_unstable();
         slots.dedup();
         Some(slots)
@@ -189,6 +202,7 @@ impl Table {
             acl: command.acl_categories(),
             is_subcommand: parent.is_some(),
             is_first_key_plain: is_first_key_plain(command),
+            is_routed: command.keys.iter().any(|k| k.flags & crate::spec::key::ROUTES != 0),
             is_single_key: is_first_key_plain(command) && command.keys.len() == 1 && is_one_key(command),
         }));
         self.specs.push(spec);

@@ -83,6 +83,8 @@ pub struct Runner {
     pub settings: Settings,
     pub status: Status,
     pub now_ms: i64,
+    /// The cluster that the node is part of.
+    pub cluster: Option<Arc<proto::ClusterView>>,
     pub session: Session,
     pub letters: Arc<Letters>,
     feed: Arc<Recorder>,
@@ -108,6 +110,7 @@ impl Default for Runner {
             settings: Settings::default(),
             status: Status::default(),
             now_ms: 1_700_000_000_000,
+            cluster: None,
             session: Session::new(1),
             letters,
             feed,
@@ -219,7 +222,7 @@ impl Runner {
         Turn {
             engine: &self.engine,
             settings: &self.settings,
-            cluster: None,
+            cluster: self.cluster.as_deref(),
             status: self.status,
             now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
             ticks: || 0,

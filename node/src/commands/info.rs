@@ -92,7 +92,7 @@ fn server<E: Env>(i: &mut Info<'_, E>) {
     i.line("process_id", std::process::id());
     i.line("process_supervised", "no");
     i.line("run_id", i.shared.run_id.clone());
-    i.line("tcp_port", settings.port);
+    i.line("tcp_port", if settings.port != 0 { settings.port } else { settings.tls_port });
     i.line("server_time_usec", i.now.wall.0 * 1000);
     i.line("uptime_in_seconds", uptime_s);
     i.line("uptime_in_days", uptime_s / 86400);
@@ -104,6 +104,16 @@ fn server<E: Env>(i: &mut Info<'_, E>) {
     i.line("config_file", path);
     i.line("io_threads_active", 0);
     i.line("workers", i.shared.mail.len());
+    let bind: String = settings.bind.iter().map(|b| format!(",bind={b}")).collect();
+    let ports =
+        [("tcp", settings.port), ("tls", settings.tls_port)].into_iter().filter(|(_, port)| *port != 0);
+    let mut listeners: Vec<String> =
+        ports.map(|(name, port)| format!("name={name}{bind},port={port}")).collect();
+    let unix = i.shared.clients.unix_path.get().map(|path| format!("name=unix,bind={path}"));
+    listeners.extend(unix);
+    for (index, listener) in listeners.iter().enumerate() {
+        i.line(&format!("listener{index}"), listener);
+    }
 }
 
 fn clients<E: Env>(i: &mut Info<'_, E>) {
@@ -216,6 +226,25 @@ fn human(bytes: u64) -> String {
     format!("{value:.2}{}", UNITS[unit])
 }
 
+/// How far loading is, in the fields of Redis.
+fn loading<E: Env>(i: &mut Info<'_, E>) {
+    let progress = &i.shared.persist.progress;
+    let (total, loaded) = (progress.total.load(Ordering::Relaxed), progress.loaded.load(Ordering::Relaxed));
+    let began_s = progress.began_s.load(Ordering::Relaxed);
+    let elapsed_s = (i.now.wall.0 / 1000 - began_s).max(0) as u64;
+    let share = if total == 0 { 0.0 } else { loaded as f64 * 100.0 / total as f64 };
+    let eta_s = match loaded {
+        0 => 1,
+        _ => (elapsed_s * total.saturating_sub(loaded)).checked_div(loaded).unwrap_or(0),
+    };
+    i.line("loading_start_time", began_s);
+    i.line("loading_total_bytes", total);
+    i.line("loading_rdb_used_mem", 0);
+    i.line("loading_loaded_bytes", loaded);
+    i.line("loading_loaded_perc", format!("{share:.2}"));
+    i.line("loading_eta_seconds", eta_s);
+}
+
 fn persistence<E: Env>(i: &mut Info<'_, E>) {
     let status = i.shared.persist.status();
     let is_loading = i.shared.state.is_loading.load(Ordering::Relaxed);
@@ -224,6 +253,9 @@ fn persistence<E: Env>(i: &mut Info<'_, E>) {
     let now_s = i.now.mono.as_ms() / 1000;
     let since = |is_on: bool, began_s: u64| if is_on { now_s.saturating_sub(began_s) as i64 } else { -1 };
     i.line("loading", is_loading as u8);
+    if is_loading {
+        loading(i);
+    }
     i.line("async_loading", 0);
     i.line("current_cow_peak", 0);
     i.line("current_cow_size", 0);

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod command;
 pub mod connection;
 pub mod debug;
+pub mod failover;
 pub mod info;
 pub mod latency;
 pub mod memory;
@@ -35,6 +36,7 @@ pub fn declared() -> impl Iterator<Item = &'static Command> {
         command::COMMANDS,
         debug::COMMANDS,
         replication::COMMANDS,
+        failover::COMMANDS,
         cluster::COMMANDS,
         migrate::COMMANDS,
     ];
@@ -68,6 +70,7 @@ fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
         command::functions::<E>(),
         debug::functions::<E>(),
         replication::functions::<E>(),
+        failover::functions::<E>(),
         cluster::functions::<E>(),
         migrate::functions::<E>(),
     ]

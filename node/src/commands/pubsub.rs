@@ -178,6 +178,11 @@ fn subscribe<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
     Ok(HostOutcome::Done)
 }
 
+fn moved<E: Env>(cx: &HostCx<E>, slot: proto::Slot, to: &proto::view::NodeView) -> Error {
+    let port = to.client_port(cx.session.is_tls);
+    Error::Text(format!("MOVED {slot} {}:{port}", to.ip).into())
+}
+
 /// Sharded channels live where their slot does.
 fn check_slots<E: Env>(cx: &HostCx<E>) -> Result<(), Error> {
     let Some(view) = cx.host.setting.view else { return Ok(()) };
@@ -189,7 +194,7 @@ fn check_slots<E: Env>(cx: &HostCx<E>) -> Result<(), Error> {
     match view.owner(slot) {
         None => Err(Error::text("CLUSTERDOWN Hash slot not served")),
         Some(owner) if owner.id == view.my_primary() => Ok(()),
-        Some(owner) => Err(Error::Text(format!("MOVED {slot} {}:{}", owner.ip, owner.port).into())),
+        Some(owner) => Err(moved(cx, slot, owner)),
     }
 }
 
@@ -244,9 +249,7 @@ fn publish<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
             let slot = proto::Slot::of_key(cx.args[1]);
             match view.owner(slot) {
                 Some(owner) if owner.id == view.my_primary() => {}
-                Some(owner) => {
-                    return Err(Error::Text(format!("MOVED {slot} {}:{}", owner.ip, owner.port).into()));
-                }
+                Some(owner) => return Err(moved(cx, slot, owner)),
                 None => return Err(Error::text("CLUSTERDOWN Hash slot not served")),
             }
         }

@@ -3,10 +3,11 @@
 use super::Functions;
 use crate::env::Env;
 use crate::host::HostCx;
-use crate::replica::{self, SyncRequest, Target};
+use crate::replica::{self, SyncRequest, Target, failover};
 use engine::spec::{Arg, Command, Deprecated, Group, Handler, acl, flag};
 use engine::{Error, HostOutcome};
 use proto::{NodeId, Offset, ReplId};
+use replication::acks::Tally;
 use std::sync::atomic::Ordering;
 
 type Outcome = Result<HostOutcome, Error>;
@@ -37,6 +38,9 @@ fn replicaof<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     if cx.session.is_replica {
         return Err(Error::text("ERR Command is not valid when client is a replica."));
     }
+    if failover::is_any(&shared) {
+        return Err(Error::text("ERR REPLICAOF not allowed while failing over."));
+    }
     if !cx.host.is_exclusive {
         return Ok(HostOutcome::NeedsGate);
     }
@@ -63,7 +67,7 @@ fn replicaof<E: Env>(cx: &mut HostCx<E>) -> Outcome {
 }
 
 /// CONFIG GET shows the primary and CONFIG REWRITE keeps it.
-fn remember<E: Env>(shared: &crate::shared::Shared<E>, words: &[String]) {
+pub fn remember<E: Env>(shared: &crate::shared::Shared<E>, words: &[String]) {
     let result = shared.config().set("replicaof", words, true);
     assert!(result.is_ok(), "any words are a valid 'replicaof'");
 }
@@ -179,9 +183,31 @@ const PSYNC: Command = Command {
 fn psync<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let place = cx.int(2)?;
     let replid = ReplId::from_hex(cx.args[1]);
+    if cx.is_word(3, "FAILOVER") {
+        if !cx.host.is_exclusive {
+            return Ok(HostOutcome::NeedsGate);
+        }
+        take_over(cx, replid)?;
+    }
     // On the wire places count from 1, and -1 means nothing.
     let has = replid.and_then(|id| u64::try_from(place - 1).ok().map(|n| (id, Offset(n))));
     start_sync(cx, SyncRequest { is_psync: true, has })
+}
+
+/// Our primary gives its role up and asks us to take it.
+fn take_over<E: Env>(cx: &mut HostCx<E>, replid: Option<ReplId>) -> Result<(), Error> {
+    let shared = cx.shared().clone();
+    tracing::warn!("Failover request received for replid {}.", cx.text(1));
+    if shared.settings().is_cluster || !shared.state.is_replica.load(Ordering::Acquire) {
+        return Err(Error::text("ERR PSYNC FAILOVER can't be sent to a master."));
+    }
+    if replid != Some(shared.replication.replid()) {
+        return Err(Error::text("ERR PSYNC FAILOVER replid must match my replid."));
+    }
+    replica::lead_closed(&shared);
+    remember(&shared, &[]);
+    tracing::info!("MASTER MODE enabled (failover request from '{}')", cx.host.client.peer);
+    Ok(())
 }
 
 const SYNC: Command = Command {
@@ -196,6 +222,9 @@ fn sync<E: Env>(cx: &mut HostCx<E>) -> Outcome {
 }
 
 fn start_sync<E: Env>(cx: &mut HostCx<E>, request: SyncRequest) -> Outcome {
+    if failover::is_any(cx.shared()) {
+        return Err(Error::text("NOMASTERLINK Can't SYNC while failing over"));
+    }
     let state = &cx.shared().state;
     if state.is_replica.load(Ordering::Acquire) && !state.is_link_up.load(Ordering::Acquire) {
         return Err(Error::text("NOMASTERLINK Can't SYNC while not connected with my master"));
@@ -230,15 +259,57 @@ fn wait<E: Env>(cx: &mut HostCx<E>) -> Outcome {
             "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is configured to be writable (which is not the default) writes to replicas are just local and are not propagated.",
         ));
     }
-    let needed = usize::try_from(cx.int(1)?).unwrap_or(0);
-    let timeout_ms = engine::number::parse_i64(cx.args[2])
+    let needed = Tally::Copies(usize::try_from(cx.int(1)?).unwrap_or(0));
+    let timeout_ms = wait_timeout(cx, 2)?;
+    wait_for(cx, needed, timeout_ms)
+}
+
+/// Redis 7.2. Which writes of others are durable says nothing here, so that it is the connection's own writes that count.
+const WAITAOF: Command = Command {
+    name: "waitaof",
+    summary: "Blocks until all of the preceding write commands sent by the connection are written to the append-only file of the master and/or replicas.",
+    since: "7.2.0",
+    complexity: "O(1)",
+    group: Group::Generic,
+    arity: 4,
+    flags: flag::BLOCKING,
+    args: &[Arg::integer("numlocal"), Arg::integer("numreplicas"), Arg::integer("timeout")],
+    tips: &["request_policy:all_shards", "response_policy:agg_min"],
+    ..BASE
+};
+fn waitaof<E: Env>(cx: &mut HostCx<E>) -> Outcome {
+    let is_local = match cx.int(1)? {
+        0 => false,
+        1 => true,
+        _ => return Err(Error::text("ERR value is out of range, value must between 0 and 1")),
+    };
+    let copies = usize::try_from(cx.int(2)?)
+        .map_err(|_| Error::text("ERR value is out of range, must be positive"))?;
+    let timeout_ms = wait_timeout(cx, 3)?;
+    let shared = cx.shared();
+    if shared.state.is_replica.load(Ordering::Acquire) {
+        return Err(Error::text(
+            "ERR WAITAOF cannot be used with replica instances. Please also note that writes to replicas are just local and are not propagated.",
+        ));
+    }
+    if is_local && !shared.settings().appendonly {
+        return Err(Error::text(replica::NO_LOG));
+    }
+    wait_for(cx, Tally::Synced { is_local, copies }, timeout_ms)
+}
+
+fn wait_timeout<E: Env>(cx: &HostCx<E>, at: usize) -> Result<u64, Error> {
+    let timeout_ms = engine::number::parse_i64(cx.args[at])
         .ok_or(Error::text("ERR timeout is not an integer or out of range"))?;
-    let timeout_ms = u64::try_from(timeout_ms).map_err(|_| Error::TimeoutNegative)?;
-    let may_wait = !cx.is_nested();
-    let (id, offset) = (cx.session.id, Offset(cx.session.written));
-    match replica::wait_for_replicas(&shared, id, offset, needed, timeout_ms, may_wait) {
-        Some(count) => {
-            cx.out.int(count as i64);
+    u64::try_from(timeout_ms).map_err(|_| Error::TimeoutNegative)
+}
+
+fn wait_for<E: Env>(cx: &mut HostCx<E>, needed: Tally, timeout_ms: u64) -> Outcome {
+    let wait =
+        replica::Wait { offset: Offset(cx.session.written), needed, timeout_ms, may_wait: !cx.is_nested() };
+    match replica::wait_for_copies(cx.shared(), cx.session.id, &wait) {
+        Some(tally) => {
+            replica::write_tally(tally, cx.out);
             Ok(HostOutcome::Done)
         }
         None => Ok(HostOutcome::Later),
@@ -259,6 +330,7 @@ pub static COMMANDS: &[Command] = &[
     PSYNC,
     SYNC,
     WAIT,
+    WAITAOF,
 ];
 
 pub fn functions<E: Env>() -> Functions<E> {
@@ -270,5 +342,6 @@ pub fn functions<E: Env>() -> Functions<E> {
         ("psync", psync::<E>),
         ("sync", sync::<E>),
         ("wait", wait::<E>),
+        ("waitaof", waitaof::<E>),
     ]
 }

@@ -11,7 +11,17 @@ const fn d(
     change: Change,
     doc: &'static str,
 ) -> Directive {
-    Directive { name, alias: None, kind, default, change, is_hidden: false, is_protected: false, doc }
+    Directive {
+        name,
+        alias: None,
+        kind,
+        default,
+        change,
+        is_hidden: false,
+        is_protected: false,
+        is_for_loaded: false,
+        doc,
+    }
 }
 
 const fn aliased(alias: &'static str, directive: Directive) -> Directive {
@@ -24,6 +34,10 @@ const fn hidden(directive: Directive) -> Directive {
 
 const fn protected(directive: Directive) -> Directive {
     Directive { is_protected: true, ..directive }
+}
+
+const fn for_loaded(directive: Directive) -> Directive {
+    Directive { is_for_loaded: true, ..directive }
 }
 
 const U32: i64 = u32::MAX as i64;
@@ -86,7 +100,7 @@ pub static DIRECTIVES: &[Directive] = &[
         Any,
         "When the append-only file is synced.",
     ),
-    d("appendonly", Bool, "no", Any, "Keep an append-only file."),
+    for_loaded(d("appendonly", Bool, "no", Any, "Keep an append-only file.")),
     d(
         "auto-aof-rewrite-min-size",
         Memory(0, u64::MAX),
@@ -213,7 +227,7 @@ pub static DIRECTIVES: &[Directive] = &[
     d("daemonize", Bool, "no", AtStart, "Go into the background."),
     d("databases", Int(1, 1024), "16", AtStart, "Number of databases."),
     protected(d("dbfilename", Text, "dump.rdb", Any, "Name of the snapshot.")),
-    protected(d("dir", Text, ".", AtStart, "Folder of all data files.")),
+    protected(for_loaded(d("dir", Text, ".", AtStart, "Folder of all data files."))),
     d("disable-thp", Bool, "yes", AtStart, "Accepted for compatibility."),
     d("dynamic-hz", Bool, "yes", Any, "Accepted for compatibility."),
     d("enable-debug-command", Enum(&["no", "yes", "local"]), "no", AtStart, "Who may use DEBUG."),
@@ -289,8 +303,8 @@ pub static DIRECTIVES: &[Directive] = &[
         "loading-process-events-interval-bytes",
         Memory(1024, i32::MAX as u64),
         "2097152",
-        AtStart,
-        "Accepted for compatibility: clients are answered while data are loaded.",
+        Any,
+        "Bytes that are loaded, at start, before others may stop everybody for a moment.",
     )),
     d("locale-collate", Text, "", Any, "Accepted for compatibility."),
     d("logfile", Text, "", AtStart, "File for the log; empty: standard output."),
@@ -424,13 +438,13 @@ pub static DIRECTIVES: &[Directive] = &[
         "Seconds after the last replica until the backlog goes; 0: never.",
     ),
     d("repl-disable-tcp-nodelay", Bool, "no", Any, "Accepted for compatibility."),
-    d(
+    for_loaded(d(
         "repl-diskless-load",
         Enum(&["disabled", "on-empty-db", "swapdb"]),
         "disabled",
         Any,
         "Accepted for compatibility: snapshots are loaded as they arrive.",
-    ),
+    )),
     d(
         "repl-diskless-sync",
         Bool,
@@ -517,6 +531,56 @@ pub static DIRECTIVES: &[Directive] = &[
     d("tcp-backlog", Int(0, I32), "511", AtStart, "Connections that wait to be accepted."),
     d("tcp-keepalive", Int(0, I32), "300", Any, "Seconds between keepalive probes."),
     d("timeout", Int(0, I32), "0", Any, "Seconds after which an idle client is closed; 0: never."),
+    d(
+        "tls-auth-clients",
+        Enum(&["no", "yes", "optional"]),
+        "yes",
+        Any,
+        "Whether clients must show a certificate of a known authority: yes, no, or only if they have one.",
+    ),
+    d("tls-ca-cert-dir", Text, "", Any, "Folder with certificates of authorities that are trusted."),
+    d("tls-ca-cert-file", Text, "", Any, "File with certificates of authorities that are trusted."),
+    d("tls-cert-file", Text, "", Any, "File with the server's certificate and the chain behind it."),
+    d(
+        "tls-ciphers",
+        Text,
+        "",
+        Any,
+        "Cipher suites of TLS 1.2, as OpenSSL lists them; empty: all with forward secrecy.",
+    ),
+    d("tls-ciphersuites", Text, "", Any, "Cipher suites of TLS 1.3; empty: all."),
+    d(
+        "tls-client-cert-file",
+        Text,
+        "",
+        Any,
+        "File with the certificate that is shown to other nodes; empty: the server's.",
+    ),
+    d("tls-client-key-file", Text, "", Any, "File with the key of that certificate."),
+    d("tls-client-key-file-pass", Secret, "", Any, "Password of that key."),
+    d("tls-cluster", Bool, "no", Any, "Speak TLS on the cluster bus, and with targets of MIGRATE."),
+    d(
+        "tls-dh-params-file",
+        Text,
+        "",
+        Any,
+        "Accepted for compatibility: keys are exchanged over elliptic curves.",
+    ),
+    d("tls-key-file", Text, "", Any, "File with the key of the server's certificate."),
+    d("tls-key-file-pass", Secret, "", Any, "Password of that key."),
+    d("tls-port", Int(0, 65535), "0", Any, "Port for clients over TLS; 0: none."),
+    d("tls-prefer-server-ciphers", Bool, "no", Any, "The server's order of cipher suites decides."),
+    d("tls-protocols", Text, "", Any, "Versions of TLS: TLSv1.2, TLSv1.3; empty: both."),
+    d("tls-replication", Bool, "no", Any, "Speak TLS with primaries."),
+    d(
+        "tls-session-cache-size",
+        Int(0, I32),
+        "20480",
+        Any,
+        "Sessions kept for clients that come again; 0: a built-in bound.",
+    ),
+    d("tls-session-cache-timeout", Int(0, I32), "300", Any, "Seconds for which they are kept."),
+    d("tls-session-caching", Bool, "yes", Any, "Keep sessions of clients, so that they come again faster."),
     d(
         "tracking-table-max-keys",
         Int(0, i64::MAX),

@@ -28,6 +28,8 @@ pub struct Directive {
     pub is_hidden: bool,
     /// CONFIG SET obeys `enable-protected-configs`: it says where files are written.
     pub is_protected: bool,
+    /// CONFIG SET refuses it while data are loaded.
+    pub is_for_loaded: bool,
     pub doc: &'static str,
 }
 

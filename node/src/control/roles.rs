@@ -81,7 +81,7 @@ impl<E: Env> Roles<E> {
         let Some(member) = topology.member(shard.primary.node) else { return };
         let target = replica::Target {
             host: member.address.ip.clone(),
-            port: member.address.port,
+            port: member.address.port_for(self.shared.settings().is_replication_tls),
             node: Some(core.id()),
             generation: core.generation().0,
             tenure: shard.epoch,

@@ -27,7 +27,9 @@ impl Life {
         }
         let settings = NodeSettings::from(&config);
         let (shared, inbox, ..) = crate::node::build(Real::new(Arc::new(disk.clone())), config, settings, 1);
-        let persist = Persist::start(shared.clone(), inbox).await.unwrap();
+        shared.state.is_loading.store(true, Ordering::Relaxed);
+        let persist = Persist::start(shared.clone(), inbox).await.unwrap().expect("nobody ends it");
+        shared.state.is_loading.store(false, Ordering::Relaxed);
         tokio::task::spawn_local(persist.run());
         Life { applier: Applier::new(shared.clone()), shared }
     }

@@ -44,6 +44,8 @@ pub enum LoadError {
     Duplicate(Vec<u8>),
     /// A function library does not load.
     Library(String),
+    /// The node ends.
+    Ended,
 }
 
 impl fmt::Display for LoadError {
@@ -55,6 +57,7 @@ impl fmt::Display for LoadError {
             LoadError::Database(db) => {
                 write!(f, "the file has keys in database {db}: raise 'databases'")
             }
+            LoadError::Ended => write!(f, "the node ends"),
             LoadError::Library(error) => write!(f, "a function library does not load: {error}"),
             LoadError::Duplicate(key) => {
                 write!(f, "the key '{}' is there twice", String::from_utf8_lossy(key).escape_debug())
@@ -175,13 +178,13 @@ fn take<E: Env>(
     loaded: &mut Loaded,
     event: Event,
 ) -> Result<(), LoadError> {
+    if shared.state.is_shutting_down.load(Ordering::Relaxed) {
+        return Err(LoadError::Ended);
+    }
     match event {
         Event::Key(record) => {
             insert(shared, rule, now_ms, loaded, *record)?;
-            let delay_us = shared.settings().load_delay_us;
-            if delay_us > 0 {
-                shared.env.stall(Duration::from_micros(delay_us));
-            }
+            delay(shared);
         }
         Event::Aux(name, value) => take_aux(loaded, &name, &value),
         Event::EmptyKey(key) => {
@@ -192,6 +195,14 @@ fn take<E: Env>(
         Event::Header { .. } | Event::Sizes { .. } | Event::End => {}
     }
     Ok(())
+}
+
+/// `key-load-delay`, for tests of what happens meanwhile.
+fn delay<E: Env>(shared: &Shared<E>) {
+    let delay_us = shared.settings().load_delay_us;
+    if delay_us > 0 {
+        shared.env.stall(Duration::from_micros(delay_us));
+    }
 }
 
 /// Puts a function library into the node's set.
@@ -258,9 +269,13 @@ pub fn load_rdb<E: Env>(shared: &Arc<Shared<E>>, rule: LoadRule) -> Result<Optio
         return Ok(None);
     }
     let mut file = disk.open_read(&path).map_err(RdbError::Io)?;
+    let progress = &shared.persist.progress;
+    progress.begin(shared.env.now().wall.0 / 1000, disk.len(&path).unwrap_or(0));
     let mut loader = RdbLoader::new(shared, rule);
-    let mut chunk = vec![0; CHUNK_BYTES];
+    // As much as is loaded before others may close the gate.
+    let mut chunk = vec![0; CHUNK_BYTES.min(shared.settings().load_events_bytes)];
     loop {
+        progress.loaded.store(loader.offset(), Ordering::Relaxed);
         match file.read(&mut chunk) {
             Ok(0) => loader.finish()?,
             Ok(n) => drop(loader.push(&chunk[..n])?),
@@ -274,9 +289,10 @@ pub fn load_rdb<E: Env>(shared: &Arc<Shared<E>>, rule: LoadRule) -> Result<Optio
 }
 
 /// Loads what an earlier life kept: the log if it is on, else the snapshot. Returns the log's files as far as there
-/// are any. `Err`: what stands in the way of a start.
+/// are any. `Err`: what stands in the way of a start. Meanwhile clients are told that data are loaded; on a thread that
+/// nobody waits for.
 pub fn load<E: Env>(shared: &Arc<Shared<E>>) -> Result<Option<Found>, String> {
-    shared.state.is_loading.store(true, Ordering::Relaxed);
+    assert!(shared.state.is_loading.load(Ordering::Relaxed), "nobody sees half of the data");
     let started = shared.env.now().mono;
     let seconds = || shared.env.now().mono.since(started).as_secs_f64();
     let mut found = None;
@@ -303,7 +319,6 @@ pub fn load<E: Env>(shared: &Arc<Shared<E>>) -> Result<Option<Found>, String> {
             }
         }
     }
-    shared.state.is_loading.store(false, Ordering::Relaxed);
     Ok(found)
 }
 
@@ -341,14 +356,29 @@ fn load_log<E: Env>(shared: &Arc<Shared<E>>, files: &LogFiles) -> Result<Loaded,
     let rule = LoadRule { skips_expired: false, may_replace: false, is_exclusive: false };
     let mut keys = KeyLoader::new(shared.clone(), rule);
     let mut applier = Applier::new(shared.clone());
+    let disk = shared.env.disk();
+    let names = files.manifest.base.iter().chain(&files.manifest.increments);
+    let total = names.map(|f| disk.len(&format!("{}/{}", files.dir(), f.name)).unwrap_or(0)).sum();
+    let progress = &shared.persist.progress;
+    progress.begin(shared.env.now().wall.0 / 1000, total);
     let report =
         load_manifest(&*shared.env.disk(), files.dir(), &files.manifest, &options, &mut |item| -> Result<
             (),
             LoadError,
         > {
+            if shared.state.is_shutting_down.load(Ordering::Relaxed) {
+                return Err(LoadError::Ended);
+            }
             match item {
                 Item::Rdb(event) => keys.take(event),
-                Item::Unit(commands) => Ok(applier.apply(&commands)?),
+                Item::Unit(commands) => {
+                    delay(shared);
+                    Ok(applier.apply(&commands)?)
+                }
+                Item::Read(bytes) => {
+                    progress.loaded.fetch_add(bytes, Ordering::Relaxed);
+                    Ok(())
+                }
             }
         })?;
     if let Some((path, tail)) = report.cut {

@@ -152,8 +152,9 @@ impl<E: Env> Log<E> {
             Err(error) => LogEnd::Failed(error),
         };
         self.shared.state.set_throttle(throttle::LOG, false);
-        self.shared.state.log_synced.store(0, Ordering::Relaxed);
+        self.shared.state.log_synced.store(0, Ordering::Release);
         self.shared.persist.status().is_log_complete = false;
+        crate::replica::log_was_synced(&self.shared);
         end
     }
 
@@ -329,11 +330,12 @@ impl<E: Env> Log<E> {
     /// Lets the replies of durable writes go.
     fn open_gate(&self) {
         self.shared.state.log_synced.store(self.synced, Ordering::Release);
+        self.shared.replication.log_synced.notify_one();
         if self.policy() == Fsync::Always {
             self.shared.allow(gate::LOG, Some(self.synced));
-            self.shared.replication.log_synced.notify_one();
             self.shared.replication.acknowledged.notify_one();
         }
+        crate::replica::log_was_synced(&self.shared);
     }
 
     async fn sync_if_due(&mut self) -> io::Result<()> {

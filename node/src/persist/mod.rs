@@ -22,7 +22,7 @@ pub use task::Persist;
 
 use crate::free::Garbage;
 use crate::shared::Ticket;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::{Keyspace, Snapshot};
 use tokio::sync::{mpsc, oneshot};
@@ -80,6 +80,23 @@ pub struct PersistStatus {
     pub log_base_bytes: u64,
 }
 
+/// How far loading is, for INFO. Sizes in bytes.
+#[derive(Debug, Default)]
+pub struct LoadProgress {
+    /// Wall clock, in seconds.
+    pub began_s: AtomicI64,
+    pub total: AtomicU64,
+    pub loaded: AtomicU64,
+}
+
+impl LoadProgress {
+    pub fn begin(&self, now_s: i64, total: u64) {
+        self.began_s.store(now_s, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+        self.loaded.store(0, Ordering::Relaxed);
+    }
+}
+
 /// Where DEBUG reloads data from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReloadSource {
@@ -99,6 +116,7 @@ pub struct PersistHandle<S> {
     /// Values and tables that were handed to [`PersistHandle::dispose`] and are freed, or soon will be.
     pub disposed: AtomicU64,
     status: Mutex<PersistStatus>,
+    pub progress: LoadProgress,
     /// Held by the snapshot under way.
     snapshots: tokio::sync::Mutex<()>,
     active: Mutex<Option<Arc<Snapshot>>>,
@@ -129,6 +147,7 @@ impl<S> PersistHandle<S> {
                 waiting_garbage: Default::default(),
                 disposed: Default::default(),
                 status: Mutex::new(status),
+                progress: LoadProgress::default(),
                 snapshots: Default::default(),
                 active: Mutex::default(),
             },

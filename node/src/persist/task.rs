@@ -3,6 +3,7 @@
 //! Jobs run beside it on the control thread and tell it when they are done; everything that they change here changes
 //! in one place.
 
+use super::files::Found;
 use super::load::{LoadRule, load, load_rdb, note, reload_log};
 use super::log::{LogEnd, Order};
 use super::rewrite::{LogPlace, begin, resume, rewrite};
@@ -14,6 +15,7 @@ use crate::env::Env;
 use crate::shared::{Shared, Ticket, gate};
 use proto::{Mono, Slot};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -56,6 +58,8 @@ impl<S> Job<S> {
 pub struct Persist<E: Env> {
     pub(super) shared: Arc<Shared<E>>,
     inbox: PersistInbox<E::Socket>,
+    /// What was asked while data were loaded.
+    early: VecDeque<PersistRequest<E::Socket>>,
     tell: mpsc::UnboundedSender<Done>,
     told: mpsc::UnboundedReceiver<Done>,
     pub(super) log: LogPlace,
@@ -73,14 +77,19 @@ pub struct Persist<E: Env> {
 type Reply<'a> = &'a mut proto::resp::Reply;
 
 impl<E: Env> Persist<E> {
-    /// Loads what an earlier life kept, and opens the log. `Err`: the node must not start.
-    pub async fn start(shared: Arc<Shared<E>>, inbox: PersistInbox<E::Socket>) -> Result<Persist<E>, String> {
-        let found = load(&shared)?;
+    /// Loads what an earlier life kept, and opens the log. `Err`: the node must not start. `None`: it was told to end.
+    pub async fn start(
+        shared: Arc<Shared<E>>,
+        mut inbox: PersistInbox<E::Socket>,
+    ) -> Result<Option<Persist<E>>, String> {
+        let mut early = VecDeque::new();
+        let Some(found) = load_beside(&shared, &mut inbox, &mut early).await? else { return Ok(None) };
         shared.persist.status().last_save_s = shared.env.now().wall.0 / 1000;
         let (tell, told) = mpsc::unbounded_channel();
         let persist = Persist {
             shared,
             inbox,
+            early,
             tell,
             told,
             log: Rc::new(RefCell::new(None)),
@@ -102,7 +111,7 @@ impl<E: Env> Persist<E> {
             })?;
             *persist.log.borrow_mut() = Some(Rc::new(log));
         }
-        Ok(persist)
+        Ok(Some(persist))
     }
 
     fn on_log_end(&self) -> impl FnOnce(LogEnd) + 'static {
@@ -112,6 +121,11 @@ impl<E: Env> Persist<E> {
 
     /// Serves until the node ends.
     pub async fn run(mut self) {
+        while let Some(request) = self.early.pop_front() {
+            if self.on_request(request).await {
+                return;
+            }
+        }
         let mut next_tick = Box::pin(tokio::time::sleep(TICK));
         loop {
             tokio::select! {
@@ -528,6 +542,39 @@ pub(super) fn clear<E: Env>(shared: &Shared<E>) {
         let mut guard = keyspace.lock_wait(slot);
         for db in 0..keyspace.databases() {
             drop(guard.db_mut(db).take_table());
+        }
+    }
+}
+
+/// Requests that wait until data are loaded. Commands that ask for something are refused meanwhile, but for a few.
+const EARLY_MAX: usize = 100_000;
+
+/// Loads on another thread and looks after requests. `None`: one of them, or a signal, ends the node; there is nothing
+/// to save.
+async fn load_beside<E: Env>(
+    shared: &Arc<Shared<E>>,
+    inbox: &mut PersistInbox<E::Socket>,
+    early: &mut VecDeque<PersistRequest<E::Socket>>,
+) -> Result<Option<Option<Found>>, String> {
+    let theirs = shared.clone();
+    let mut loading = std::pin::pin!(shared.env.blocking(move || load(&theirs)));
+    loop {
+        tokio::select! {
+            biased;
+            found = &mut loading => return found.map(Some),
+            Some(request) = inbox.requests.recv(), if early.len() < EARLY_MAX => match request {
+                PersistRequest::ShutDown { ticket, .. } => {
+                    match ticket {
+                        Some(_) => tracing::warn!("User requested shutdown..."),
+                        None => tracing::warn!("Received shutdown signal during loading, exiting now."),
+                    }
+                    shared.state.is_shutting_down.store(true, Ordering::Relaxed);
+                    // Soon: it looks at each key. What it says is of no interest any more.
+                    let _ = loading.await;
+                    return Ok(None);
+                }
+                request => early.push_back(request),
+            },
         }
     }
 }

@@ -109,7 +109,7 @@ impl ReplicationState {
         let feed = &shared.feed;
         let held = feed.held_bytes();
         let is_on = feed.is_backlog_on();
-        line("master_failover_state", &"no-failover");
+        line("master_failover_state", &super::failover::describe(&state));
         if settings.durability != crate::config::Durability::Async {
             let topology = shared.topology.load();
             let node = shared.view.load().as_ref().map(|view| view.myself);

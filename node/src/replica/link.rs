@@ -2,9 +2,9 @@
 //!
 //! Invariant: every wait has a deadline, repl-timeout; a link that is silent for that long is closed.
 
-use super::load;
 use super::wire::{LinkEnd, Wire};
 use super::{LinkStage, Target};
+use super::{failover, load};
 use crate::config::Durability;
 use crate::env::Env;
 use crate::persist::{Applied, Applier};
@@ -87,7 +87,8 @@ async fn follow_once<E: Env>(shared: &Arc<Shared<E>>, target: &Target) -> Result
     set_stage(shared, LinkStage::Connecting);
     tracing::info!("Connecting to MASTER {}:{}", target.host, target.port);
     let own = shared.config().get("bind-source-addr").to_string();
-    let connect = shared.env.connect_from(&own, &target.host, target.port);
+    let is_tls = shared.settings().is_replication_tls;
+    let connect = crate::tls::connect(shared, &own, &target.host, target.port, is_tls);
     let stream = match tokio::time::timeout(timeout, connect).await {
         Err(_) => return Err(LinkEnd::TimedOut),
         Ok(result) => result.map_err(LinkEnd::Io)?,
@@ -131,8 +132,12 @@ async fn introduce<E: Env>(
             return Err(LinkEnd::Refused(format!("Unable to AUTH to MASTER: {answer}")));
         }
     }
+    let own_port = match settings.is_replication_tls && settings.tls_port != 0 {
+        true => settings.tls_port,
+        false => settings.port,
+    };
     let port = match (settings.replica_announce_port, settings.announce_port) {
-        (0, 0) => settings.port,
+        (0, 0) => own_port,
         (0, port) => port,
         (port, _) => port,
     };
@@ -182,15 +187,23 @@ async fn sync<E: Env>(
         (state.has_history && !is_given_up, state.history.replid())
     };
     let end = shared.feed.end();
-    match has_history {
-        true => {
-            tracing::info!("Trying a partial resynchronization (request {replid}:{}).", end.0 + 1);
-            let (replid, place) = (replid.to_string(), (end.0 + 1).to_string());
-            wire.command(&[b"PSYNC", replid.as_bytes(), place.as_bytes()]).await?;
-        }
-        false => wire.command(&[b"PSYNC", b"?", b"-1"]).await?,
+    let is_hand_over = failover::is_in_progress(shared);
+    let (replid, place) = match has_history {
+        true => (replid.to_string(), (end.0 + 1).to_string()),
+        false => ("?".into(), "-1".into()),
+    };
+    if has_history {
+        tracing::info!("Trying a partial resynchronization (request {replid}:{place}).");
     }
+    let request: [&[u8]; 4] = [b"PSYNC", replid.as_bytes(), place.as_bytes(), b"FAILOVER"];
+    wire.command(&request[..if is_hand_over { 4 } else { 3 }]).await?;
     let answer = wire.line().await?;
+    if is_hand_over {
+        match answer.starts_with('+') {
+            true => failover::finish(shared),
+            false => failover::abort(shared, "Failover target rejected psync request"),
+        }
+    }
     let words: Vec<&str> = answer.split_whitespace().collect();
     let mut applier = Applier::new(shared.clone());
     let db = shared.state.stream_db.load(Ordering::Relaxed);
@@ -260,12 +273,17 @@ async fn stream_from<E: Env>(
         false => ACK_EVERY,
     };
     let (mut ack_due, mut is_asked) = (shared.env.now().mono, false);
+    // The primary asked, and this much was not yet on our disk.
+    let mut unsynced: Option<Offset> = None;
     loop {
         let bytes = wire.take();
         if !bytes.is_empty() {
             shared.counters.net_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let result = applier.push(&bytes, &mut |unit| is_asked |= relay(shared, unit));
             result.map_err(|error| LinkEnd::Protocol(error.to_string()))?;
+            if is_asked {
+                unsynced = Some(shared.feed.end());
+            }
             is_asked |= is_prompt;
             shared.replication.state().link.last_io = Some(shared.env.now().mono);
         }
@@ -273,6 +291,8 @@ async fn stream_from<E: Env>(
             acknowledge(shared, wire).await?;
             ack_due = shared.env.now().mono + ack_every;
         }
+        let log_synced = Offset(shared.state.log_synced.load(Ordering::Acquire));
+        unsynced = unsynced.filter(|end| shared.settings().appendonly && log_synced < *end);
         // `fill` ends by itself after repl-timeout, but is begun anew with each acknowledgement.
         let last_io = shared.replication.state().link.last_io;
         let now = shared.env.now().mono;
@@ -283,7 +303,7 @@ async fn stream_from<E: Env>(
         tokio::select! {
             biased;
             filled = wire.fill() => drop(filled?),
-            () = shared.replication.log_synced.notified(), if is_prompt => is_asked = true,
+            () = shared.replication.log_synced.notified(), if is_prompt || unsynced.is_some() => is_asked = true,
             () = tokio::time::sleep(ack_due.since(now)) => {}
         }
     }

@@ -6,6 +6,7 @@
 //! Invariant: when the history gets another name or begins anew, all replicas of this node are made to ask again.
 
 mod describe;
+pub mod failover;
 mod link;
 mod load;
 mod payload;
@@ -17,7 +18,8 @@ mod wire;
 pub use describe::{Position, ReplicaView};
 pub use primary::{SyncRequest, serve};
 pub use role::{Target, follow, follow_closed, lead, lead_closed, target};
-pub use wait::{ask_for_acks, ask_for_last_acks, wait_for_replicas};
+pub use wait::write as write_tally;
+pub use wait::{NO_LOG, Wait, ask_for_acks, ask_for_last_acks, end_wait, log_was_synced, wait_for_copies};
 
 use crate::env::Env;
 use crate::shared::Shared;
@@ -37,8 +39,8 @@ pub struct ReplicationState {
     turn: AtomicU64,
     /// For the link task: the primary to follow is another.
     target_changed: Notify,
-    /// For the timer: a client waits.
-    wait_added: Notify,
+    /// For the timer: a client waits, or a hand-over may go on.
+    round_due: Notify,
     /// Full syncs that wait for a snapshot, and where the control thread finds them.
     syncs: mpsc::UnboundedSender<payload::Job>,
     syncs_inbox: Mutex<Option<payload::Inbox>>,
@@ -73,6 +75,7 @@ pub struct State {
     may_discard: Option<u64>,
     target: Option<Target>,
     target_number: u64,
+    failover: Option<failover::Failover>,
     is_following: bool,
     link: LinkState,
     /// Since when there is no replica.
@@ -158,6 +161,7 @@ impl ReplicationState {
             greetings: BTreeMap::new(),
             target: None,
             target_number: 0,
+            failover: None,
             is_following: false,
             link: LinkState::default(),
             lonely_since: None,
@@ -170,7 +174,7 @@ impl ReplicationState {
             syncs_inbox: Mutex::new(Some(syncs_inbox)),
             turn: AtomicU64::new(0),
             target_changed: Notify::new(),
-            wait_added: Notify::new(),
+            round_due: Notify::new(),
             acknowledged: Notify::new(),
             log_synced: Notify::new(),
             tenure: AtomicU64::new(0),
@@ -284,11 +288,15 @@ const ROUND: Duration = Duration::from_millis(100);
 async fn rounds<E: Env>(shared: &Arc<Shared<E>>) {
     loop {
         let now = shared.env.now().mono;
-        let next = shared.replication.state().acks.next_deadline();
-        let pause = next.map_or(ROUND, |at| at.since(now).min(ROUND));
+        failover::step(shared);
+        let pause = {
+            let state = shared.replication.state();
+            let wait = state.acks.next_deadline().map(|at| at.since(now));
+            wait.into_iter().chain(failover::due_in(&state, now)).fold(ROUND, Duration::min)
+        };
         tokio::select! {
             biased;
-            () = shared.replication.wait_added.notified() => continue,
+            () = shared.replication.round_due.notified() => continue,
             () = tokio::time::sleep(pause) => {}
         }
         round(shared, shared.env.now().mono);
@@ -339,7 +347,9 @@ fn round<E: Env>(shared: &Shared<E>, now: Mono) {
     }
     drop(state);
     wait::answer(shared, finished);
-    if has_replicas && !is_replica && is_ping_due {
+    // During a hand-over the feed's end stands still.
+    let is_paused = shared.state.is_paused.load(Ordering::Relaxed);
+    if has_replicas && !is_replica && is_ping_due && !is_paused {
         append(shared, &[b"PING"]);
     }
 }

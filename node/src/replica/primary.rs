@@ -237,6 +237,9 @@ impl<E: Env> Link<'_, E> {
             self.shared.replication.state().acks.acknowledge(self.connection.id, offset, self.now());
         wait::answer(self.shared, finished);
         self.shared.replication.acknowledged.notify_one();
+        if self.shared.state.is_paused.load(Ordering::Relaxed) {
+            self.shared.replication.round_due.notify_one();
+        }
         self.first_ack.notify_one();
         self.connection.client.last_active_ms.store(self.shared.env.now().wall.0, Ordering::Relaxed);
     }

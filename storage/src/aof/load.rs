@@ -30,6 +30,8 @@ pub enum Item {
     Rdb(Event),
     /// Commands to be executed all or none: one, or those between MULTI and EXEC (without these two).
     Unit(Vec<Command>),
+    /// So many bytes more of the files were read.
+    Read(u64),
 }
 
 /// The end of a file that is no whole unit.
@@ -106,7 +108,7 @@ pub fn load_file<E: From<AofError>>(
     let io = |error| AofError::Io { file: path.into(), error };
     let mut source = Source { read: disk.open_read(path).map_err(io)?, path, done: false };
     let mut buffer = Vec::new();
-    while buffer.len() < 6 && source.fill(&mut buffer)? {}
+    while buffer.len() < 6 && source.fill(&mut buffer, each)? {}
     let mut before = 0;
     if buffer.starts_with(b"REDIS") || buffer.starts_with(b"VALKEY") {
         let rdb = |error| AofError::Rdb { file: path.into(), error };
@@ -120,7 +122,7 @@ pub fn load_file<E: From<AofError>>(
             }
             buffer.clear();
             if !decoder.is_ended() {
-                source.fill(&mut buffer)?;
+                source.fill(&mut buffer, each)?;
             }
         }
         before = decoder.offset();
@@ -137,17 +139,22 @@ struct Source<'a> {
 
 impl Source<'_> {
     /// Appends the next chunk; `false` at the end of the file.
-    fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<bool, AofError> {
+    fn fill<E: From<AofError>>(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        each: &mut dyn FnMut(Item) -> Result<(), E>,
+    ) -> Result<bool, E> {
         let from = buffer.len();
         buffer.resize(from + CHUNK, 0);
         let n = loop {
             match self.read.read(&mut buffer[from..]) {
                 Ok(n) => break n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(AofError::Io { file: self.path.into(), error }),
+                Err(error) => return Err(AofError::Io { file: self.path.into(), error }.into()),
             }
         };
         buffer.truncate(from + n);
+        each(Item::Read(n as u64))?;
         self.done = n == 0;
         Ok(n > 0)
     }
@@ -177,7 +184,7 @@ impl Units<'_> {
                 self.buffer.drain(..self.at);
                 self.before += self.at as u64;
                 self.at = 0;
-                if !self.source.fill(&mut self.buffer)? {
+                if !self.source.fill(&mut self.buffer, each)? {
                     return Ok(self.end());
                 }
             }
@@ -190,7 +197,7 @@ impl Units<'_> {
                 Ok(Piece::Command(args, n)) => {
                     let unit = match self.take(args) {
                         Ok(unit) => unit,
-                        Err(what) => return Ok(Some(self.corrupt(what)?)),
+                        Err(what) => return Ok(Some(self.corrupt(what, each)?)),
                     };
                     self.pass(n);
                     if let Some(unit) = unit {
@@ -199,7 +206,7 @@ impl Units<'_> {
                     }
                     need = 1;
                 }
-                Err(what) => return Ok(Some(self.corrupt(what)?)),
+                Err(what) => return Ok(Some(self.corrupt(what, each)?)),
             }
         }
     }
@@ -237,12 +244,16 @@ impl Units<'_> {
         (len > self.valid).then_some(TornTail { valid: self.valid, len, corrupt: None })
     }
 
-    fn corrupt(mut self, what: &'static str) -> Result<TornTail, AofError> {
+    fn corrupt<E: From<AofError>>(
+        mut self,
+        what: &'static str,
+        each: &mut dyn FnMut(Item) -> Result<(), E>,
+    ) -> Result<TornTail, E> {
         // The length is needed to tell a torn tail from damage in the middle.
         loop {
             self.before += self.buffer.len() as u64;
             self.buffer.clear();
-            if !self.source.fill(&mut self.buffer)? {
+            if !self.source.fill(&mut self.buffer, each)? {
                 return Ok(TornTail { valid: self.valid, len: self.before, corrupt: Some(what) });
             }
         }
@@ -285,7 +296,7 @@ mod tests {
         let report = load_manifest(disk, "d", &manifest, options, &mut |item| {
             match item {
                 Item::Rdb(Event::Key(r)) => seen.push(format!("key {}", String::from_utf8_lossy(&r.key))),
-                Item::Rdb(_) => {}
+                Item::Rdb(_) | Item::Read(_) => {}
                 Item::Unit(unit) => {
                     let text = |c: &Command| String::from_utf8(c.join(&b' ')).unwrap();
                     seen.push(unit.iter().map(text).collect::<Vec<_>>().join("; "));

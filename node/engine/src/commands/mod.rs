@@ -3,6 +3,7 @@
 pub mod algebra;
 pub mod bitfield;
 pub mod bitmap;
+pub mod cluster_scan;
 pub mod collection;
 pub mod dump;
 pub mod expiry;
@@ -55,6 +56,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         expiry::COMMANDS,
         dump::COMMANDS,
         scan::COMMANDS,
+        cluster_scan::COMMANDS,
         memory::COMMANDS,
         crate::multi::COMMANDS,
         hash::COMMANDS,

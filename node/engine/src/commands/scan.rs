@@ -25,29 +25,41 @@ pub struct Filter<'a> {
     pub kind: Option<&'a [u8]>,
 }
 
+impl Default for Filter<'_> {
+    fn default() -> Self {
+        Filter { pattern: None, count: 10, kind: None }
+    }
+}
+
 impl<'a> Filter<'a> {
     /// Parses the options from argument `from` on.
     pub fn parse(cx: &Cx<'a, '_>, from: usize, has_type: bool) -> Result<Filter<'a>, Error> {
-        let mut filter = Filter { pattern: None, count: 10, kind: None };
-        let mut i = from;
-        while i < cx.args.len() {
-            let value = *cx.args.get(i + 1).ok_or(Error::Syntax)?;
-            if cx.is_word(i, "MATCH") {
-                filter.pattern = (value != b"*").then_some(value);
-            } else if cx.is_word(i, "COUNT") {
-                let count = cx.int(i + 1)?;
-                if count < 1 {
-                    return Err(Error::Syntax);
-                }
-                filter.count = count as usize;
-            } else if has_type && cx.is_word(i, "TYPE") {
-                filter.kind = Some(value);
-            } else {
+        let mut filter = Filter::default();
+        (from..cx.args.len()).step_by(2).try_for_each(|at| filter.option(cx, at, has_type))?;
+        Ok(filter)
+    }
+    /// Parses the option at argument `at`, and its operand.
+    pub fn option(&mut self, cx: &Cx<'a, '_>, at: usize, has_type: bool) -> Result<(), Error> {
+        let value = *cx.args.get(at + 1).ok_or(Error::Syntax)?;
+        if cx.is_word(at, "MATCH") {
+            self.pattern = (value != b"*").then_some(value);
+        } else if cx.is_word(at, "COUNT") {
+            let count = cx.int(at + 1)?;
+            if count < 1 {
                 return Err(Error::Syntax);
             }
-            i += 2;
+            self.count = count as usize;
+        } else if has_type && cx.is_word(at, "TYPE") {
+            self.kind = Some(value);
+        } else {
+            return Err(Error::Syntax);
         }
-        Ok(filter)
+        Ok(())
+    }
+
+    /// Whether a key of this kind is looked for.
+    pub fn takes(&self, key: &[u8], kind: &str) -> bool {
+        self.kind.is_none_or(|k| k.eq_ignore_ascii_case(kind.as_bytes())) && self.is_match(key)
     }
 
     pub fn is_match(&self, text: &[u8]) -> bool {
@@ -124,8 +136,7 @@ fn scan(cx: &mut Cx) -> Result<(), Error> {
     let filter = Filter::parse(cx, 2, true)?;
     let mut found: Vec<Vec<u8>> = Vec::new();
     let next = scan_from(cx.keys, cursor, filter.count, &mut |key, kind| {
-        let is_kind = filter.kind.is_none_or(|k| k.eq_ignore_ascii_case(kind.as_bytes()));
-        if is_kind && filter.is_match(key) {
+        if filter.takes(key, kind) {
             found.push(key.to_vec());
         }
     })?;
@@ -134,39 +145,64 @@ fn scan(cx: &mut Cx) -> Result<(), Error> {
     Ok(())
 }
 
-/// Visits at least `count` keys (whole segments) from `cursor` on, if there are that many. Returns the next cursor, 0
-/// at the end. Expired keys are passed over.
+/// [`Scan::run`] from a cursor to the last slot. Returns the next cursor, 0 at the end.
 fn scan_from(
     keys: &mut Keys,
     cursor: u64,
     count: usize,
     each: &mut dyn FnMut(&[u8], &str),
 ) -> Result<u64, Error> {
-    let (db, now_ms) = (keys.db, keys.now_ms);
-    let Some(mut slot) = Slot::new((cursor >> SLOT_SHIFT) as u16) else { return Ok(0) };
-    let mut place = cursor & ((1 << SLOT_SHIFT) - 1);
-    let mut visited = 0;
-    for _ in 0..SLOTS_PER_CALL_MAX.max(count) {
-        place = keys.locks.visit(slot, |guard| {
-            guard.db(db).scan(place, &mut |entry| {
-                visited += 1;
-                if entry.expire_ms().is_none_or(|at| at > now_ms) {
-                    each(entry.key(), entry.kind().name());
+    let Some(slot) = Slot::new((cursor >> SLOT_SHIFT) as u16) else { return Ok(0) };
+    let place = cursor & ((1 << SLOT_SHIFT) - 1);
+    let last = Slot::new(Slot::COUNT as u16 - 1).expect("the last slot");
+    let next = Scan { slot, place, last, count }.run(keys, each)?;
+    Ok(next.map_or(0, |(slot, place)| (slot.number() as u64) << SLOT_SHIFT | place))
+}
+
+/// A part of a walk over the keys of a database.
+pub struct Scan {
+    /// Where it begins: a slot, and a place within it.
+    pub slot: Slot,
+    pub place: u64,
+    /// The last slot that is walked over.
+    pub last: Slot,
+    /// Keys to visit before it may end.
+    pub count: usize,
+}
+
+impl Scan {
+    /// Visits at least `count` keys (whole segments), if there are that many. Returns where to go on; `None` at the end.
+    /// Expired keys are passed over. Errors as [`crate::locks::Locks::visit`].
+    pub fn run(
+        self,
+        keys: &mut Keys,
+        each: &mut dyn FnMut(&[u8], &str),
+    ) -> Result<Option<(Slot, u64)>, Error> {
+        let Scan { mut slot, mut place, last, count } = self;
+        let (db, now_ms) = (keys.db, keys.now_ms);
+        let mut visited = 0;
+        for _ in 0..SLOTS_PER_CALL_MAX.max(count) {
+            place = keys.locks.visit(slot, |guard| {
+                guard.db(db).scan(place, &mut |entry| {
+                    visited += 1;
+                    if entry.expire_ms().is_none_or(|at| at > now_ms) {
+                        each(entry.key(), entry.kind().name());
+                    }
+                })
+            })?;
+            if place == 0 {
+                let following = Slot::new(slot.number() + 1).filter(|next| *next <= last);
+                match following.and_then(|s| keys.keyspace.next_occupied(db, s)).filter(|s| *s <= last) {
+                    Some(next) => slot = next,
+                    None => return Ok(None),
                 }
-            })
-        })?;
-        if place == 0 {
-            let following = Slot::new(slot.number() + 1).and_then(|s| keys.keyspace.next_occupied(db, s));
-            match following {
-                Some(next) => slot = next,
-                None => return Ok(0),
+            }
+            if visited >= count {
+                break;
             }
         }
-        if visited >= count {
-            break;
-        }
+        Ok(Some((slot, place)))
     }
-    Ok((slot.number() as u64) << SLOT_SHIFT | place)
 }
 
 pub const KEYS: Command = Command {

@@ -142,7 +142,7 @@ fn check_pattern(cx: &Cx, pattern: &[u8], option: &str) -> Result<(), Error> {
         )));
     }
     let is_same = || pattern_slot(pattern) == Some(Slot::of_key(cx.args[1]));
-    if !cx.keys.is_cluster || is_same() {
+    if cx.keys.cluster.is_none() || is_same() {
         return Ok(());
     }
     Err(Error::err(&format!(

@@ -263,7 +263,7 @@ pub(crate) fn execute(
         return Ok(Outcome::Busy(slot));
     }
     if let [slot, ..] = *slots
-        && let Err(error) = admission::check_presence(turn, route, &mut keys, spec, args, slot)
+        && let Err(error) = admission::check_presence(turn, session, route, &mut keys, spec, args, slot)
     {
         execute::conclude(turn, session, &mut keys, &slots);
         return Err(error);
@@ -726,7 +726,7 @@ impl Run<'_, '_> {
     ) -> Result<(), Refusal> {
         match *slots {
             [slot] if route != Route::Here => {
-                admission::check_presence(self.turn, route, self.keys, spec, args, slot)
+                admission::check_presence(self.turn, &self.session, route, self.keys, spec, args, slot)
                     .or_else(|_| refused(NOT_LOCAL))
             }
             _ => Ok(()),
