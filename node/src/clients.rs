@@ -156,7 +156,7 @@ impl Clients {
     /// Counts what a client takes now. Returns what all take.
     pub fn count_bytes(&self, client: &Client) -> usize {
         let now = client.memory_bytes();
-        if client.counted.load(Ordering::Relaxed) == now {
+        if client.counted.load(Ordering::Relaxed) == now || client.is_gone.load(Ordering::Relaxed) {
             return self.bytes();
         }
         let change = now.wrapping_sub(client.counted.swap(now, Ordering::Relaxed));
@@ -355,5 +355,7 @@ mod tests {
         assert!(clients.choose_victims(140_000).is_empty());
         clients.remove(all[3].id);
         assert_eq!(clients.bytes(), 40_000 + 2 * 1024);
+        clients.count_bytes(&all[3]);
+        assert_eq!(clients.bytes(), 40_000 + 2 * 1024, "one that is gone takes nothing");
     }
 }

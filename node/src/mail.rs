@@ -50,6 +50,9 @@ impl<S> Mail<S> {
         self.letters.push(letter);
         self.notify.notify_one();
     }
+    pub fn is_empty(&self) -> bool {
+        self.letters.is_empty()
+    }
     pub fn take(&self) -> Option<Letter<S>> {
         self.letters.pop()
     }

@@ -635,7 +635,9 @@ impl<E: Env> Worker<E> {
             *self.batch.borrow_mut() = batch;
             return;
         }
-        self.open_letters();
+        if !self.mail.is_empty() {
+            self.open_letters();
+        }
         Setting::with(&self.shared, |setting| self.run_groups(setting, &mut batch));
         batch.clear();
         *self.batch.borrow_mut() = batch;
