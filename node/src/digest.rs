@@ -59,7 +59,9 @@ fn of_value(value: ValueRef<'_>) -> Digest {
         }
         ValueRef::Hash(map) => {
             for (field, value) in map.iter() {
-                xor(&mut sum, &hash(&[b"hash".to_vec(), field.to_vec(), value.to_vec()]));
+                let mut parts = vec![b"hash".to_vec(), field.to_vec(), value.to_vec()];
+                parts.extend(map.expiry(field).map(|at| at.to_le_bytes().to_vec()));
+                xor(&mut sum, &hash(&parts));
             }
         }
         ValueRef::ZSet(zset) => {

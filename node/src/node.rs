@@ -110,8 +110,23 @@ async fn serve<E: Env>(
     Ok(())
 }
 
+/// Redis obeys a signal at a turn of its timer, until which SHUTDOWN ABORT takes it back. Here it is obeyed at once, but
+/// while the timers stand still (DEBUG PAUSE-CRON). False: it was taken back.
+async fn has_gone_on<E: Env>(shared: &Shared<E>) -> bool {
+    const LOOK: std::time::Duration = std::time::Duration::from_millis(5);
+    let gone_on = async {
+        while shared.state.is_cron_paused.load(Ordering::Relaxed) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    shared.persist.shutdown.wait(gone_on).await.is_some()
+}
+
 async fn obey<E: Env>(shared: Arc<Shared<E>>, mut signals: tokio::sync::mpsc::UnboundedReceiver<EndSignal>) {
     while let Some(signal) = signals.recv().await {
+        if shared.state.is_cron_paused.load(Ordering::Relaxed) && !has_gone_on(&shared).await {
+            continue;
+        }
         let words = shared.config().get(signal.directive).to_string();
         let has = |word: &str| words.split_whitespace().any(|w| w.eq_ignore_ascii_case(word));
         let save = if has("save") {

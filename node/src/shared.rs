@@ -357,6 +357,7 @@ impl<E: Env> Shared<E> {
     pub fn apply_config(&self) {
         let settings = self.settings();
         crate::tracking::trim(self);
+        crate::replica::recount(self);
         self.feed.set_backlog_bytes(settings.backlog_bytes);
         // From the reply to CONFIG SET on, not from when the log's task comes to it.
         let is_complete = self.persist.status().is_log_complete;

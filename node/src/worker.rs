@@ -749,7 +749,7 @@ impl<E: Env> Worker<E> {
                 // The answer comes through the letter box, which this thread opens later.
                 Outcome::Later => {
                     connection.set_phase(Phase::Waiting);
-                    let is_blocked = item.spec.is_some_and(|s| s.has(engine::spec::flag::BLOCKING));
+                    let is_blocked = item.spec.is_some_and(|s| s.has(engine::spec::flag::WAITS));
                     self.postpone(connection, is_blocked);
                     later += 1;
                 }

@@ -115,6 +115,10 @@ impl Acks {
     pub fn count(&self, offset: Offset) -> usize {
         self.replicas.values().filter(|a| a.is_online && a.offset >= offset).count()
     }
+    /// Online replicas that lack something before `offset`.
+    pub fn lagging(&self, offset: Offset) -> usize {
+        self.replicas.values().filter(|a| a.is_online && a.offset < offset).count()
+    }
     /// Online replicas that were heard of within `lag_max`.
     pub fn good(&self, now: Mono, lag_max: Duration) -> usize {
         self.replicas.values().filter(|a| a.is_online && now.since(a.at) <= lag_max).count()

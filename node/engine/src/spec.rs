@@ -160,6 +160,8 @@ pub mod flag {
 
     /// Counts as set on every command.
     pub const ANY: u32 = 1 << 31;
+    /// While its answer is made elsewhere, its client counts as blocked.
+    pub const WAITS: u32 = 1 << 28;
 
     /// Names in the order in which COMMAND INFO shows them. Redis keeps `MAY_REPLICATE` to itself.
     pub const NAMES: &[(u32, &str)] = &[

@@ -439,7 +439,10 @@ fn kill<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         client.kill();
         cx.shared().post_to(client.id, Letter::Kill { client: client.id, is_soft: client.id == me });
     }
-    match (is_old_form, chosen.len()) {
+    // The link to the primary is no connection of a worker's.
+    let is_link = matches!(filter.conditions[..], [(Condition::Kind("master"), true)])
+        && crate::replica::cut_link(cx.shared());
+    match (is_old_form, chosen.len() + is_link as usize) {
         (true, 0) => return Err(Error::text("ERR No such client")),
         (true, _) => cx.out.ok(),
         (false, count) => cx.out.int(count as i64),

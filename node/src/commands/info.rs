@@ -94,6 +94,9 @@ fn server<E: Env>(i: &mut Info<'_, E>) {
     i.line("run_id", i.shared.run_id.clone());
     i.line("tcp_port", if settings.port != 0 { settings.port } else { settings.tls_port });
     i.line("server_time_usec", i.now.wall.0 * 1000);
+    if let Some(ms) = i.shared.persist.shutdown.remaining_ms(i.now.mono) {
+        i.line("shutdown_in_milliseconds", ms);
+    }
     i.line("uptime_in_seconds", uptime_s);
     i.line("uptime_in_days", uptime_s / 86400);
     i.line("hz", settings.hz);
@@ -164,6 +167,7 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
     i.line("mem_fragmentation_bytes", rss as i64 - used as i64);
     i.line("mem_replication_backlog", i.shared.feed.end().0.saturating_sub(i.shared.feed.first().0));
     // Buffers of clients and replicas stand beside what maxmemory limits.
+    i.line("mem_total_replication_buffers", i.shared.feed.held_bytes());
     i.line("mem_not_counted_for_evict", 0);
     i.line("mem_clients_normal", i.shared.clients.bytes());
     i.line("mem_aof_buffer", i.shared.feed.kept_bytes());

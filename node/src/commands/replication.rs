@@ -247,7 +247,7 @@ const WAIT: Command = Command {
     since: "3.0.0",
     group: Group::Generic,
     arity: 3,
-    flags: flag::NOSCRIPT | flag::BLOCKING,
+    flags: flag::NOSCRIPT | flag::BLOCKING | flag::WAITS,
     args: &[Arg::integer("numreplicas"), Arg::integer("timeout")],
     tips: &["request_policy:all_shards", "response_policy:agg_min"],
     ..BASE
@@ -272,7 +272,7 @@ const WAITAOF: Command = Command {
     complexity: "O(1)",
     group: Group::Generic,
     arity: 4,
-    flags: flag::BLOCKING,
+    flags: flag::BLOCKING | flag::WAITS,
     args: &[Arg::integer("numlocal"), Arg::integer("numreplicas"), Arg::integer("timeout")],
     tips: &["request_policy:all_shards", "response_policy:agg_min"],
     ..BASE

@@ -126,7 +126,13 @@ pub static COMMANDS: &[Command] = &[
         summary: "Saves the database(s) to disk and ends the server.",
         complexity: "O(N) when saving, where N is the total number of keys in all databases, otherwise O(1)",
         arity: -1,
-        flags: flag::ADMIN | flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::NO_MULTI | flag::ALLOW_BUSY,
+        flags: flag::ADMIN
+            | flag::NOSCRIPT
+            | flag::LOADING
+            | flag::STALE
+            | flag::NO_MULTI
+            | flag::ALLOW_BUSY
+            | flag::WAITS,
         args: &[
             Arg::one_of("save-selector", &[Arg::word("nosave", "NOSAVE"), Arg::word("save", "SAVE")])
                 .optional(),
@@ -293,10 +299,14 @@ fn shutdown<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         }
     }
     if is_abort {
-        return Err(match cx.args.len() {
-            2 => Error::text("ERR No shutdown in progress."),
-            _ => Error::Syntax,
-        });
+        return match cx.args.len() {
+            2 if cx.shared().persist.shutdown.abort() => {
+                tracing::warn!("Shutdown manually aborted.");
+                cx.ok()
+            }
+            2 => Err(Error::text("ERR No shutdown in progress.")),
+            _ => Err(Error::Syntax),
+        };
     }
     let ticket = cx.ticket();
     cx.shared().persist.request(PersistRequest::ShutDown { ticket: Some(ticket), save, is_now, is_forced });

@@ -17,6 +17,7 @@ mod tests;
 
 pub use apply::{Applied, Applier, ApplyError};
 pub use load::{LoadError, LoadRule, Loaded, RdbLoader};
+pub use shutdown::ShutdownState;
 pub use snapshot::{SnapshotDone, SnapshotError, SnapshotRequest, SnapshotSink, SnapshotStart, snapshot};
 pub use task::Persist;
 
@@ -117,6 +118,7 @@ pub struct PersistHandle<S> {
     pub disposed: AtomicU64,
     status: Mutex<PersistStatus>,
     pub progress: LoadProgress,
+    pub shutdown: ShutdownState,
     /// Held by the snapshot under way.
     snapshots: tokio::sync::Mutex<()>,
     active: Mutex<Option<Arc<Snapshot>>>,
@@ -148,6 +150,7 @@ impl<S> PersistHandle<S> {
                 disposed: Default::default(),
                 status: Mutex::new(status),
                 progress: LoadProgress::default(),
+                shutdown: ShutdownState::default(),
                 snapshots: Default::default(),
                 active: Mutex::default(),
             },

@@ -2,15 +2,18 @@
 //!
 //! Invariant: the last save and the end of the process happen behind a closed gate, so that no write comes between.
 
+use super::PersistRequest;
 use super::log::Order;
 use super::save::save_rdb_exclusive;
 use super::snapshot::SnapshotTurn;
-use super::task::Persist;
+use super::task::{EARLY_MAX, Persist};
 use crate::env::Env;
 use crate::shared::{Shared, Ticket, throttle};
-use std::sync::atomic::Ordering;
+use proto::Mono;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use storage::GateClosed;
+use tokio::sync::Notify;
 
 /// Times that the log is brought up to the feed's end before the gate is closed although writes still come in.
 const ROUNDS_MAX: usize = 100;
@@ -32,26 +35,36 @@ impl<E: Env> Persist<E> {
         }
         let shared = self.shared.clone();
         shared.state.is_shutting_down.store(true, Ordering::Relaxed);
-        let is_done = self.end(save, is_now, is_forced).await;
+        let mut tickets: Vec<Ticket<E::Socket>> = ticket.into_iter().collect();
+        let is_done = self.end(&mut tickets, save, is_now, is_forced).await;
         if is_done {
             return true;
         }
         shared.state.is_shutting_down.store(false, Ordering::Relaxed);
         shared.state.set_throttle(throttle::SHUTDOWN, false);
-        match ticket {
-            Some(ticket) => {
-                ticket.answer(|out| out.error("ERR Errors trying to SHUTDOWN. Check logs."));
-            }
-            None => tracing::warn!(
-                "A signal was received but errors trying to shut down the server, check the logs for more information"
-            ),
+        tracing::warn!("Errors trying to shut down the server. Check the logs for more information.");
+        for ticket in tickets {
+            ticket.answer(|out| out.error("ERR Errors trying to SHUTDOWN. Check logs."));
         }
         false
     }
 
-    async fn end(&mut self, save: Option<bool>, is_now: bool, is_forced: bool) -> bool {
+    async fn end(
+        &mut self,
+        tickets: &mut Vec<Ticket<E::Socket>>,
+        save: Option<bool>,
+        is_now: bool,
+        is_forced: bool,
+    ) -> bool {
         let shared = self.shared.clone();
-        let is_first_base = self.log.borrow().as_ref().is_some_and(|log| !log.is_complete.get());
+        shared.state.set_throttle(throttle::SHUTDOWN, true);
+        if !is_now && !self.wait_for_replicas(tickets).await {
+            return false;
+        }
+        if self.early.iter().any(|request| matches!(request, PersistRequest::ConfigChanged)) {
+            self.on_config().await;
+        }
+        let is_first_base = self.rewriting.is_some() && !shared.persist.status().is_log_complete;
         if is_first_base {
             // The base cannot be written while a script is inside the gate, and that one has no other end.
             let is_stuck = save == Some(false) && shared.engine.scripts.control.has_unkillable();
@@ -70,10 +83,6 @@ impl<E: Env> Persist<E> {
             tracing::warn!("There is a child rewriting the AOF. Killing it!");
             job.abort().await;
             shared.persist.status().is_rewriting = false;
-        }
-        shared.state.set_throttle(throttle::SHUTDOWN, true);
-        if !is_now {
-            wait_for_replicas(&shared).await;
         }
         if shared.engine.scripts.control.kill_all() && save == Some(false) {
             // Redis 7.0: NOSAVE ends the server in the middle of a script that has written.
@@ -122,27 +131,101 @@ impl<E: Env> Persist<E> {
     }
 }
 
-/// Writes wait already: gives the replicas `shutdown-timeout` to get what was written last.
-async fn wait_for_replicas<E: Env>(shared: &Shared<E>) {
-    let began = shared.env.now().mono;
-    let timeout = Duration::from_secs(shared.settings().shutdown_timeout_s);
-    let mut has_said = false;
-    loop {
-        let now = shared.env.now().mono;
-        let (online, current) = {
-            let state = shared.replication.state();
-            (state.acks.good(now, Duration::MAX), state.acks.count(shared.feed.end()))
+/// A shutdown that may be given up.
+#[derive(Default)]
+pub struct ShutdownState {
+    is_waiting: AtomicBool,
+    /// When waiting for replicas ends, in ms of the monotonic clock; 0: nobody waits for any.
+    deadline_ms: AtomicU64,
+    aborted: Notify,
+}
+
+impl ShutdownState {
+    /// Gives a shutdown up that waits. False: there is none, or it is too late.
+    pub fn abort(&self) -> bool {
+        let was_waiting = self.is_waiting.swap(false, Ordering::AcqRel);
+        if was_waiting {
+            self.aborted.notify_one();
+        }
+        was_waiting
+    }
+    /// How long replicas are still waited for, if they are.
+    pub fn remaining_ms(&self, now: Mono) -> Option<u64> {
+        match self.deadline_ms.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(at.saturating_sub(now.as_ms())),
+        }
+    }
+    /// Waits for `what`; `None`: the shutdown was given up.
+    pub async fn wait<T>(&self, what: impl Future<Output = T>) -> Option<T> {
+        self.is_waiting.store(true, Ordering::Release);
+        let result = tokio::select! {
+            biased;
+            () = self.aborted.notified() => return None,
+            result = what => result,
         };
-        if current >= online {
-            return;
+        match self.is_waiting.swap(false, Ordering::AcqRel) {
+            true => Some(result),
+            // Given up just now.
+            false => {
+                self.aborted.notified().await;
+                None
+            }
         }
-        if now.since(began) >= timeout {
-            return tracing::warn!("{current} of {online} replicas are in sync when shutting down.");
-        }
-        if !std::mem::replace(&mut has_said, true) {
+    }
+}
+
+impl<E: Env> Persist<E> {
+    /// Writes wait already: gives the replicas `shutdown-timeout` to get what was written last. False: the shutdown was
+    /// given up. Who asks for it meanwhile waits for the same end.
+    async fn wait_for_replicas(&mut self, tickets: &mut Vec<Ticket<E::Socket>>) -> bool {
+        let shared = self.shared.clone();
+        let state = &shared.persist.shutdown;
+        let timeout = Duration::from_secs(shared.settings().shutdown_timeout_s);
+        let deadline = shared.env.now().mono + timeout;
+        let lagging = || shared.replication.state().acks.lagging(shared.feed.end());
+        if lagging() > 0 && !timeout.is_zero() {
             tracing::info!("Waiting for replicas before shutting down.");
+            state.deadline_ms.store(deadline.as_ms().max(1), Ordering::Relaxed);
+            let waiting = state.wait(async {
+                while lagging() > 0 && shared.env.now().mono < deadline {
+                    tokio::select! {
+                        biased;
+                        Some(request) = self.inbox.requests.recv(), if self.early.len() < EARLY_MAX => match request {
+                            PersistRequest::ShutDown { ticket, .. } => tickets.extend(ticket),
+                            request => self.early.push_back(request),
+                        },
+                        () = tokio::time::sleep(LOOK) => {}
+                    }
+                }
+            });
+            let is_over = waiting.await.is_some();
+            state.deadline_ms.store(0, Ordering::Relaxed);
+            if !is_over {
+                return false;
+            }
         }
-        tokio::time::sleep(LOOK).await;
+        self.tell_of_replicas();
+        true
+    }
+
+    fn tell_of_replicas(&self) {
+        let end = self.shared.feed.end();
+        let replicas = self.shared.replication.replicas();
+        let is_lagging = |r: &&crate::replica::ReplicaView| !r.is_online || r.acked < end;
+        for r in replicas.iter().filter(is_lagging) {
+            let (behind, state) = (end.0 - r.acked.0.min(end.0), if r.is_online { "online" } else { "wait" });
+            let lag_s = self.shared.env.now().mono.since(r.acked_at).as_secs();
+            tracing::warn!(
+                "Lagging replica {}:{} reported offset {behind} behind master, lag={lag_s}, state={state}.",
+                r.ip,
+                r.port
+            );
+        }
+        if !replicas.is_empty() {
+            let current = replicas.len() - replicas.iter().filter(is_lagging).count();
+            tracing::info!("{current} of {} replicas are in sync when shutting down.", replicas.len());
+        }
     }
 }
 

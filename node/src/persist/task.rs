@@ -57,9 +57,9 @@ impl<S> Job<S> {
 /// See the module's head.
 pub struct Persist<E: Env> {
     pub(super) shared: Arc<Shared<E>>,
-    inbox: PersistInbox<E::Socket>,
-    /// What was asked while data were loaded.
-    early: VecDeque<PersistRequest<E::Socket>>,
+    pub(super) inbox: PersistInbox<E::Socket>,
+    /// What was asked while data were loaded, or the node waited for its replicas before its end.
+    pub(super) early: VecDeque<PersistRequest<E::Socket>>,
     tell: mpsc::UnboundedSender<Done>,
     told: mpsc::UnboundedReceiver<Done>,
     pub(super) log: LogPlace,
@@ -121,13 +121,13 @@ impl<E: Env> Persist<E> {
 
     /// Serves until the node ends.
     pub async fn run(mut self) {
-        while let Some(request) = self.early.pop_front() {
-            if self.on_request(request).await {
-                return;
-            }
-        }
         let mut next_tick = Box::pin(tokio::time::sleep(TICK));
         loop {
+            while let Some(request) = self.early.pop_front() {
+                if self.on_request(request).await {
+                    return;
+                }
+            }
             tokio::select! {
                 biased;
                 done = self.told.recv() => self.on_done(done.expect("a sender is kept here")),
@@ -421,7 +421,7 @@ impl<E: Env> Persist<E> {
         self.shared.allow(gate::LOG, None);
     }
 
-    async fn on_config(&mut self) {
+    pub(super) async fn on_config(&mut self) {
         self.judge_saves();
         let settings = self.shared.settings.load_full();
         if !settings.appendonly {
@@ -547,7 +547,7 @@ pub(super) fn clear<E: Env>(shared: &Shared<E>) {
 }
 
 /// Requests that wait until data are loaded. Commands that ask for something are refused meanwhile, but for a few.
-const EARLY_MAX: usize = 100_000;
+pub(super) const EARLY_MAX: usize = 100_000;
 
 /// Loads on another thread and looks after requests. `None`: one of them, or a signal, ends the node; there is nothing
 /// to save.

@@ -181,7 +181,7 @@ fn describe_link<E: Env>(
     line("master_link_status", &if is_up { "up" } else { "down" });
     line("master_last_io_seconds_ago", &if is_up { since_s(link.last_io) } else { -1 });
     line("master_sync_in_progress", &((link.stage == LinkStage::Sync) as u8));
-    line("slave_read_repl_offset", &shared.feed.end());
+    line("slave_read_repl_offset", &(shared.feed.end().0 + link.unapplied_bytes));
     line("slave_repl_offset", &shared.feed.end());
     if link.stage == LinkStage::Sync {
         let total = link.sync_total.unwrap_or(0);

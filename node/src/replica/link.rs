@@ -18,6 +18,11 @@ use std::time::Duration;
 /// moment is back sooner.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Bytes of a stream that wait while clients are paused; then the primary's sending stops. Choice: what it holds for a
+/// replica that does not read at all, by default.
+const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How often is looked whether the pause is over.
+const HELD_LOOK: Duration = Duration::from_millis(50);
 /// Redis acknowledges once a second.
 const ACK_EVERY: Duration = Duration::from_secs(1);
 
@@ -276,7 +281,10 @@ async fn stream_from<E: Env>(
     // The primary asked, and this much was not yet on our disk.
     let mut unsynced: Option<Offset> = None;
     loop {
-        let bytes = wire.take();
+        // Redis: a paused replica takes what its primary sends, and does not carry it out.
+        let is_held = shared.pause.holds_writes(shared.env.now().mono);
+        let bytes = if is_held { Vec::new() } else { wire.take() };
+        shared.replication.state().link.unapplied_bytes = wire.unused_bytes() as u64;
         if !bytes.is_empty() {
             shared.counters.net_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let result = applier.push(&bytes, &mut |unit| is_asked |= relay(shared, unit));
@@ -297,12 +305,18 @@ async fn stream_from<E: Env>(
         let last_io = shared.replication.state().link.last_io;
         let now = shared.env.now().mono;
         let silence = last_io.map_or(Duration::ZERO, |at| now.since(at));
-        if silence > Duration::from_secs(shared.settings().repl_timeout_s) {
+        // What is not read while we hold back is not missed.
+        let is_full = wire.unused_bytes() >= HELD_BYTES_MAX;
+        if !is_full && silence > Duration::from_secs(shared.settings().repl_timeout_s) {
             return Err(LinkEnd::TimedOut);
         }
         tokio::select! {
             biased;
-            filled = wire.fill() => drop(filled?),
+            filled = wire.fill(), if wire.unused_bytes() < HELD_BYTES_MAX => {
+                filled?;
+                shared.replication.state().link.last_io = Some(shared.env.now().mono);
+            }
+            () = tokio::time::sleep(HELD_LOOK), if is_held => {}
             () = shared.replication.log_synced.notified(), if is_prompt || unsynced.is_some() => is_asked = true,
             () = tokio::time::sleep(ack_due.since(now)) => {}
         }

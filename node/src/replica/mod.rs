@@ -126,6 +126,8 @@ struct LinkState {
     /// Bytes of the snapshot, if the primary said, and those that came.
     sync_total: Option<u64>,
     sync_read: u64,
+    /// Bytes of the stream that came and wait until a pause is over.
+    unapplied_bytes: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -324,6 +326,21 @@ fn count_good<E: Env>(shared: &Shared<E>, acks: &Acks, now: Mono) {
         lag_s => acks.good(now, Duration::from_secs(lag_s)) as u32,
     };
     shared.state.good_replicas.store(good, Ordering::Relaxed);
+}
+
+/// As [`count_good`], when the bounds may be others.
+pub fn recount<E: Env>(shared: &Shared<E>) {
+    count_good(shared, &shared.replication.state().acks, shared.env.now().mono);
+}
+
+/// Ends the link to the primary, which is then begun anew. False: there is none.
+pub fn cut_link<E: Env>(shared: &Shared<E>) -> bool {
+    if !shared.state.is_link_up.load(Ordering::Acquire) {
+        return false;
+    }
+    shared.replication.state().target_number += 1;
+    shared.replication.target_changed.notify_one();
+    true
 }
 
 fn round<E: Env>(shared: &Shared<E>, now: Mono) {

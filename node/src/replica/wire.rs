@@ -70,6 +70,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             Ok(Ok(n)) => Ok(n),
         }
     }
+    /// Bytes that were read and not used.
+    pub fn unused_bytes(&self) -> usize {
+        self.buf.len()
+    }
     /// What was read and not used.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buf)
