@@ -175,7 +175,13 @@ impl Session {
             && (self.subscriptions == [0; 3] || self.is_resp3)
     }
 
-    /// A copy for a command that runs elsewhere, without transaction and watched keys, which stay here.
+    /// Moves transaction and watched keys to another copy of this session.
+    pub fn hand_over(&mut self, to: &mut Session) {
+        to.multi = self.multi.take();
+        to.watches = self.watches.take();
+    }
+
+    /// A copy for a command that runs elsewhere, without transaction and watched keys, which [`Session::hand_over`] moves.
     /// [`Session::take_back`] brings home what the command changed.
     pub fn lend(&self) -> Session {
         Session {
@@ -228,6 +234,7 @@ impl Session {
 
     /// What a command that ran with [`Session::lend`] has left behind: its one-shot states and what it wrote.
     pub fn take_back(&mut self, lent: &Session) {
+        self.db = lent.db;
         self.is_asking = lent.is_asking;
         self.is_caching = lent.is_caching;
         self.reply_mode = lent.reply_mode;

@@ -164,13 +164,12 @@ fn subscribe<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
         check_slots(cx)?;
     }
     let verb = SPACES[space as usize].1;
-    let receiver =
-        Receiver { client: cx.session.id, worker: cx.host.client.worker, is_resp3: cx.session.is_resp3 };
+    let receiver = Receiver { client: cx.host.client.clone(), is_resp3: cx.session.is_resp3 };
     for name in &cx.args[1..] {
         let connection = cx.connection().clone();
         let mut subscriptions = connection.subscriptions.borrow_mut();
         if subscriptions.insert(space, name) {
-            cx.shared().pubsub.subscribe(space, name, receiver);
+            cx.shared().pubsub.subscribe(space, name, receiver.clone());
             cx.session.subscriptions[space as usize] += 1;
         }
         drop(subscriptions);

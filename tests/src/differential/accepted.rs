@@ -65,6 +65,22 @@ pub const ACCEPTED: &[Accepted] = &[
         reason: "the two read the clock at different times",
     },
     Accepted {
+        command: "hexpiretime",
+        kind: Kind::Near(2),
+        reason: "the two read the clock at different times",
+    },
+    Accepted {
+        command: "hpexpiretime",
+        kind: Kind::Near(2000),
+        reason: "the two read the clock at different times",
+    },
+    Accepted { command: "httl", kind: Kind::Near(2), reason: "the two read the clock at different times" },
+    Accepted {
+        command: "hpttl",
+        kind: Kind::Near(2000),
+        reason: "the two read the clock at different times",
+    },
+    Accepted {
         command: "pexpiretime",
         kind: Kind::Near(2000),
         reason: "the two read the clock at different times",

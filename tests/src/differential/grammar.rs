@@ -9,6 +9,8 @@ pub struct Grammar {
     /// Words that begin it: the name, and the subcommand's if it is one.
     pub words: Vec<String>,
     pub group: String,
+    /// The version that it came with.
+    pub since: String,
     pub args: Vec<Arg>,
     pub tips: BTreeSet<String>,
     pub is_write: bool,
@@ -24,9 +26,17 @@ impl Grammar {
     }
 }
 
+fn number(version: &str) -> Vec<u32> {
+    version.split('.').map(|n| n.parse().unwrap_or(0)).collect()
+}
+
+/// Whether a version comes after another.
+pub fn is_newer(version: &str, than: &str) -> bool {
+    number(version) > number(than)
+}
+
 /// Leaves out arguments that came with a version after this one.
 pub fn drop_newer(args: &mut Vec<Arg>, version: &str) {
-    let number = |version: &str| -> Vec<u32> { version.split('.').map(|n| n.parse().unwrap_or(0)).collect() };
     args.retain(|arg| arg.since.as_ref().is_none_or(|since| number(since) <= number(version)));
     args.iter_mut().for_each(|arg| drop_newer(&mut arg.children, version));
 }
@@ -64,6 +74,7 @@ fn add(name: &str, doc: &Value, facts: &BTreeMap<String, Facts>, found: &mut BTr
     let grammar = Grammar {
         words: name.split('|').map(str::to_string).collect(),
         group: fields.get("group").and_then(|g| g.as_text()).unwrap_or_default().to_string(),
+        since: fields.get("since").and_then(|s| s.as_text()).unwrap_or_default().to_string(),
         args: fields.get("arguments").map_or(Vec::new(), |args| list(args).iter().map(arg).collect()),
         tips: facts.tips.clone(),
         is_write: facts.flags.contains("write"),

@@ -42,10 +42,7 @@ pub fn agree(args: &[Vec<u8>], ours: &Reply, theirs: &Reply, grammars: &BTreeMap
             Kind::NoText => errors(&a, &b).is_some_and(|(a, b)| a == b && a.contains('\u{fffd}')),
             Kind::UpToNul => errors(&a, &b)
                 .is_some_and(|(a, b)| a.split_once('\0').is_some_and(|(start, _)| b.starts_with(start))),
-            Kind::Near(far) => match (&a, &b) {
-                (Value::Int(a), Value::Int(b)) => a.abs_diff(*b) <= *far as u64,
-                _ => false,
-            },
+            Kind::Near(far) => is_near(&a, &b, *far as u64),
             Kind::Fields(names) => {
                 blank(&mut a, names);
                 blank(&mut b, names);
@@ -93,6 +90,17 @@ fn blank(value: &mut Value, names: &[&str]) {
             }
         }
         _ => {}
+    }
+}
+
+/// Numbers, or as many numbers in lists, that are at most so far apart.
+fn is_near(a: &Value, b: &Value, far: u64) -> bool {
+    match (a, b) {
+        (Value::Int(a), Value::Int(b)) => a.abs_diff(*b) <= far,
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_near(a, b, far))
+        }
+        _ => a == b,
     }
 }
 

@@ -68,7 +68,7 @@ fn cluster_scan(cx: &mut Cx) -> Result<(), Error> {
         if filter.takes(key, kind) {
             found.push(key.to_vec());
         }
-    });
+    })?;
     let cursor = match next {
         Some((slot, place)) => Some(format!("{layout}-{{{}}}-{place}", tag(slot))),
         None => following(last).filter(|_| !is_one).map(begin_of),
@@ -149,6 +149,7 @@ mod tests {
             shard: ShardId([id; 20]),
             ip: format!("10.0.0.{id}"),
             port: 7000,
+            tls_port: 0,
             bus_port: 17000,
             hostname: String::new(),
             role: Role::Primary,
