@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Redis 7.0's own test suite, unmodified, against Shoal. See README.md in this folder.
 
-usage: run.py [UNIT ...] [--server PATH] [--resp3] [--slow] [--update] [--jobs N] [--set NAME VALUE] [--limit SECONDS] [--cache DIR]
+usage: run.py [UNIT ...] [--server PATH] [--resp3 | --tls] [--slow] [--update] [--jobs N] [--set NAME VALUE] [--limit SECONDS] [--cache DIR]
 """
 
 import argparse
@@ -24,7 +24,9 @@ def main():
     suite = source.fetched(options.cache)
     wanted = lists.units(options.units, options.slow, options.resp3)
     skips = lists.Skips(os.path.join(HERE, "skips.txt"))
-    passing = lists.Passing(os.path.join(HERE, "passing-resp3.txt" if options.resp3 else "passing.txt"))
+    name = "passing-resp3.txt" if options.resp3 else "passing-tls.txt" if options.tls else "passing.txt"
+    passing = lists.Passing(os.path.join(HERE, name))
+    certificates = source.certificates(suite, options.cache) if options.tls else None
 
     # Ended from outside, it ends what it started as well.
     signal.signal(signal.SIGTERM, lambda *_: (units.end_all(), os._exit(1)))
@@ -33,7 +35,7 @@ def main():
     def run(names, jobs, logs):
         with tempfile.TemporaryDirectory(prefix="redis-suite-") as folder:
             runner = units.Runner(suite, options.server, folder, options.limit, options.resp3, options.set,
-                                  skips, logs)
+                                  skips, logs, certificates)
             return runner.run_all(names, jobs, lambda result: print(row(result), flush=True))
 
     results = run(wanted, options.jobs, options.logs)
@@ -65,6 +67,7 @@ def parsed():
     parser.add_argument("units", nargs="*", help="units, such as unit/type/incr; none: all of units.txt")
     parser.add_argument("--server", default=built(), help="the binary to test; default: the release build")
     parser.add_argument("--resp3", action="store_true", help="the suite's client asks for RESP3")
+    parser.add_argument("--tls", action="store_true", help="the suite speaks TLS with servers, and these with each other")
     parser.add_argument("--slow", action="store_true", help="units with long waits as well")
     parser.add_argument("--update", action="store_true", help="write newly passing tests into the list")
     parser.add_argument("--jobs", type=int, default=2, help="units that run at one time")

@@ -39,6 +39,21 @@ def fetched(cache):
     return Suite(folder)
 
 
+def certificates(suite, cache):
+    """The folder with the suite's certificates, made by its own script once."""
+    need({"openssl": "openssl"})
+    if subprocess.run([suite.tclsh], input=b"package require tls", capture_output=True).stderr:
+        raise SystemExit("these packages are needed: apt-get install tcl-tls")
+    folder = os.path.join(os.path.abspath(cache), "certificates")
+    made = os.path.join(folder, "tests", "tls")
+    if not os.path.exists(os.path.join(made, "redis.crt")):
+        os.makedirs(made, exist_ok=True)
+        # Parameters that Shoal does not use, and that take long to make.
+        open(os.path.join(made, "redis.dh"), "w").close()
+        run(["bash", suite.path("utils", "gen-test-certs.sh")], folder)
+    return made
+
+
 def need(programs):
     missing = sorted({package for program, package in programs.items() if not shutil.which(program)})
     if missing:

@@ -29,9 +29,11 @@ class Result:
 
 
 class Runner:
-    def __init__(self, suite, server, folder, limit, is_resp3, directives, skips, logs):
+    def __init__(self, suite, server, folder, limit, is_resp3, directives, skips, logs, certificates):
         self.suite, self.server, self.folder, self.limit = suite, server, folder, limit
         self.is_resp3, self.directives, self.skips, self.logs = is_resp3, directives, skips, logs
+        # A folder; None: the suite speaks plain TCP.
+        self.certificates = certificates
         # Two runs on one machine seldom begin at the same place.
         ranges = (LAST_PORT - FIRST_PORT) // STEP
         self.next_port, self.lock = FIRST_PORT + os.getpid() * 7 % ranges * STEP, threading.Lock()
@@ -77,6 +79,8 @@ class Runner:
         for name in os.listdir(self.suite.path("tests")):
             if name not in ("tmp", "tls"):
                 os.symlink(self.suite.path("tests", name), os.path.join(folder, "tests", name))
+        if self.certificates:
+            os.symlink(self.certificates, os.path.join(folder, "tests", "tls"))
         return folder
 
     def spawn(self, unit, folder, output):
@@ -89,6 +93,8 @@ class Runner:
                    "--baseport", str(self.ports()), "--portcount", str(PORTS), "--dont-clean"]
         for name, value in self.directives:
             command += ["--config", name, value]
+        if self.certificates:
+            command += ["--tls"]
         protocol = {"SUITE_RESP3": "1"} if self.is_resp3 else {}
         for name in self.skips.names(unit):
             command += ["--skiptest", name]
