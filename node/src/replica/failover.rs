@@ -97,7 +97,10 @@ pub(super) fn step<E: Env>(shared: &Shared<E>) {
     match failover.stage {
         Stage::Begun => {
             // Nobody is in the middle of a batch any more that began before writes waited.
-            drop(shared.engine.keyspace.gate().close());
+            // A script may be, for long: the next round looks again, until the time for it is up.
+            if shared.engine.keyspace.gate().try_close().is_none() {
+                return;
+            }
             set_stage(shared, Stage::WaitingForSync);
             wait::ask_for_last_acks(shared);
         }
@@ -153,7 +156,7 @@ fn hand_over<E: Env>(shared: &Shared<E>, host: String, port: u16) {
     }
     crate::commands::replication::remember(shared, &[host.clone(), port.to_string()]);
     let target = Target { host, port, node: None, generation: 0, tenure: Epoch(0) };
-    let closed = shared.engine.keyspace.gate().close();
+    let closed = shared.close_gate();
     follow_closed(shared, Some(target));
     drop(closed);
 }
@@ -176,7 +179,7 @@ pub(super) fn finish<E: Env>(shared: &Shared<E>) {
 
 /// Gives a hand-over up: this node leads, as before. The caller is not inside the gate.
 pub(super) fn abort<E: Env>(shared: &Shared<E>, why: &str) {
-    let closed = shared.engine.keyspace.gate().close();
+    let closed = shared.close_gate();
     abort_closed(shared, why);
     drop(closed);
 }
