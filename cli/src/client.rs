@@ -1,5 +1,6 @@
 //! A connection to a node, and one to a cluster that follows redirects.
 
+use crate::tls::{Stream, Tls};
 use proto::resp::{Value, decode, encode_command};
 use std::fmt;
 use std::io::{Read, Write};
@@ -40,6 +41,8 @@ pub struct Login {
     pub password: Option<String>,
     pub db: u32,
     pub is_resp3: bool,
+    /// `None`: plain TCP.
+    pub tls: Option<Tls>,
 }
 
 /// Why there is no reply.
@@ -70,7 +73,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// One connection.
 pub struct Client {
     pub address: Address,
-    stream: TcpStream,
+    stream: Stream,
     input: Vec<u8>,
 }
 
@@ -88,6 +91,10 @@ impl Client {
         });
         let Some(stream) = stream else { return Err(fail(last)) };
         let _ = stream.set_nodelay(true);
+        let stream = match &login.tls {
+            Some(tls) => tls.begin(stream, &address.host).map_err(fail)?,
+            None => Stream::Plain(stream),
+        };
         let mut client = Client { address: address.clone(), stream, input: Vec::new() };
         client.log_in(login)?;
         Ok(client)
@@ -115,7 +122,7 @@ impl Client {
 
     /// Limits the wait for each reply; `None`: as long as it takes.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) {
-        let _ = self.stream.set_read_timeout(timeout);
+        let _ = self.stream.tcp().set_read_timeout(timeout);
     }
 
     /// Sends a command and waits for its reply. Out-of-band messages that come before it are passed over.

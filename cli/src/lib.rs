@@ -11,3 +11,4 @@ pub mod docs;
 pub mod format;
 pub mod interactive;
 pub mod options;
+pub mod tls;

@@ -15,8 +15,15 @@ const NO_CONNECTION: u8 = 3;
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    let login = match options.login() {
+        Ok(login) => login,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(BAD_USAGE);
+        }
+    };
     if let Some(words) = options.administration() {
-        return match cluster::run(words, &options.login()) {
+        return match cluster::run(words, &login) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");
@@ -25,7 +32,7 @@ fn main() -> ExitCode {
         };
     }
     let style = options.style(std::io::stdout().is_terminal());
-    let mut session = Session::new(options.address(), options.login(), options.is_cluster);
+    let mut session = Session::new(options.address(), login, options.is_cluster);
     let mut command: Vec<Vec<u8>> = options.command.iter().map(|w| w.clone().into_bytes()).collect();
     if options.is_last_from_stdin {
         let mut last = Vec::new();

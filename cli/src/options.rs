@@ -2,7 +2,9 @@
 
 use crate::client::{Address, Login};
 use crate::format::Style;
+use crate::tls::{Tls, TlsOptions};
 use clap::Parser;
+use std::path::PathBuf;
 
 /// A command line client for Shoal and for every server that speaks the Redis protocol.
 #[derive(Parser, Debug)]
@@ -57,6 +59,27 @@ pub struct Options {
     /// Wait so many seconds between repetitions.
     #[arg(short = 'i', default_value_t = 0.0)]
     pub interval_s: f64,
+    /// Speak TLS.
+    #[arg(long)]
+    pub tls: bool,
+    /// Name to ask the server for; otherwise the host.
+    #[arg(long)]
+    pub sni: Option<String>,
+    /// File with the authorities to trust; otherwise those of the machine.
+    #[arg(long)]
+    pub cacert: Option<PathBuf>,
+    /// Folder with the authorities to trust.
+    #[arg(long)]
+    pub cacertdir: Option<PathBuf>,
+    /// Believe whoever answers.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Certificate to show to the server.
+    #[arg(long)]
+    pub cert: Option<PathBuf>,
+    /// Key of that certificate.
+    #[arg(long)]
+    pub key: Option<PathBuf>,
     /// Answer 1 to the exit code for an error reply; kept for redis-cli's users: it is always so here.
     #[arg(short = 'e')]
     pub is_exit_code: bool,
@@ -72,9 +95,19 @@ impl Options {
     pub fn address(&self) -> Address {
         Address { host: self.host.clone(), port: self.port }
     }
-    pub fn login(&self) -> Login {
+    /// `Err`: files of TLS that cannot be used.
+    pub fn login(&self) -> Result<Login, String> {
         let password = self.password.clone().or_else(|| std::env::var("REDISCLI_AUTH").ok());
-        Login { user: self.user.clone(), password, db: self.db, is_resp3: self.is_resp3 }
+        let options = || TlsOptions {
+            ca_file: self.cacert.clone(),
+            ca_dir: self.cacertdir.clone(),
+            certificate: self.cert.clone(),
+            key: self.key.clone(),
+            name: self.sni.clone(),
+            is_insecure: self.insecure,
+        };
+        let tls = self.tls.then(|| Tls::new(&options())).transpose()?;
+        Ok(Login { user: self.user.clone(), password, db: self.db, is_resp3: self.is_resp3, tls })
     }
     /// How to print, given whether the output is a terminal.
     pub fn style(&self, is_terminal: bool) -> Style {

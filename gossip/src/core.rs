@@ -12,7 +12,7 @@ use crate::quorum::{Draining, Role, Spread, Tenure, Vote};
 use crate::record::Record;
 use crate::rng::Rng;
 use crate::topology::{Address, Ballot, ClusterId, Member, Primary, Topology};
-use crate::wire::v1::Position;
+use crate::wire::v2::Position;
 use crate::wire::{Message, Packet};
 use proto::{Boot, Epoch, Generation, Mono, NodeId, Now, Offset, ShardId, SlotRange, StoreId};
 use std::sync::Arc;
@@ -122,7 +122,7 @@ impl Core {
         for voter in self.record.topology.voters.clone() {
             if voter.node != self.record.node {
                 let news =
-                    crate::wire::v1::News { incarnation: self.record.boot.0 << 32, ..Default::default() };
+                    crate::wire::v2::News { incarnation: self.record.boot.0 << 32, ..Default::default() };
                 self.send(voter.node, Message::Ping { seq: 0, news }, out);
             }
         }

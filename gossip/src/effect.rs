@@ -3,7 +3,7 @@
 use crate::admin::{Command, Outcome, Refusal};
 use crate::record::Record;
 use crate::topology::Topology;
-use crate::wire::{Packet, v1::Position};
+use crate::wire::{Packet, v2::Position};
 use proto::{Epoch, Generation, NodeId, Offset};
 use std::sync::Arc;
 

@@ -29,5 +29,5 @@ pub use config::{Config, DataClass, Mutation, Times};
 pub use effect::{Effect, Event, Peer};
 pub use record::Record;
 pub use topology::Topology;
-pub use wire::v1::Position;
+pub use wire::v2::Position;
 pub use wire::{Message, Packet};

@@ -8,7 +8,7 @@ use crate::config::Times;
 use crate::rng::Rng;
 use crate::topology::{Ballot, Topology};
 use crate::wire::Message;
-use crate::wire::v1::{News, Rumour, RumourState};
+use crate::wire::v2::{News, Rumour, RumourState};
 use proto::view::Health;
 use proto::{Mono, NodeId, Now, WallMs};
 use std::collections::{BTreeMap, BTreeSet};

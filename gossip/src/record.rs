@@ -49,7 +49,7 @@ struct Body {
 }
 
 const MAGIC: [u8; 7] = *b"SHOLREC";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2; // 1 had no tls_port in Address
 const HEAD_BYTES: usize = 12;
 
 impl Record {

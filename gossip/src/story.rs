@@ -47,6 +47,7 @@ impl World {
                 address: Address {
                     ip: format!("10.0.0.{}", i + 1),
                     port: 6379,
+                    tls_port: 0,
                     bus_port: 16379,
                     ..Address::default()
                 },

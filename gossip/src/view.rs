@@ -41,6 +41,7 @@ fn node(core: &Core, member: &Member) -> NodeView {
         shard: shard.map_or(ShardId(member.id.0), |s| s.id),
         ip: member.address.ip.clone(),
         port: member.address.port,
+        tls_port: member.address.tls_port,
         bus_port: member.address.bus_port,
         hostname: member.address.hostname.clone(),
         role: shard.filter(|_| !is_primary).map_or(Role::Primary, |s| Role::Replica(s.primary.node)),

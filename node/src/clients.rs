@@ -1,6 +1,7 @@
 //! The register of clients: what CLIENT LIST shows of connections that other threads serve.
 
 use crate::socket::UNIX_ADDRESS;
+use engine::blocking::Waiter;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -32,6 +33,8 @@ pub struct Client {
     /// -1: not in a transaction.
     pub multi: AtomicI64,
     pub query_bytes: AtomicUsize,
+    /// Bytes of arguments that have come of a command that has not come whole.
+    pub argument_bytes: AtomicUsize,
     pub output_bytes: AtomicUsize,
     /// Bytes of the arguments that are queued since MULTI.
     pub multi_bytes: AtomicUsize,
@@ -46,7 +49,9 @@ pub struct Client {
     /// Id of the last command's spec plus one; 0: none yet.
     pub command: AtomicUsize,
     pub total_commands: AtomicU64,
-    pub is_killed: AtomicBool,
+    is_killed: AtomicBool,
+    /// What it waits for.
+    waiter: Mutex<Option<Arc<Waiter>>>,
     /// Its connection has ended.
     pub is_gone: AtomicBool,
 }
@@ -117,6 +122,7 @@ impl Clients {
             subscriptions: Default::default(),
             multi: AtomicI64::new(-1),
             query_bytes: AtomicUsize::new(0),
+            argument_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
             multi_bytes: AtomicUsize::new(0),
             name_bytes: AtomicUsize::new(0),
@@ -127,6 +133,7 @@ impl Clients {
             command: AtomicUsize::new(0),
             total_commands: AtomicU64::new(0),
             is_killed: AtomicBool::new(false),
+            waiter: Mutex::default(),
             is_gone: AtomicBool::new(false),
         });
         self.lock().insert(id, client.clone());
@@ -159,16 +166,14 @@ impl Clients {
     /// replicas and of the primary stay, and who said CLIENT NO-EVICT ON.
     pub fn choose_victims(&self, max: usize) -> Vec<Arc<Client>> {
         let mut all = self.all();
-        all.retain(|c| {
-            !c.has(state::NO_EVICT | state::REPLICA | state::PRIMARY) && !c.is_killed.load(Ordering::Relaxed)
-        });
+        all.retain(|c| !c.has(state::NO_EVICT | state::REPLICA | state::PRIMARY) && !c.is_killed());
         all.sort_by_key(|c| std::cmp::Reverse(c.counted.load(Ordering::Relaxed)));
         let mut victims = Vec::new();
         for client in all {
             if self.bytes() <= max {
                 break;
             }
-            if client.is_killed.swap(true, Ordering::Relaxed) {
+            if !client.kill() {
                 continue;
             }
             self.bytes.fetch_sub(client.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
@@ -198,6 +203,30 @@ impl Client {
         self.user_id.store(user.id, Ordering::Relaxed);
         self.text().user = String::from_utf8_lossy(&user.name).into_owned();
     }
+    /// It is ended: from now on it is not served, told or listed. Its worker has to be told. False: it was ended before.
+    pub fn kill(&self) -> bool {
+        let is_first = !self.is_killed.swap(true, Ordering::AcqRel);
+        self.claim_wait();
+        is_first
+    }
+    pub fn is_killed(&self) -> bool {
+        self.is_killed.load(Ordering::Acquire)
+    }
+    fn waiter(&self) -> MutexGuard<'_, Option<Arc<Waiter>>> {
+        self.waiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Says what it waits for.
+    pub fn set_waiter(&self, waiter: Option<Arc<Waiter>>) {
+        *self.waiter() = waiter;
+        if self.is_killed() {
+            self.claim_wait();
+        }
+    }
+    /// Ends its wait, so that nobody serves it any more; its worker has to be told. False: it does not wait, or was
+    /// served.
+    pub fn claim_wait(&self) -> bool {
+        self.waiter().as_ref().is_some_and(|waiter| waiter.claim())
+    }
     pub fn has(&self, states: u32) -> bool {
         self.state.load(Ordering::Relaxed) & states != 0
     }
@@ -205,8 +234,14 @@ impl Client {
     /// Bytes of its buffers, and of what is kept for it anyway.
     pub fn memory_bytes(&self) -> usize {
         const KEPT: usize = 1024;
-        let buffers =
-            [&self.query_bytes, &self.output_bytes, &self.multi_bytes, &self.name_bytes, &self.prefix_bytes];
+        let buffers = [
+            &self.query_bytes,
+            &self.argument_bytes,
+            &self.output_bytes,
+            &self.multi_bytes,
+            &self.name_bytes,
+            &self.prefix_bytes,
+        ];
         buffers.iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>() + KEPT
     }
     /// The letters of its states, as CLIENT LIST shows them.
@@ -266,7 +301,8 @@ impl Client {
         let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
         let [sub, psub, ssub] = [0, 1, 2].map(|i: usize| self.subscriptions[i].load(Ordering::Relaxed));
         let query_bytes = query.unwrap_or_else(|| load(&self.query_bytes));
-        let argv_bytes = query.unwrap_or(0);
+        let own_bytes = query.unwrap_or(0);
+        let argv_bytes = own_bytes + load(&self.argument_bytes);
         format!(
             "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={sub} psub={psub} ssub={ssub} multi={} qbuf={query_bytes} qbuf-free=0 argv-mem={argv_bytes} multi-mem={} rbs=0 rbp=0 obl=0 oll={} omem={} tot-mem={} events=r cmd={command} user={} redir={} resp={} lib-name={} lib-ver={} tot-cmds={} watch={}",
             self.id,
@@ -282,7 +318,7 @@ impl Client {
             load(&self.multi_bytes),
             load(&self.output_bytes).div_ceil(OUTPUT_BLOCK_BYTES),
             load(&self.output_bytes),
-            self.memory_bytes() + argv_bytes,
+            self.memory_bytes() + own_bytes,
             text.user,
             self.redirect.load(Ordering::Relaxed),
             self.resp.load(Ordering::Relaxed),

@@ -26,13 +26,15 @@ use tokio::io::AsyncWrite;
 
 /// Bytes read at one wake: what a connection may do per turn, so that one pipelining client cannot starve the rest.
 pub const READ_BYTES: usize = 16 * 1024;
+/// The same for a connection of which a long command is on its way: nothing is executed for it, only copied.
+const OWN_READ_BYTES: usize = 256 * 1024;
 /// Bytes of one reply written at a time: some ten microseconds of the kernel's work.
 const WRITE_BYTES: usize = 128 * 1024;
 /// A command of which more than this has arrived is read into the connection's own buffer.
 const OWN_BUFFER_BYTES: usize = 32 * 1024;
-/// Unsent bytes at which a connection is neither served nor read any more until its client reads. Choice: the default soft limit of
+/// Unsent bytes at which a connection is neither served nor read any more until its client reads. Choice: twice the default soft limit of
 /// subscribers in redis.conf.
-pub const OUTPUT_PAUSE_BYTES: usize = 8 * 1024 * 1024;
+pub const OUTPUT_PAUSE_BYTES: usize = 16 * 1024 * 1024;
 
 /// What a connection is doing.
 #[derive(Clone, Default)]
@@ -109,6 +111,8 @@ pub struct Connection<E: Env> {
     pub sync: RefCell<Option<crate::replica::SyncRequest>>,
     /// What the client waited for when its connection began to end.
     pub left_waiting: RefCell<Option<Arc<Waiter>>>,
+    /// Nobody counts on it any more: it is in no register.
+    pub has_left: Cell<bool>,
     /// When a blocked client's time is up.
     pub deadline: RefCell<Option<Pin<Box<tokio::time::Sleep>>>>,
 }
@@ -136,17 +140,22 @@ impl<E: Env> Connection<E> {
             waker: RefCell::new(None),
             sync: RefCell::new(None),
             left_waiting: RefCell::new(None),
+            has_left: Cell::new(false),
             deadline: RefCell::new(None),
         }
     }
 
     pub fn set_phase(&self, phase: Phase) {
         let is_ending = matches!(phase, Phase::Closing | Phase::Closed);
+        if let Phase::Blocked(waiter) = &phase {
+            self.client.set_waiter(Some(waiter.clone()));
+        }
         let before = std::mem::replace(&mut *self.phase.borrow_mut(), phase);
-        if let Phase::Blocked(waiter) = before
-            && is_ending
-        {
-            *self.left_waiting.borrow_mut() = Some(waiter);
+        if let Phase::Blocked(waiter) = before {
+            self.client.set_waiter(None);
+            if is_ending {
+                *self.left_waiting.borrow_mut() = Some(waiter);
+            }
         }
     }
     pub fn is_closed(&self) -> bool {
@@ -294,7 +303,7 @@ impl<E: Env> Connection<E> {
     fn read(self: &Rc<Self>, cx: &mut Context<'_>, worker: &Rc<Worker<E>>, budget: &mut usize) -> Poll<bool> {
         let is_own = self.input.borrow().len() >= OWN_BUFFER_BYTES;
         let read = if is_own {
-            self.read_into(cx, &mut self.input.borrow_mut(), READ_BYTES * 4)
+            self.read_into(cx, &mut self.input.borrow_mut(), OWN_READ_BYTES)
         } else {
             worker.with_input(|buf| {
                 let start = buf.len();

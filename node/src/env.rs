@@ -4,6 +4,7 @@
 //! Invariant: nothing else in the node names a socket type, a clock, a random source or a file system.
 
 use crate::socket::{Listener, Socket, Stream};
+use crate::tls::{Acceptor, Connector, Tls, TlsSettings};
 use proto::{Mono, Now, WallMs};
 use std::future::Future;
 use std::io;
@@ -49,6 +50,27 @@ pub trait Env: Clone + Send + Sync + 'static {
         self.connect(host, port)
     }
     fn local_addr(&self, stream: &Self::Stream) -> Option<SocketAddr>;
+    /// Reads certificates and keys. `Err`: the line for the log.
+    fn load_tls(&self, _settings: &TlsSettings) -> Result<Tls, String> {
+        Err("TLS is not supported here".into())
+    }
+    /// What the peer of an accepted connection sends first is a TLS handshake.
+    fn secure_accepted(&self, _socket: Self::Socket, _with: &Acceptor) -> io::Result<Self::Socket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Puts TLS on a connection of ours; on return the handshake is over.
+    fn secure_connected(
+        &self,
+        _stream: Self::Stream,
+        _with: &Connector,
+        _host: &str,
+    ) -> impl Future<Output = io::Result<Self::Stream>> {
+        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+    /// Whether a connection speaks TLS.
+    fn is_secure(&self, _stream: &Self::Stream) -> bool {
+        false
+    }
 
     fn now(&self) -> Now;
     /// The only source of entropy.
@@ -204,7 +226,24 @@ impl Env for Real {
         match stream {
             Stream::Tcp(stream) => stream.local_addr().ok(),
             Stream::Unix(_) => None,
+            Stream::Tls(stream) => stream.tcp().local_addr().ok(),
         }
+    }
+
+    fn load_tls(&self, settings: &TlsSettings) -> Result<Tls, String> {
+        Tls::load(settings)
+    }
+
+    fn secure_accepted(&self, socket: Socket, with: &Acceptor) -> io::Result<Socket> {
+        socket.secure(with)
+    }
+
+    async fn secure_connected(&self, stream: Stream, with: &Connector, host: &str) -> io::Result<Stream> {
+        stream.secure(with, host).await
+    }
+
+    fn is_secure(&self, stream: &Stream) -> bool {
+        matches!(stream, Stream::Tls(_))
     }
 
     fn now(&self) -> Now {

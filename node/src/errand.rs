@@ -20,9 +20,11 @@ use crate::host::NodeHost;
 use crate::mail::Letter;
 use crate::shared::Shared;
 use crate::worker::{LONG_REPLY_BYTES, Setting, Worker};
+use crossbeam::queue::SegQueue;
+use engine::script::LastRun;
 use engine::spec::flag;
 use engine::stats::Stats;
-use engine::{Args, Local, Outcome, Passage, Session, Spec, evict, execute};
+use engine::{Args, Local, Outcome, Passage, Session, Spec, Turn, evict, execute};
 use proto::Slot;
 use proto::resp::{Reply, Span};
 use smallvec::SmallVec;
@@ -31,10 +33,10 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use storage::GateReader;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 /// A script that takes longer makes others wait.
 const SHORT_US: u64 = 1000;
@@ -66,6 +68,7 @@ pub struct Done {
     script: u64,
     /// Time that it took of the processor.
     us: u64,
+    last: LastRun,
     reply: Vec<u8>,
     session: Session,
     /// It looked at data.
@@ -74,6 +77,8 @@ pub struct Done {
     term: u64,
     /// The connection ends: nobody may see the reply, or nobody waits for it.
     is_void: bool,
+    /// It is done; else it has to wait, and nothing was done.
+    has_ended: bool,
 }
 
 /// How long a script takes.
@@ -83,6 +88,17 @@ struct Known {
     /// Short runs in a row, as far as they are counted.
     short: u16,
     needed: u16,
+    /// It changes things and has a loop: should that have no end, nobody could take it from its worker.
+    stays_aside: bool,
+}
+
+/// Errands that wait for the side thread. Its worker takes back those that would wait for a slow script.
+#[derive(Default)]
+struct Orders {
+    queue: SegQueue<Box<Errand>>,
+    bell: Notify,
+    /// The worker has ended.
+    is_closed: AtomicBool,
 }
 
 /// Where a long command runs.
@@ -96,10 +112,19 @@ pub enum Choice {
 /// A worker's side of the errands.
 #[derive(Default)]
 pub struct Errands {
-    side: Option<mpsc::UnboundedSender<Box<Errand>>>,
+    side: Option<Arc<Orders>>,
     /// Sent and not come back.
     underway: usize,
     known: Vec<Known>,
+}
+
+impl Drop for Errands {
+    fn drop(&mut self) {
+        if let Some(side) = &self.side {
+            side.is_closed.store(true, Ordering::Release);
+            side.bell.notify_one();
+        }
+    }
 }
 
 /// What a script is known by: its text, digest or name, under a seeded hash.
@@ -113,8 +138,14 @@ fn script_of<E: Env>(shared: &Shared<E>, spec: &Spec, args: Args) -> u64 {
 impl Errands {
     /// Where a long command runs.
     pub fn choose<E: Env>(&self, shared: &Shared<E>, spec: &Spec, args: Args, session: &Session) -> Choice {
+        // A transaction with scripts is as long as these; what is queued for one is not run.
+        let is_exec = spec.has(flag::NOT_QUEUED);
+        let may_leave = match &session.multi {
+            Some(multi) => is_exec && multi.flags() & flag::SCRIPT != 0 && multi.may_run_aside(),
+            None => !is_exec,
+        };
         let is_plain = session.is_authenticated()
-            && !session.in_multi()
+            && may_leave
             && !session.is_primary_link
             && session.importing.is_none()
             && (!session.is_subscribed() || session.is_resp3);
@@ -125,20 +156,20 @@ impl Errands {
             return Choice::Aside;
         }
         let script = script_of(shared, spec, args);
-        let is_short =
-            self.known.get(place(script)).is_some_and(|k| k.script == script && k.short >= k.needed);
+        let is_short = self.known.get(place(script)).is_some_and(|k| k.script == script && k.is_short());
         if is_short { Choice::InLine(Some(script)) } else { Choice::Aside }
     }
 
     /// Learns from a run of a script.
-    pub fn judge(&mut self, script: u64, us: u64) {
+    pub fn judge(&mut self, script: u64, us: u64, last: LastRun) {
         if self.known.is_empty() {
             self.known.resize(SCRIPTS_MAX, Known::default());
         }
         let known = &mut self.known[place(script)];
         if known.script != script || known.needed == 0 {
-            *known = Known { script, short: 0, needed: RUNS_NEEDED };
+            *known = Known { script, short: 0, needed: RUNS_NEEDED, stays_aside: false };
         }
+        known.stays_aside |= last.has_acted && last.may_loop;
         if us < SHORT_US {
             known.short = (known.short + 1).min(known.needed);
             return;
@@ -151,16 +182,32 @@ impl Errands {
 
     pub fn send<E: Env>(&mut self, shared: &Arc<Shared<E>>, worker: usize, errand: Errand) {
         let side = self.side.get_or_insert_with(|| {
-            let (sender, orders) = mpsc::unbounded_channel();
-            let shared_ = shared.clone();
+            let orders = Arc::<Orders>::default();
+            let (shared_, orders_) = (shared.clone(), orders.clone());
             let main = move || -> Pin<Box<dyn Future<Output = ()>>> {
-                Box::pin(async move { Side::new(shared_, worker).run(orders).await })
+                Box::pin(async move { Side::new(shared_, worker).run(orders_).await })
             };
             shared.env.spawn_thread(&format!("side-{worker}"), Box::new(main));
-            sender
+            orders
         });
-        assert!(side.send(Box::new(errand)).is_ok(), "the side thread lives as long as its worker");
+        side.queue.push(Box::new(errand));
+        side.bell.notify_one();
         self.underway += 1;
+    }
+
+    /// Takes back what the side thread has not taken up.
+    fn take_back(&mut self) -> Vec<Errand> {
+        let side = self.side.iter();
+        let taken: Vec<_> =
+            side.flat_map(|side| std::iter::from_fn(|| side.queue.pop().map(|e| *e))).collect();
+        self.underway -= taken.len();
+        taken
+    }
+}
+
+impl Known {
+    fn is_short(&self) -> bool {
+        self.short >= self.needed && !self.stays_aside
     }
 }
 
@@ -168,16 +215,17 @@ fn place(script: u64) -> usize {
     script as usize % SCRIPTS_MAX
 }
 
-/// What to do when somebody stays inside the gate for so long that it could not be closed: say so if it is a script
-/// that has to be ended, else come again.
+/// What to do when somebody stays inside the gate, or has it closed, for long: say so if it is a slow script, else come
+/// again.
 pub fn gate_is_held<E: Env>(
     shared: &Shared<E>,
-    setting: &Setting,
-    stats: &Stats,
-    session: &Session,
+    turn: &mut Turn,
+    session: &mut Session,
+    resolved: &Result<&'static Spec, engine::Error>,
     out: &mut Reply,
 ) -> Outcome {
-    match !session.in_multi() && tell_busy(shared, setting, stats, out) {
+    turn.now = shared.env.now();
+    match engine::refuse_busy(turn, session, resolved, out) {
         true => Outcome::Done,
         false => Outcome::Busy(Slot::default()),
     }
@@ -207,27 +255,27 @@ impl<E: Env> Side<E> {
         shared.env.step_back();
         let mailbox = shared.mail[worker].clone();
         let local = Local::new(shared.env.rand(), mailbox);
-        let gate = shared.engine.keyspace.gate().register();
+        let gate = shared.engine.keyspace.gate().register_patient();
         Side { shared, worker, local, gate }
     }
 
     /// Works until the worker ends.
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Box<Errand>>) {
+    async fn run(mut self, orders: Arc<Orders>) {
+        // Those that have to wait for a slot or for the gate.
         let mut waiting: VecDeque<Box<Errand>> = VecDeque::new();
         loop {
-            if waiting.is_empty() {
-                match orders.recv().await {
-                    Some(errand) => waiting.push_back(errand),
-                    None => return,
+            let is_closed = orders.is_closed.load(Ordering::Acquire);
+            if waiting.is_empty() && orders.queue.is_empty() {
+                if is_closed {
+                    return;
                 }
-            }
-            while let Ok(errand) = orders.try_recv() {
-                waiting.push_back(errand);
+                orders.bell.notified().await;
             }
             let mut has_run = false;
-            for _ in 0..waiting.len() {
-                let mut errand = waiting.pop_front().expect("as many as were counted");
-                let done = self.attempt(&errand);
+            for left in (0..=waiting.len()).rev() {
+                let next = if left > 0 { waiting.pop_front() } else { orders.queue.pop() };
+                let Some(mut errand) = next else { break };
+                let done = self.attempt(&mut errand);
                 self.postpone(&mut errand, done.is_none());
                 match done {
                     Some(done) => {
@@ -238,7 +286,7 @@ impl<E: Env> Side<E> {
                 }
             }
             if !has_run && !waiting.is_empty() {
-                if orders.is_closed() {
+                if is_closed {
                     return;
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -258,30 +306,44 @@ impl<E: Env> Side<E> {
     }
 
     /// Runs an errand; `None`: it has to wait, and nothing was done.
-    fn attempt(&mut self, errand: &Errand) -> Option<Done> {
+    fn attempt(&mut self, errand: &mut Errand) -> Option<Done> {
+        let mut session = errand.session.lend();
+        errand.session.hand_over(&mut session);
+        let mut done = self.attempt_as(errand, session);
+        if !done.has_ended {
+            done.session.hand_over(&mut errand.session);
+        }
+        done.has_ended.then_some(done)
+    }
+
+    fn attempt_as(&mut self, errand: &Errand, session: Session) -> Done {
         let shared = self.shared.clone();
         let args: SmallVec<[&[u8]; 8]> = errand.spans.iter().map(|s| s.of(&errand.raw)).collect();
-        let done = Done {
+        let mut done = Done {
             client: errand.client.id,
             spec: errand.spec,
             script: script_of(&shared, errand.spec, &args),
             us: 0,
+            last: LastRun::default(),
             reply: Vec::new(),
-            session: errand.session.lend(),
+            session,
             is_data: false,
             term: 0,
             is_void: false,
+            has_ended: false,
         };
         if errand.client.is_gone.load(Ordering::Relaxed) {
-            return Some(Done { is_void: true, ..done });
+            return Done { is_void: true, has_ended: true, ..done };
         }
         let begun_us = shared.env.busy_us();
-        let mut done = Setting::with(&shared, |setting| self.run_in(setting, errand, &args, done))?;
+        done.has_ended = Setting::with(&shared, |setting| self.run_in(setting, errand, &args, &mut done));
         done.us = shared.env.busy_us().saturating_sub(begun_us);
-        Some(done)
+        done.last = self.local.scripts.last;
+        done
     }
 
-    fn run_in(&mut self, setting: &Setting, errand: &Errand, args: Args, mut done: Done) -> Option<Done> {
+    /// False: it has to wait, and nothing was done.
+    fn run_in(&mut self, setting: &Setting, errand: &Errand, args: Args, done: &mut Done) -> bool {
         let shared = &self.shared;
         let engine = &shared.engine;
         let is_lfu = setting.settings.engine.maxmemory_policy.is_lfu();
@@ -293,9 +355,20 @@ impl<E: Env> Side<E> {
         let mut host =
             NodeHost { shared, client: &errand.client, connection: None, setting, is_exclusive: false };
         let mut out = Reply::new(done.session.is_resp3);
-        let inside = RefCell::new(self.gate.enter_wait());
+        let resolved = Ok(errand.spec);
+        let Some(inside) = self.gate.enter_soon() else {
+            if !engine.keyspace.gate().is_held() {
+                return false;
+            }
+            let mut turn = setting.turn(shared, stats, &mut self.local, &mut host, None);
+            let outcome = gate_is_held(shared, &mut turn, &mut done.session, &resolved, &mut out);
+            done.term = setting.term;
+            done.reply = out.take();
+            return matches!(outcome, Outcome::Done);
+        };
+        let inside = RefCell::new(inside);
         if setting.is_outdated(&shared.state) {
-            return None;
+            return false;
         }
         let is_valid = Cell::new(true);
         let pass = || {
@@ -306,18 +379,18 @@ impl<E: Env> Side<E> {
         };
         let passage = Passage(&pass);
         let raw = Some(errand.raw.as_slice());
-        let resolved = Ok(errand.spec);
         let mut turn = setting.turn(shared, stats, &mut self.local, &mut host, None);
         // A script is one step: nobody closes the gate in its middle, nor does it run twice.
         turn.passage = (!errand.spec.has(flag::SCRIPT)).then_some(&passage);
         let mut outcome = execute(&mut turn, &mut done.session, &resolved, args, raw, &mut out);
         if !is_valid.get() {
-            return None;
+            return false;
         }
         if matches!(outcome, Outcome::NeedsGate) {
             outcome = inside.borrow_mut().outside(|| {
                 let Some(closed) = engine.keyspace.gate().try_close() else {
-                    return gate_is_held(shared, setting, stats, &done.session, &mut out);
+                    let mut turn = setting.turn(shared, stats, &mut self.local, &mut host, None);
+                    return gate_is_held(shared, &mut turn, &mut done.session, &resolved, &mut out);
                 };
                 if setting.is_outdated(&shared.state) {
                     return Outcome::Busy(Slot::default());
@@ -329,7 +402,7 @@ impl<E: Env> Side<E> {
         }
         match outcome {
             Outcome::Done => {}
-            Outcome::Busy(_) => return None,
+            Outcome::Busy(_) => return false,
             _ => unreachable!("{} answers", errand.spec.full_name),
         }
         // W12: as for a worker's commands.
@@ -340,7 +413,7 @@ impl<E: Env> Side<E> {
         done.term = setting.term;
         done.reply = out.take();
         stats.net_out.add(done.reply.len() as u64);
-        Some(done)
+        true
     }
 }
 
@@ -353,14 +426,16 @@ impl<E: Env> Worker<E> {
         raw: &[u8],
         spans: &[Span],
         at: u32,
-        session: &Session,
+        session: &mut Session,
     ) {
+        let mut lent = session.lend();
+        session.hand_over(&mut lent);
         let errand = Errand {
             client: connection.client.clone(),
             spec,
             raw: raw.to_vec(),
             spans: spans.iter().map(|s| Span { start: s.start - at, len: s.len }).collect(),
-            session: session.lend(),
+            session: lent,
             is_postponed: false,
         };
         connection.is_errand.set(true);
@@ -372,18 +447,59 @@ impl<E: Env> Worker<E> {
         self.errands.borrow().underway > 0 && tell_busy(&self.shared, setting, self.stats(), out)
     }
 
+    /// Tells those whose errands would wait for a slow script.
+    pub(crate) fn refuse_errands(&self, setting: &Setting) {
+        let slow_ms = setting.settings.engine.busy_reply_threshold_ms;
+        if self.errands.borrow().underway < 2
+            || !self.shared.engine.scripts.control.is_slow(setting.now.mono, slow_ms)
+        {
+            return;
+        }
+        let taken = self.errands.borrow_mut().take_back();
+        for mut errand in taken {
+            let mut out = Reply::new(errand.session.is_resp3);
+            let resolved = Ok(errand.spec);
+            let is_told = self.with_turn(setting, |turn| {
+                engine::refuse_busy(turn, &mut errand.session, &resolved, &mut out)
+            });
+            if !is_told {
+                self.errands.borrow_mut().send(&self.shared, self.index, errand);
+                continue;
+            }
+            self.errands.borrow_mut().underway += 1;
+            let done = Done {
+                client: errand.client.id,
+                spec: errand.spec,
+                script: 0,
+                us: 0,
+                last: LastRun::default(),
+                reply: out.take(),
+                session: errand.session,
+                is_data: false,
+                term: setting.term,
+                is_void: false,
+                has_ended: true,
+            };
+            self.finish_errand(done);
+        }
+    }
+
     /// An errand came back.
-    pub(crate) fn finish_errand(&self, done: Done) {
+    pub(crate) fn finish_errand(&self, mut done: Done) {
         self.errands.borrow_mut().underway -= 1;
-        if done.spec.has(flag::SCRIPT) && !done.is_void {
-            self.errands.borrow_mut().judge(done.script, done.us);
+        if done.spec.has(flag::SCRIPT) && !done.is_void && done.script != 0 {
+            self.errands.borrow_mut().judge(done.script, done.us, done.last);
+        }
+        if !self.connections.borrow().contains_key(&done.client) {
+            engine::multi::unwatch(&mut done.session, &self.shared.engine);
         }
         self.on(done.client, |connection| self.bring(connection, done));
     }
 
     /// Answers as the worker does after a batch.
-    fn bring(&self, connection: &Rc<Connection<E>>, done: Done) {
+    fn bring(&self, connection: &Rc<Connection<E>>, mut done: Done) {
         connection.is_errand.set(false);
+        done.session.hand_over(&mut connection.session.borrow_mut());
         if !matches!(*connection.phase.borrow(), Phase::Waiting) {
             return;
         }
@@ -408,15 +524,12 @@ impl<E: Env> Worker<E> {
         if bytes > LONG_REPLY_BYTES && self.is_too_long(connection, bytes, &self.shared.settings()) {
             return connection.close(false);
         }
-        connection.send_owned(done.reply, until, released);
-        if matches!(*connection.phase.borrow(), Phase::Waiting) {
-            connection.set_phase(Phase::Ready);
-        }
-        connection.has_deferred.set(!connection.input.borrow().is_empty());
         let now = self.shared.env.now();
-        self.check_output(connection, &self.shared.settings(), now);
+        connection.set_phase(Phase::Ready);
         self.describe(connection, 0, now);
-        connection.wake();
+        connection.send_owned(done.reply, until, released);
+        self.check_output(connection, &self.shared.settings(), now);
+        self.go_on(connection);
     }
 }
 
@@ -426,41 +539,48 @@ mod tests {
 
     fn is_short(errands: &Errands, script: u64) -> bool {
         let known = errands.known[place(script)];
-        known.script == script && known.short >= known.needed
+        known.script == script && known.is_short()
     }
 
     #[test]
     fn a_script_is_short_after_some_short_runs() {
         let mut errands = Errands::default();
-        errands.judge(7, 10);
+        errands.judge(7, 10, LastRun::default());
         assert!(!is_short(&errands, 7));
-        errands.judge(7, 10);
+        errands.judge(7, 10, LastRun::default());
         assert!(is_short(&errands, 7));
     }
 
     #[test]
     fn a_script_that_was_wrongly_taken_for_short_has_to_prove_more() {
         let mut errands = Errands::default();
-        (0..2).for_each(|_| errands.judge(7, 10));
-        errands.judge(7, SHORT_US);
+        (0..2).for_each(|_| errands.judge(7, 10, LastRun::default()));
+        errands.judge(7, SHORT_US, LastRun::default());
         let runs = (1..).find(|_| {
-            errands.judge(7, 10);
+            errands.judge(7, 10, LastRun::default());
             is_short(&errands, 7)
         });
         assert_eq!(runs, Some(4));
         for _ in 0..20 {
-            (0..RUNS_NEEDED_MAX).for_each(|_| errands.judge(7, 10));
+            (0..RUNS_NEEDED_MAX).for_each(|_| errands.judge(7, 10, LastRun::default()));
             assert!(is_short(&errands, 7));
-            errands.judge(7, SHORT_US);
+            errands.judge(7, SHORT_US, LastRun::default());
         }
+    }
+
+    #[test]
+    fn a_script_that_changes_things_in_a_loop_stays_aside() {
+        let mut errands = Errands::default();
+        (0..100).for_each(|_| errands.judge(7, 10, LastRun { has_acted: true, may_loop: true }));
+        assert!(!is_short(&errands, 7));
     }
 
     #[test]
     fn scripts_that_share_a_place_do_not_share_what_is_known() {
         let mut errands = Errands::default();
         let other = 7 + SCRIPTS_MAX as u64;
-        (0..2).for_each(|_| errands.judge(7, 10));
-        errands.judge(other, 10);
+        (0..2).for_each(|_| errands.judge(7, 10, LastRun::default()));
+        errands.judge(other, 10, LastRun::default());
         assert!(!is_short(&errands, 7) && !is_short(&errands, other));
     }
 }

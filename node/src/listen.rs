@@ -1,15 +1,22 @@
-//! Where clients connect: listeners on the configured addresses, which CONFIG SET may change, and the acceptor.
+//! Where clients connect: listeners on the configured addresses, in plain TCP and over TLS, which CONFIG SET may change,
+//! and the acceptor.
 
 use crate::config::Config;
 use crate::env::Env;
 use crate::mail::Letter;
 use crate::shared::{Shared, Ticket};
-use std::sync::atomic::Ordering;
+use crate::tls::{self, Tls, TlsSettings};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// CONFIG SET of directives of which some say where to listen. They were checked against the configuration of then.
+/// Refusals over TLS that are under way; who comes beyond is closed without a word.
+const REFUSALS_MAX: usize = 64;
+/// Time for a refusal.
+const REFUSAL: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// CONFIG SET of directives of which some say where to listen or what to speak there. They were checked against the configuration of then.
 pub struct Relisten<S> {
     pub ticket: Ticket<S>,
     /// Directives and the words that they are set to.
@@ -36,11 +43,44 @@ impl<S> ListenHandle<S> {
     }
 }
 
+/// What is spoken on a port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Tls,
+}
+
+impl Kind {
+    const ALL: [Kind; 2] = [Kind::Plain, Kind::Tls];
+
+    fn directive(self) -> &'static str {
+        match self {
+            Kind::Plain => "port",
+            Kind::Tls => "tls-port",
+        }
+    }
+    fn port(self, config: &Config) -> u16 {
+        config.get(self.directive()).parse().expect("checked when it was set")
+    }
+}
+
+/// Whether a change says where to listen, or what to speak there: it is carried out by who listens.
+pub fn is_concerned(pairs: &[(&'static str, Vec<String>)], old: &Config, next: &Config) -> bool {
+    ["port", "tls-port", "bind"].iter().any(|name| next.get(name) != old.get(name)) || is_tls_new(pairs, next)
+}
+
+/// Whether a change makes TLS anew. Files may have other contents under the same name.
+fn is_tls_new(pairs: &[(&'static str, Vec<String>)], next: &Config) -> bool {
+    TlsSettings::is_wanted(next)
+        && pairs.iter().any(|(name, _)| name.starts_with("tls-") && *name != "tls-port")
+}
+
 /// The listeners, and who accepts from them.
 pub struct Listening<E: Env> {
     shared: Arc<Shared<E>>,
     inbox: mpsc::UnboundedReceiver<Relisten<E::Socket>>,
-    acceptors: Vec<JoinHandle<()>>,
+    /// By [`Kind`].
+    acceptors: [Vec<JoinHandle<()>>; 2],
 }
 
 impl<E: Env> Listening<E> {
@@ -48,12 +88,22 @@ impl<E: Env> Listening<E> {
     pub async fn start(shared: &Arc<Shared<E>>) -> Result<Listening<E>, String> {
         let inbox = shared.listening.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
         let inbox = inbox.expect("a node listens once");
-        let mut listening = Listening { shared: shared.clone(), inbox, acceptors: Vec::new() };
-        let listeners = listen_on(shared, shared.settings().port).await?;
-        listening.accept_from(listeners);
+        let mut listening = Listening { shared: shared.clone(), inbox, acceptors: Default::default() };
+        let config = shared.config().clone();
+        if TlsSettings::is_wanted(&config) {
+            let tls = tls::load(&shared.env, &config).await.map_err(|why| {
+                tracing::warn!("{why}");
+                format!("Failed to configure TLS: {why}")
+            })?;
+            shared.tls.store(Some(tls));
+        }
+        for kind in Kind::ALL {
+            let listeners = listen_on(shared, kind.port(&config)).await?;
+            listening.accept_from(kind, listeners);
+        }
         if let Some(listener) = listen_unix(shared)? {
             // Not among those that CONFIG SET may end.
-            tokio::task::spawn_local(accept(shared.clone(), listener));
+            tokio::task::spawn_local(accept(shared.clone(), listener, Kind::Plain));
         }
         Ok(listening)
     }
@@ -70,37 +120,92 @@ impl<E: Env> Listening<E> {
 
     /// All of it, or nothing and why.
     async fn change(&mut self, pairs: &[(&'static str, Vec<String>)]) -> Result<(), String> {
+        let old = self.shared.config().clone();
         let next = self.next(pairs)?;
-        let (bind, port) = place(&next);
-        let (old_bind, old_port) = place(&self.shared.config().clone());
-        let failed =
-            |name, why| Err(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"));
-        if port != old_port {
-            // The old port is kept until the new one is ours.
-            match listen_at(&self.shared, &bind, port).await {
-                Ok(listeners) => {
-                    self.stop().await;
-                    self.accept_from(listeners);
-                }
-                Err(_) => return failed("port", "Unable to listen on this port. Check server logs."),
-            }
-        } else if bind != old_bind {
-            // Addresses may overlap: none is free before the old ones are.
-            self.stop().await;
-            let listeners = listen_at(&self.shared, &bind, port).await;
-            let has_failed = listeners.is_err();
-            let listeners = match listeners {
-                Ok(listeners) => listeners,
-                Err(_) => listen_at(&self.shared, &old_bind, port).await.unwrap_or_default(),
-            };
-            self.accept_from(listeners);
-            if has_failed {
-                return failed("bind", "Failed to bind to specified addresses.");
-            }
+        let tls = self.tls(pairs, &next).await?;
+        let bind = |config: &Config| config.get("bind").to_string();
+        match bind(&next) == bind(&old) {
+            true => self.change_ports(&old, &next).await?,
+            false => self.change_all(&old, &next).await?,
         }
         // What others have set meanwhile stays.
         let next = self.next(pairs)?;
+        if tls.is_some() {
+            self.shared.tls.store(tls);
+        }
         self.shared.replace_config(next);
+        Ok(())
+    }
+
+    /// TLS as the next configuration has it, if it is made anew.
+    async fn tls(
+        &self,
+        pairs: &[(&'static str, Vec<String>)],
+        next: &Config,
+    ) -> Result<Option<Arc<Tls>>, String> {
+        let is_first = TlsSettings::is_wanted(next) && self.shared.tls.load().is_none();
+        if !is_first && !is_tls_new(pairs, next) {
+            return Ok(None);
+        }
+        let is_tls = |name: &&str| name.starts_with("tls-");
+        let name = pairs.iter().map(|(name, _)| *name).find(is_tls).expect("it is made anew for one of them");
+        tls::load(&self.shared.env, next).await.map(Some).map_err(|why| {
+            tracing::warn!("{why}");
+            failed(name, "Unable to update TLS configuration. Check server logs.")
+        })
+    }
+
+    /// Ports are given up first, and others kept until the new ones are ours.
+    async fn change_ports(&mut self, old: &Config, next: &Config) -> Result<(), String> {
+        let changed = Kind::ALL.into_iter().filter(|k| k.port(old) != k.port(next));
+        let (left, moved): (Vec<Kind>, Vec<Kind>) = changed.partition(|k| k.port(next) == 0);
+        for kind in &left {
+            self.stop(*kind).await;
+        }
+        let mut fresh = Vec::new();
+        for kind in &moved {
+            match listen_at(&self.shared, &bind(next), kind.port(next)).await {
+                Ok(listeners) => fresh.push((*kind, listeners)),
+                Err(_) => {
+                    drop(fresh);
+                    for kind in left {
+                        let listeners = listen_at(&self.shared, &bind(old), kind.port(old)).await;
+                        self.accept_from(kind, listeners.unwrap_or_default());
+                    }
+                    let name = kind.directive();
+                    return Err(failed(name, "Unable to listen on this port. Check server logs."));
+                }
+            }
+        }
+        for (kind, listeners) in fresh {
+            self.stop(kind).await;
+            self.accept_from(kind, listeners);
+        }
+        Ok(())
+    }
+
+    /// Addresses may overlap: none is free before the old ones are.
+    async fn change_all(&mut self, old: &Config, next: &Config) -> Result<(), String> {
+        for kind in Kind::ALL {
+            self.stop(kind).await;
+        }
+        let mut fresh = Vec::new();
+        for kind in Kind::ALL {
+            match listen_at(&self.shared, &bind(next), kind.port(next)).await {
+                Ok(listeners) => fresh.push((kind, listeners)),
+                Err(_) => {
+                    drop(fresh);
+                    for kind in Kind::ALL {
+                        let listeners = listen_at(&self.shared, &bind(old), kind.port(old)).await;
+                        self.accept_from(kind, listeners.unwrap_or_default());
+                    }
+                    return Err(failed("bind", "Failed to bind to specified addresses."));
+                }
+            }
+        }
+        for (kind, listeners) in fresh {
+            self.accept_from(kind, listeners);
+        }
         Ok(())
     }
 
@@ -112,18 +217,26 @@ impl<E: Env> Listening<E> {
         Ok(next)
     }
 
-    fn accept_from(&mut self, listeners: Vec<E::Listener>) {
-        let spawn = |listener| tokio::task::spawn_local(accept(self.shared.clone(), listener));
-        self.acceptors.extend(listeners.into_iter().map(spawn));
+    fn accept_from(&mut self, kind: Kind, listeners: Vec<E::Listener>) {
+        let spawn = |listener| tokio::task::spawn_local(accept(self.shared.clone(), listener, kind));
+        self.acceptors[kind as usize].extend(listeners.into_iter().map(spawn));
     }
 
-    async fn stop(&mut self) {
-        for acceptor in self.acceptors.drain(..) {
+    async fn stop(&mut self, kind: Kind) {
+        for acceptor in self.acceptors[kind as usize].drain(..) {
             acceptor.abort();
             // The listener is closed when the task has ended.
             let _ = acceptor.await;
         }
     }
+}
+
+fn failed(name: &str, why: &str) -> String {
+    format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}")
+}
+
+fn bind(config: &Config) -> Vec<String> {
+    config.get("bind").split_whitespace().map(String::from).collect()
 }
 
 fn listen_unix<E: Env>(shared: &Shared<E>) -> Result<Option<E::Listener>, String> {
@@ -143,11 +256,6 @@ fn listen_unix<E: Env>(shared: &Shared<E>) -> Result<Option<E::Listener>, String
             Err(format!("Failed opening Unix socket {path}: {error}"))
         }
     }
-}
-
-fn place(config: &Config) -> (Vec<String>, u16) {
-    let bind = config.get("bind").split_whitespace().map(String::from).collect();
-    (bind, config.get("port").parse().expect("checked when it was set"))
 }
 
 /// Listens on a port of every configured address.
@@ -188,14 +296,19 @@ async fn listen_at<E: Env>(
 }
 
 /// Hands each new connection to the worker with the fewest.
-async fn accept<E: Env>(shared: Arc<Shared<E>>, listener: E::Listener) {
+async fn accept<E: Env>(shared: Arc<Shared<E>>, listener: E::Listener, kind: Kind) {
+    let refusals = Arc::new(AtomicUsize::new(0));
     loop {
         match shared.env.accept(&listener).await {
             Ok((socket, peer, own)) => {
                 shared.clients.accepted.fetch_add(1, Ordering::Relaxed);
+                let Some(socket) = secured(&shared, socket, kind) else { continue };
                 if let Err(text) = admit(&shared, peer) {
                     shared.clients.rejected.fetch_add(1, Ordering::Relaxed);
-                    refuse(&shared, socket, text).await;
+                    match kind {
+                        Kind::Plain => refuse(&shared, socket, text).await,
+                        Kind::Tls => refuse_later(&shared, socket, text, &refusals),
+                    }
                     continue;
                 }
                 let load = |i: &usize| shared.load[*i].load(Ordering::Relaxed);
@@ -210,6 +323,36 @@ async fn accept<E: Env>(shared: Arc<Shared<E>>, listener: E::Listener) {
             }
         }
     }
+}
+
+/// The connection as it is spoken on this port, with what is configured now.
+fn secured<E: Env>(shared: &Shared<E>, socket: E::Socket, kind: Kind) -> Option<E::Socket> {
+    match kind {
+        Kind::Plain => Some(socket),
+        Kind::Tls => {
+            let tls = shared.tls.load();
+            let acceptor = &tls.as_ref().expect("nobody listens before it is configured").clients;
+            shared.env.secure_accepted(socket, acceptor).ok()
+        }
+    }
+}
+
+/// Over TLS nothing can be said before the handshake, which nobody here waits for.
+fn refuse_later<E: Env>(
+    shared: &Arc<Shared<E>>,
+    socket: E::Socket,
+    text: &'static str,
+    refusals: &Arc<AtomicUsize>,
+) {
+    if refusals.load(Ordering::Relaxed) >= REFUSALS_MAX {
+        return;
+    }
+    refusals.fetch_add(1, Ordering::Relaxed);
+    let (shared, refusals) = (shared.clone(), refusals.clone());
+    tokio::task::spawn_local(async move {
+        let _ = tokio::time::timeout(REFUSAL, refuse(&shared, socket, text)).await;
+        refusals.fetch_sub(1, Ordering::Relaxed);
+    });
 }
 
 fn admit<E: Env>(shared: &Shared<E>, peer: std::net::SocketAddr) -> Result<(), &'static str> {

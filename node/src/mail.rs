@@ -19,8 +19,9 @@ pub enum Letter<S> {
     Push { client: u64, bytes: std::sync::Arc<[u8]> },
     /// The connection ends, after what it was sent before if `is_soft`.
     Kill { client: u64, is_soft: bool },
-    /// CLIENT UNBLOCK; true: with an error.
-    Unblock(u64, bool),
+    /// The client's wait was ended by somebody, who claimed it: it is answered with an error, or as if its time were up.
+    /// `tally`: what a wait for copies answers then.
+    Unblock { client: u64, is_error: bool, tally: Option<Vec<u8>> },
     /// Users have changed: whoever waits for what it may not any more is told so.
     UsersChanged,
     /// Less memory may be used than before.

@@ -108,7 +108,7 @@ fn serve(config: node::Config) -> ExitCode {
 fn announce(config: &node::Config) {
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     let mode = if config.get("cluster-enabled") == "yes" { "cluster" } else { "standalone" };
-    let port = config.get("port");
+    let port = if config.get("port") == "0" { config.get("tls-port") } else { config.get("port") };
     tracing::warn!(
         "Shoal version={version}, Redis version={}, bits=64, pid={pid}, just started",
         node::commands::info::REDIS_VERSION

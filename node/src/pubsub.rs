@@ -1,5 +1,6 @@
 //! Channels: who listens to what, over all workers.
 
+use crate::clients::Client;
 use engine::glob;
 use proto::resp::Reply;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,11 +14,10 @@ pub enum Space {
     Sharded = 2,
 }
 
-/// Who receives: the worker that serves it, and the protocol it speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Who receives, and the protocol that it speaks.
+#[derive(Clone)]
 pub struct Receiver {
-    pub client: u64,
-    pub worker: usize,
+    pub client: Arc<Client>,
     pub is_resp3: bool,
 }
 
@@ -40,7 +40,7 @@ impl PubSub {
 
     pub fn subscribe(&self, space: Space, name: &[u8], receiver: Receiver) {
         let mut tables = self.lock();
-        tables.spaces[space as usize].entry(name.to_vec()).or_default().insert(receiver.client, receiver);
+        tables.spaces[space as usize].entry(name.to_vec()).or_default().insert(receiver.client.id, receiver);
     }
 
     pub fn unsubscribe(&self, space: Space, name: &[u8], client: u64) {
@@ -60,17 +60,17 @@ impl PubSub {
         space: Space,
         channel: &[u8],
         message: &[u8],
-        deliver: &mut dyn FnMut(Receiver, Arc<[u8]>),
+        deliver: &mut dyn FnMut(&Receiver, Arc<[u8]>),
     ) -> usize {
         let tables = self.lock();
         let mut count = 0;
         let mut send = |receivers: &BTreeMap<u64, Receiver>, pattern: Option<&[u8]>| {
             let mut encoded: [Option<Arc<[u8]>>; 2] = [None, None];
-            for receiver in receivers.values() {
+            for receiver in receivers.values().filter(|r| !r.client.is_killed()) {
                 let bytes = encoded[receiver.is_resp3 as usize].get_or_insert_with(|| {
                     encode(space, channel, pattern, message, receiver.is_resp3).into()
                 });
-                deliver(*receiver, bytes.clone());
+                deliver(receiver, bytes.clone());
                 count += 1;
             }
         };

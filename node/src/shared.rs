@@ -48,6 +48,8 @@ pub struct Shared<E: Env> {
     pub control: crate::control::ControlHandle,
     pub persist: crate::persist::PersistHandle<E::Socket>,
     pub listening: crate::listen::ListenHandle<E::Socket>,
+    /// What new connections over TLS use; `None` until it is configured.
+    pub tls: ArcSwapOption<crate::tls::Tls>,
     pub replication: crate::replica::ReplicationState,
     pub migrations: crate::migrate::Migrations,
 }
@@ -157,6 +159,7 @@ impl<E: Env> Shared<E> {
         let mut settings = NodeSettings::from(config);
         settings.engine.thresholds.hash_seed = self.settings().engine.thresholds.hash_seed;
         self.clients.bytes_max.store(settings.clients_bytes_max, Ordering::Relaxed);
+        self.evict_clients();
         self.settings.store(Arc::new(settings));
         self.renew_observe();
     }
@@ -185,6 +188,43 @@ impl<E: Env> Shared<E> {
         control.is_any() && {
             let settings = &self.settings().engine;
             settings.is_busy_for_all && control.is_slow(now, settings.busy_reply_threshold_ms)
+        }
+    }
+
+    /// Closes the gate for the node's own sake, such as a change of its role, which cannot wait. A script that stays
+    /// inside for longer than a moment is ended, even if it has written: the control thread would miss its lease.
+    pub fn close_gate(&self) -> storage::GateClosed<'_> {
+        loop {
+            if let Some(closed) = self.engine.keyspace.gate().try_close() {
+                return closed;
+            }
+            self.end_long_scripts();
+        }
+    }
+
+    /// Ends scripts that count as slow, since the primary's stream needs what they hold: the control thread would not
+    /// answer its peers.
+    pub fn end_slow_scripts(&self) {
+        let slow_ms = self.settings().engine.busy_reply_threshold_ms;
+        if slow_ms > 0 && self.engine.scripts.control.is_any() {
+            self.engine.scripts.control.stop(self.env.now().mono, slow_ms);
+        }
+    }
+
+    /// Ends scripts that keep the node from what it has to do.
+    pub fn end_long_scripts(&self) {
+        const MOMENT_MS: u64 = 200;
+        self.engine.scripts.control.stop(self.env.now().mono, MOMENT_MS);
+        self.env.stall(std::time::Duration::from_millis(1));
+    }
+
+    /// As the keyspace's own for who must not wait for a script without end: such a one is ended.
+    pub fn lock_for_node(&self, slot: proto::Slot) -> storage::SlotGuard<'_> {
+        loop {
+            if let Some(guard) = self.engine.keyspace.lock_soon(slot) {
+                return guard;
+            }
+            self.end_long_scripts();
         }
     }
 
@@ -260,10 +300,37 @@ impl<E: Env> Shared<E> {
         }
     }
 
+    /// Where the clients' buffers take too much together, ends the largest clients.
+    #[inline]
+    pub fn evict_clients(&self) {
+        let max = self.clients.bytes_max.load(Ordering::Relaxed);
+        if max > 0 && self.clients.bytes() > max {
+            for victim in self.clients.choose_victims(max) {
+                tracing::info!(client = victim.id, peer = %victim.peer, "Evicting client");
+                self.mail[victim.worker].post(Letter::Kill { client: victim.id, is_soft: false });
+            }
+        }
+    }
+
+    /// Ends the wait of a client that is blocked, with an error or as if its time were up. False: it does not wait.
+    pub fn unblock(&self, client: u64, is_error: bool) -> bool {
+        let Some(client) = self.clients.get(client) else { return false };
+        let tally = match client.claim_wait() {
+            true => None,
+            false => match crate::replica::end_wait(self, client.id) {
+                Some(tally) => Some(tally),
+                None => return false,
+            },
+        };
+        self.mail[client.worker].post(Letter::Unblock { client: client.id, is_error, tally });
+        true
+    }
+
     /// Sends a message to all subscribers of this node.
     pub fn publish(&self, space: crate::pubsub::Space, channel: &[u8], message: &[u8]) -> usize {
         self.pubsub.publish(space, channel, message, &mut |receiver, bytes| {
-            self.mail[receiver.worker].post(Letter::Push { client: receiver.client, bytes });
+            let client = &receiver.client;
+            self.mail[client.worker].post(Letter::Push { client: client.id, bytes });
         })
     }
 
@@ -301,7 +368,7 @@ impl<E: Env> Shared<E> {
 
     /// Removes all data, at once for everybody; it is freed in the background.
     pub fn flush_all(&self) {
-        let closed = self.engine.keyspace.gate().close();
+        let closed = self.close_gate();
         let mut garbage: Vec<Box<dyn std::any::Any + Send>> = Vec::new();
         for slot in proto::Slot::all() {
             let mut guard = self.engine.keyspace.lock_wait(slot);

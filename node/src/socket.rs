@@ -1,5 +1,6 @@
-//! The real node's connections: TCP, or a Unix socket of this machine.
+//! The real node's connections: TCP, TCP under TLS, or a Unix socket of this machine.
 
+use crate::tls::{Acceptor, Connector, TlsStream};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -13,12 +14,15 @@ pub const UNIX_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Ad
 pub enum Stream {
     Tcp(tokio::net::TcpStream),
     Unix(tokio::net::UnixStream),
+    /// Boxed, so that the others do not carry its size.
+    Tls(Box<TlsStream>),
 }
 
 /// A connection on its way to a thread.
 pub enum Socket {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
+    Tls(std::net::TcpStream, Acceptor),
 }
 
 pub enum Listener {
@@ -49,6 +53,31 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Stream::Tcp),
             Socket::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Stream::Unix),
+            Socket::Tls(stream, acceptor) => {
+                let stream = TlsStream::accepted(tokio::net::TcpStream::from_std(stream)?, &acceptor)?;
+                Ok(Stream::Tls(Box::new(stream)))
+            }
+        }
+    }
+
+    /// What the peer sends first is a TLS handshake.
+    pub fn secure(self, acceptor: &Acceptor) -> io::Result<Socket> {
+        match self {
+            Socket::Tcp(stream) => Ok(Socket::Tls(stream, acceptor.clone())),
+            Socket::Unix(_) | Socket::Tls(..) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+impl Stream {
+    /// Puts TLS on a connection of ours.
+    pub async fn secure(self, connector: &Connector, host: &str) -> io::Result<Stream> {
+        match self {
+            Stream::Tcp(stream) => {
+                let stream = TlsStream::connected(stream, connector, host).await?;
+                Ok(Stream::Tls(Box::new(stream)))
+            }
+            Stream::Unix(_) | Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -73,6 +102,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => stream.poll_read(cx, buf),
         }
     }
 }
@@ -83,6 +113,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => stream.poll_write(cx, buf),
         }
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -92,6 +123,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => stream.poll_shutdown(cx),
         }
     }
 }

@@ -168,7 +168,7 @@ pub fn delete<E: Env>(shared: &Shared<E>, name: &[u8]) -> bool {
 fn disconnect<E: Env>(shared: &Shared<E>, ids: &BTreeSet<u64>) {
     for client in shared.clients.all() {
         if ids.contains(&client.user_id.load(Ordering::Relaxed)) {
-            client.is_killed.store(true, Ordering::Relaxed);
+            client.kill();
             shared.mail[client.worker].post(Letter::Kill { client: client.id, is_soft: true });
         }
     }
@@ -191,7 +191,7 @@ fn disconnect_listeners<E: Env>(shared: &Shared<E>, old: &User, new: &User) {
     }
     for client in lost.iter().filter_map(|id| shared.clients.get(*id)) {
         if client.user_id.load(Ordering::Relaxed) == old.id {
-            client.is_killed.store(true, Ordering::Relaxed);
+            client.kill();
             shared.mail[client.worker].post(Letter::Kill { client: client.id, is_soft: false });
         }
     }

@@ -72,15 +72,36 @@ struct Batch<E: Env> {
     spans: Vec<Span>,
     items: Vec<Item>,
     groups: Vec<Group<E>>,
+    /// The most of input, spans and items that a turn had since the last round.
+    peak: [usize; 3],
 }
 
 impl<E: Env> Default for Batch<E> {
     fn default() -> Self {
-        Batch { input: Vec::new(), spans: Vec::new(), items: Vec::new(), groups: Vec::new() }
+        Batch { input: Vec::new(), spans: Vec::new(), items: Vec::new(), groups: Vec::new(), peak: [0; 3] }
     }
 }
 
 impl<E: Env> Batch<E> {
+    /// Ends a turn.
+    fn clear(&mut self) {
+        for (peak, len) in self.peak.iter_mut().zip([self.input.len(), self.spans.len(), self.items.len()]) {
+            *peak = len.max(*peak);
+        }
+        self.input.clear();
+        self.input.shrink_to(INPUT_BYTES_MAX);
+        self.spans.clear();
+        self.items.clear();
+    }
+
+    /// Between turns: gives up half of the room that no turn needed since it was last called.
+    fn give_back(&mut self) {
+        let [input, spans, items] = std::mem::take(&mut self.peak);
+        give_back(&mut self.input, input);
+        give_back(&mut self.spans, spans);
+        give_back(&mut self.items, items);
+    }
+
     /// The element that a command names in the collection at its first key.
     fn element<'a>(&'a self, item: &'a Item) -> Option<ElementAhead<'a>> {
         let (slot, hash) = item.first_key?;
@@ -174,6 +195,7 @@ impl<'a> Setting<'a> {
             told_ticks: self.told_ticks,
             is_tracked: self.is_tracked,
             is_script: false,
+            may_move: false,
             first_key: None,
             exclusive,
             passage: None,
@@ -196,6 +218,8 @@ struct Inside<'a> {
     gate: GateInside<'a>,
     /// The gate was left: what was true for the batch may be no more.
     has_left: bool,
+    /// A slow script has the gate closed: the rest of the batch does without.
+    is_given_up: bool,
 }
 
 /// See the module's head.
@@ -208,10 +232,20 @@ pub struct Worker<E: Env> {
     core: RefCell<Core>,
     gate: RefCell<GateReader>,
     parked: RefCell<Vec<Rc<Connection<E>>>>,
+    /// Waiters whose wait is over and that stand beside slots yet.
+    left_waiters: RefCell<Vec<(Arc<engine::blocking::Waiter>, Slot)>>,
     kick: Notify,
     is_stopped: Cell<bool>,
     stats: Arc<CachePadded<Stats>>,
     pub(crate) errands: RefCell<Errands>,
+}
+
+/// Gives up half of a buffer's room if not even a quarter is needed. Small ones are kept.
+fn give_back<T>(buffer: &mut Vec<T>, needed: usize) {
+    const KEPT: usize = 256;
+    if buffer.capacity() > KEPT.max(needed * 4) {
+        buffer.shrink_to(buffer.capacity() / 2);
+    }
 }
 
 /// What a browser sends that a hostile page makes talk to us: Redis ends such connections too, lest the body of a
@@ -233,6 +267,7 @@ impl<E: Env> Worker<E> {
             core: RefCell::new(Core { local, out: Reply::new(false), expire_cursor: Default::default() }),
             gate: RefCell::new(gate),
             parked: RefCell::default(),
+            left_waiters: RefCell::default(),
             kick: Notify::new(),
             is_stopped: Cell::new(false),
             stats: shared.stats[index].clone(),
@@ -247,9 +282,7 @@ impl<E: Env> Worker<E> {
         let runner = tokio::task::spawn_local(self.clone().run_batches());
         let rounds = tokio::task::spawn_local(self.clone().run_rounds());
         while !self.is_stopped.get() {
-            while let Some(letter) = self.mail.take() {
-                self.open(letter);
-            }
+            self.open_letters();
             if !self.is_stopped.get() {
                 self.mail.wait().await;
             }
@@ -301,6 +334,16 @@ impl<E: Env> Worker<E> {
         }
     }
 
+    /// Opens what came by now: letters that were posted before a command was sent are opened before it runs. So a client
+    /// that has a reply, whatever its worker, finds the others told of what that command did.
+    fn open_letters(self: &Rc<Self>) {
+        while !self.is_stopped.get()
+            && let Some(letter) = self.mail.take()
+        {
+            self.open(letter);
+        }
+    }
+
     fn open(self: &Rc<Self>, letter: Letter<E::Socket>) {
         match letter {
             Letter::Socket(socket, peer, own) => self.accept(socket, peer, own),
@@ -311,14 +354,16 @@ impl<E: Env> Worker<E> {
                 let released = self.released();
                 self.on(client, |c| {
                     c.send_shared(bytes, released);
-                    c.client.output_bytes.store(c.output_bytes(), Ordering::Relaxed);
+                    self.count_buffers(c);
                     if c.output_bytes() > 0 {
                         self.check_output(c, &self.shared.settings(), self.shared.env.now());
                     }
                 });
             }
             Letter::Kill { client, is_soft } => self.on(client, |c| c.close(is_soft)),
-            Letter::Unblock(client, is_error) => self.on(client, |c| self.unblock(c, is_error)),
+            Letter::Unblock { client, is_error, tally } => {
+                self.on(client, |c| self.unblock(c, is_error, tally));
+            }
             Letter::UsersChanged => self.recheck_waiting(),
             // Soon, and not with the next round: whoever lowered the limit looks at what went.
             Letter::MakeRoom => self.round(),
@@ -356,6 +401,7 @@ impl<E: Env> Worker<E> {
         };
         let client = self.shared.clients.add(self.index, peer, own, self.shared.env.now().wall.0);
         let mut session = Session::new(client.id);
+        session.is_tls = self.shared.env.is_secure(&stream);
         self.shared.users.begin(&mut session);
         session.user().into_iter().for_each(|user| client.set_user(user));
         let connection = Rc::new(Connection::new(client, stream, session));
@@ -366,6 +412,16 @@ impl<E: Env> Worker<E> {
     /// Cleans up after a connection.
     pub fn forget(&self, connection: &Rc<Connection<E>>) {
         connection.set_phase(Phase::Closed);
+        self.leave(connection);
+        self.connections.borrow_mut().remove(&connection.id);
+        self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes a connection out of all registers. One that says goodbye is in none when it is answered.
+    fn leave(&self, connection: &Rc<Connection<E>>) {
+        if connection.has_left.replace(true) {
+            return;
+        }
         if let Some(waiter) = connection.left_waiting.take() {
             self.end_wait(&waiter);
         }
@@ -382,9 +438,7 @@ impl<E: Env> Worker<E> {
             observe::end_monitoring(&self.shared, connection.id);
         }
         crate::replica::forget_client(&self.shared, connection.id);
-        self.connections.borrow_mut().remove(&connection.id);
         self.shared.clients.remove(connection.id);
-        self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);
     }
 
     // Input.
@@ -436,7 +490,7 @@ impl<E: Env> Worker<E> {
             Ok(end) => {
                 *connection.input.borrow_mut() = buf[end..].to_vec();
                 if buf.len() >= LONG_QUERY_BYTES {
-                    self.count_memory(connection, buf.len());
+                    self.count_memory(connection, buf.len(), 0);
                 }
                 true
             }
@@ -456,7 +510,7 @@ impl<E: Env> Worker<E> {
     fn check_query(&self, connection: &Rc<Connection<E>>) -> bool {
         let len = connection.input.borrow().len();
         if len >= LONG_QUERY_BYTES {
-            self.count_memory(connection, len);
+            self.count_buffers(connection);
         }
         let max = match connection.session.borrow().is_authenticated() {
             true => self.shared.settings().query_bytes_max,
@@ -581,11 +635,9 @@ impl<E: Env> Worker<E> {
             *self.batch.borrow_mut() = batch;
             return;
         }
+        self.open_letters();
         Setting::with(&self.shared, |setting| self.run_groups(setting, &mut batch));
-        batch.input.clear();
-        batch.input.shrink_to(INPUT_BYTES_MAX);
-        batch.spans.clear();
-        batch.items.clear();
+        batch.clear();
         *self.batch.borrow_mut() = batch;
     }
 
@@ -600,9 +652,9 @@ impl<E: Env> Worker<E> {
             let mut core = self.core.borrow_mut();
             core.local.ticked = (self.shared.env.ticks())();
             let mut gate = self.gate.borrow_mut();
-            let mut inside = Inside { gate: gate.enter_wait(), has_left: true };
+            let mut inside = Inside { gate: gate.stand_before(), has_left: true, is_given_up: false };
             for group in &groups {
-                inside.has_left |= inside.gate.give_way();
+                inside.has_left |= inside.gate.give_way_soon();
                 self.run_group(&mut core, &mut inside, batch, group, setting, &mut prefetched);
             }
         }
@@ -676,7 +728,9 @@ impl<E: Env> Worker<E> {
             // Commands that a stale replica answers show no data, unless they look up keys after all.
             is_data |= batch.items[place].spec.is_none_or(|s| !s.has(engine::spec::flag::STALE));
             let before = core.out.len();
-            let outcome = self.run_item(core, inside, connection, batch, &batch.items[place], setting);
+            let is_inside = inside.gate.is_inside() || self.goes_inside(inside, setting);
+            let outcome =
+                self.run_item(core, inside, is_inside, connection, batch, &batch.items[place], setting);
             let item = &batch.items[place];
             if item.raw.len().max(core.out.len() - before) >= setting.large_bytes {
                 self.was_large(connection, batch, item, core.out.len() - before);
@@ -698,7 +752,9 @@ impl<E: Env> Worker<E> {
                     later += 1;
                 }
                 Outcome::Close => connection.set_phase(Phase::Closing),
-                Outcome::NeedsGate => unreachable!("run_item closes the gate"),
+                Outcome::NeedsGate | Outcome::Elsewhere => {
+                    unreachable!("run_item closes the gate, or sends it on")
+                }
             }
             ran += 1;
         }
@@ -715,10 +771,25 @@ impl<E: Env> Worker<E> {
         self.reply(core, connection, setting, written, (ran, is_data));
     }
 
+    /// Goes inside the gate. False: a slow script has it closed.
+    #[cold]
+    fn goes_inside(&self, inside: &mut Inside, setting: &Setting) -> bool {
+        inside.has_left = true;
+        let slow_ms = setting.settings.engine.busy_reply_threshold_ms;
+        while !inside.is_given_up && !inside.gate.return_soon() {
+            let now = self.shared.env.now().mono;
+            // A script that is slow and not outside has closed it.
+            inside.is_given_up = self.shared.engine.keyspace.gate().is_held()
+                && self.shared.engine.scripts.control.is_slow(now, slow_ms);
+        }
+        inside.gate.is_inside()
+    }
+
     fn run_item(
         self: &Rc<Self>,
         core: &mut Core,
         inside: &mut Inside,
+        is_inside: bool,
         connection: &Rc<Connection<E>>,
         batch: &Batch<E>,
         item: &Item,
@@ -762,6 +833,10 @@ impl<E: Env> Worker<E> {
             is_exclusive: false,
         };
         let Core { local, out, .. } = core;
+        if !is_inside && !resolved.as_ref().is_ok_and(|spec| spec.runs_outside_the_gate()) {
+            let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, None);
+            return errand::gate_is_held(&self.shared, &mut turn, &mut session, &resolved, out);
+        }
         if inside.has_left && setting.is_outdated(&self.shared.state) {
             return Outcome::Busy(Slot::default());
         }
@@ -777,34 +852,52 @@ impl<E: Env> Worker<E> {
                 if self.is_side_held(setting, out) {
                     return Outcome::Done;
                 }
-                self.send_errand(connection, spec, raw, spans, item.raw.start, &session);
+                self.send_errand(connection, spec, raw, spans, item.raw.start, &mut session);
                 return Outcome::Later;
             };
             timed = script.map(|script| (script, self.shared.env.now().mono));
         }
         let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, None);
+        turn.may_move = timed.is_some();
         turn.first_key = item.first_key;
         let outcome = execute(&mut turn, &mut session, &resolved, args, Some(raw), out);
         if let Some((script, begun)) = timed {
             let us = self.shared.env.now().mono.since(begun).as_micros() as u64;
-            self.errands.borrow_mut().judge(script, us);
+            let last = local.scripts.last;
+            self.errands.borrow_mut().judge(script, us, last);
+        }
+        if matches!(outcome, Outcome::Elsewhere) {
+            let spec = resolved.as_ref().expect("a script's command was found");
+            if self.is_side_held(setting, out) {
+                return Outcome::Done;
+            }
+            self.send_errand(connection, spec, raw, spans, item.raw.start, &mut session);
+            return Outcome::Later;
         }
         if !matches!(outcome, Outcome::NeedsGate) {
             return outcome;
         }
         inside.has_left = true;
-        inside.gate.outside(|| {
+        inside.gate.leave();
+        let outcome = {
             // Who is inside for long is a script on a side thread: it may be ended only while others are served.
-            let Some(closed): Option<GateClosed<'_>> = engine.keyspace.gate().try_close() else {
-                return errand::gate_is_held(&self.shared, setting, self.stats(), &session, out);
-            };
-            if setting.is_outdated(&self.shared.state) {
-                return Outcome::Busy(Slot::default());
+            let closed: Option<GateClosed<'_>> = engine.keyspace.gate().try_close();
+            match &closed {
+                None => {
+                    let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, None);
+                    errand::gate_is_held(&self.shared, &mut turn, &mut session, &resolved, out)
+                }
+                Some(_) if setting.is_outdated(&self.shared.state) => Outcome::Busy(Slot::default()),
+                closed => {
+                    host.is_exclusive = true;
+                    let mut turn =
+                        setting.turn(&self.shared, self.stats(), local, &mut host, closed.as_ref());
+                    execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
+                }
             }
-            host.is_exclusive = true;
-            let mut turn = setting.turn(&self.shared, self.stats(), local, &mut host, Some(&closed));
-            execute(&mut turn, &mut session, &resolved, args, Some(raw), out)
-        })
+        };
+        inside.gate.return_soon();
+        outcome
     }
 
     /// Counts a connection among those that wait while it is paused.
@@ -886,6 +979,11 @@ impl<E: Env> Worker<E> {
             0
         };
         drop(session);
+        // Whoever has the reply finds the others told of what it says.
+        self.describe(connection, ran, setting.now);
+        if matches!(*connection.phase.borrow(), Phase::Closing) {
+            self.leave(connection);
+        }
         self.stats().net_out.add(core.out.len() as u64);
         let released = self.released();
         if released.term != setting.term && (is_data || until > 0) {
@@ -902,7 +1000,7 @@ impl<E: Env> Worker<E> {
             core.out = Reply::new(false);
         }
         self.check_output(connection, setting.settings, setting.now);
-        self.describe(connection, ran, setting.now);
+        self.count_buffers(connection);
         if matches!(*connection.phase.borrow(), Phase::InBatch) {
             connection.set_phase(Phase::Ready);
         }
@@ -984,23 +1082,22 @@ impl<E: Env> Worker<E> {
         }
         let watched_bytes = session.watches.as_ref().map_or(0, |w| w.bytes);
         client.name_bytes.store(watched_bytes + connection.subscriptions.borrow().bytes, Ordering::Relaxed);
-        drop(session);
-        self.count_memory(connection, connection.input.borrow().len());
+    }
+
+    /// As [`Worker::count_memory`] for a connection as it stands.
+    fn count_buffers(&self, connection: &Connection<E>) {
+        let begun = connection.partial.borrow().as_ref().map_or(0, |partial| partial.begun());
+        self.count_memory(connection, connection.input.borrow().len().saturating_sub(begun), begun);
     }
 
     /// Renews what is known of a connection's buffers. Where all clients' take too much, the largest clients go.
-    fn count_memory(&self, connection: &Connection<E>, query_bytes: usize) {
+    fn count_memory(&self, connection: &Connection<E>, query_bytes: usize, argument_bytes: usize) {
         let client = &connection.client;
         client.query_bytes.store(query_bytes, Ordering::Relaxed);
+        client.argument_bytes.store(argument_bytes, Ordering::Relaxed);
         client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
-        let bytes = self.shared.clients.count_bytes(client);
-        let max = self.shared.clients.bytes_max.load(Ordering::Relaxed);
-        if max > 0 && bytes > max {
-            for victim in self.shared.clients.choose_victims(max) {
-                tracing::info!(client = victim.id, peer = %victim.peer, "Evicting client");
-                self.shared.mail[victim.worker].post(Letter::Kill { client: victim.id, is_soft: false });
-            }
-        }
+        self.shared.clients.count_bytes(client);
+        self.shared.evict_clients();
     }
 
     // Waiting clients.
@@ -1035,13 +1132,19 @@ impl<E: Env> Worker<E> {
         if written > 0 {
             connection.session.borrow_mut().written = written;
         }
-        connection.send(bytes, until, released);
         if matches!(phase, Phase::Blocked(_) | Phase::Waiting) {
             self.postpone(connection, false);
             connection.set_phase(Phase::Ready);
         }
-        connection.has_deferred.set(!connection.input.borrow().is_empty());
         self.describe(connection, 0, self.shared.env.now());
+        connection.send(bytes, until, released);
+        self.go_on(connection);
+    }
+
+    /// A connection that waited has its reply: it reads on, or goes on with what came meanwhile.
+    pub(crate) fn go_on(&self, connection: &Rc<Connection<E>>) {
+        connection.has_deferred.set(!connection.input.borrow().is_empty());
+        self.count_buffers(connection);
         connection.wake();
     }
 
@@ -1083,17 +1186,15 @@ impl<E: Env> Worker<E> {
         }
     }
 
-    fn unblock(&self, connection: &Rc<Connection<E>>, is_error: bool) {
+    /// Ends a wait that was claimed for that. `tally`: what one for copies would answer.
+    fn unblock(&self, connection: &Rc<Connection<E>>, is_error: bool, tally: Option<Vec<u8>>) {
         let phase = connection.phase.borrow().clone();
-        let (spec_id, reply) = match &phase {
-            Phase::Blocked(waiter) if waiter.claim() => {
+        let (spec_id, reply) = match (&phase, tally) {
+            (Phase::Blocked(waiter), _) => {
                 self.end_wait(waiter);
                 (waiter.spec().id, waiter.timeout_reply())
             }
-            Phase::Waiting => match crate::replica::end_wait(&self.shared, connection.id) {
-                Some(reply) => (connection.client.command.load(Ordering::Relaxed) - 1, reply),
-                None => return,
-            },
+            (Phase::Waiting, Some(tally)) => (connection.client.command.load(Ordering::Relaxed) - 1, tally),
             _ => return,
         };
         self.postpone(connection, false);
@@ -1106,32 +1207,40 @@ impl<E: Env> Worker<E> {
     }
 
     fn finish_wait(&self, connection: &Rc<Connection<E>>, reply: &[u8]) {
-        connection.send(reply, 0, self.released());
         connection.set_phase(Phase::Ready);
-        connection.has_deferred.set(!connection.input.borrow().is_empty());
         self.describe(connection, 0, self.shared.env.now());
-        connection.wake();
+        connection.send(reply, 0, self.released());
+        self.go_on(connection);
     }
 
-    /// Takes a waiter out of the queues beside its slots.
+    /// Takes a waiter out of the queues beside its slots: later from one that is held, maybe by a script without end.
     fn end_wait(&self, waiter: &Arc<engine::blocking::Waiter>) {
         waiter.claim();
         self.shared.counters.blocked.fetch_sub(1, Ordering::Relaxed);
         for slot in waiter.slots() {
-            let mut guard = self.shared.engine.keyspace.lock_wait(slot);
-            let state = guard.state_mut();
-            if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
-                side.forget(waiter);
-                if side.is_empty() {
-                    state.side = None;
-                }
+            if !self.take_out(waiter, slot) {
+                self.left_waiters.borrow_mut().push((waiter.clone(), slot));
             }
         }
+    }
+
+    /// False: the slot is held.
+    fn take_out(&self, waiter: &Arc<engine::blocking::Waiter>, slot: Slot) -> bool {
+        let Some(mut guard) = self.shared.engine.keyspace.lock_soon(slot) else { return false };
+        let state = guard.state_mut();
+        if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
+            side.forget(waiter);
+            if side.is_empty() {
+                state.side = None;
+            }
+        }
+        true
     }
 
     // Background.
 
     fn round(self: &Rc<Self>) {
+        self.batch.borrow_mut().give_back();
         if self.shared.state.is_cron_paused.load(Ordering::Relaxed) {
             return;
         }
@@ -1140,6 +1249,9 @@ impl<E: Env> Worker<E> {
 
     fn round_in(self: &Rc<Self>, setting: &Setting) {
         let Setting { settings, now, status, .. } = *setting;
+        let left = self.left_waiters.take();
+        self.left_waiters.borrow_mut().extend(left.into_iter().filter(|(w, slot)| !self.take_out(w, *slot)));
+        self.refuse_errands(setting);
         if !status.is_replica
             && !status.is_loading
             && !status.is_paused
@@ -1158,6 +1270,9 @@ impl<E: Env> Worker<E> {
         }
         for connection in connections {
             self.check_output(&connection, settings, now);
+            if connection.client.output_bytes.load(Ordering::Relaxed) != connection.output_bytes() {
+                self.count_buffers(&connection);
+            }
             let idle_ms = now.wall.0 - connection.client.last_active_ms.load(Ordering::Relaxed);
             let may_idle = {
                 let session = connection.session.borrow();
@@ -1190,6 +1305,13 @@ impl<E: Env> Worker<E> {
         }
     }
 
+    /// Runs `f` with what commands run with, on nobody's behalf.
+    pub(crate) fn with_turn<R>(&self, setting: &Setting, f: impl FnOnce(&mut Turn) -> R) -> R {
+        let mut core = self.core.borrow_mut();
+        let mut host = crate::host::RoundHost { shared: &self.shared };
+        f(&mut setting.turn(&self.shared, self.stats(), &mut core.local, &mut host, None))
+    }
+
     fn expire(self: &Rc<Self>, setting: &Setting) {
         // A primary of a cluster without a lease may have been replaced: its keys are not its to remove.
         if setting.view.is_some() && !setting.status.has_lease {
@@ -1201,7 +1323,7 @@ impl<E: Env> Worker<E> {
         let Core { local, expire_cursor, .. } = &mut *core;
         let mut host = crate::host::RoundHost { shared: &self.shared };
         let mut gate = self.gate.borrow_mut();
-        let _inside = gate.enter_wait();
+        let Some(_inside) = gate.enter_soon() else { return };
         if self.shared.state.is_replica.load(Ordering::Relaxed) {
             return;
         }

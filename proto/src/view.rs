@@ -55,7 +55,10 @@ pub struct NodeView {
     pub shard: ShardId,
     /// An address that clients can reach; empty while unknown.
     pub ip: String,
+    /// Of clients in plain TCP; 0: none.
     pub port: u16,
+    /// Of clients over TLS; 0: none.
+    pub tls_port: u16,
     pub bus_port: u16,
     pub hostname: String,
     pub role: Role,
@@ -69,6 +72,16 @@ pub struct NodeView {
     /// Replication offset as last heard.
     pub offset: u64,
     pub slots: Vec<SlotRange>,
+}
+
+impl NodeView {
+    /// The port for a client that speaks as it does to whom it asks; where there is none, the other.
+    pub fn client_port(&self, is_tls: bool) -> u16 {
+        match (is_tls, self.port, self.tls_port) {
+            (true, port, 0) | (false, port, _) if port != 0 => port,
+            (_, _, tls_port) => tls_port,
+        }
+    }
 }
 
 impl ClusterView {

@@ -24,6 +24,8 @@ pub struct Gate {
 #[derive(Default)]
 struct Shared {
     closed: AtomicBool,
+    /// Somebody has it closed, and is not only about to.
+    is_held: AtomicBool,
     readers: Mutex<Vec<Arc<Line>>>,
 }
 
@@ -31,12 +33,23 @@ struct Shared {
 #[derive(Default)]
 struct Line {
     inside: AtomicU32,
+    /// It may stay inside for as long as it likes: a script.
+    is_patient: bool,
 }
 
 impl Gate {
     /// A new reader, one per worker; it leaves the gate's list when dropped.
     pub fn register(&self) -> GateReader {
-        let line = Arc::new(Line::default());
+        self.register_line(Line::default())
+    }
+
+    /// As [`Gate::register`], for who may stay inside for long, such as a script: [`Gate::settle`] does not wait for it.
+    pub fn register_patient(&self) -> GateReader {
+        self.register_line(Line { is_patient: true, ..Line::default() })
+    }
+
+    fn register_line(&self, line: Line) -> GateReader {
+        let line = Arc::new(line);
         lock(&self.shared.readers).push(line.clone());
         GateReader { shared: self.shared.clone(), line }
     }
@@ -49,18 +62,45 @@ impl Gate {
         while !self.shut() {
             (0..RESTS_MAX).for_each(|_| rest());
         }
-        GateClosed { gate: self, _turn: turn }
+        self.held(turn)
     }
 
     /// As [`Gate::close`]; `None` when somebody else closes the gate, or a reader stays inside for longer than about a
     /// millisecond.
     pub fn try_close(&self) -> Option<GateClosed<'_>> {
         let turn = self.closing.try_lock().ok()?;
-        self.shut().then_some(GateClosed { gate: self, _turn: turn })
+        self.shut().then(|| self.held(turn))
     }
 
-    /// Keeps readers out and waits for those inside; opens again and answers false if one stays.
+    fn held<'a>(&'a self, turn: MutexGuard<'a, ()>) -> GateClosed<'a> {
+        self.shared.is_held.store(true, Ordering::Relaxed);
+        GateClosed { gate: self, _turn: turn }
+    }
+
+    /// Waits until every reader that is inside now has been out once, but for patient ones. It waits for nobody who has
+    /// the gate closed: then they are out.
+    pub fn settle(&self) {
+        loop {
+            if let Ok(_turn) = self.closing.try_lock()
+                && self.shut_for(false)
+            {
+                return self.shared.closed.store(false, Ordering::Release);
+            }
+            let is_out = |line: &Arc<Line>| line.is_patient || line.inside.load(Ordering::SeqCst) == 0;
+            if self.is_closed() && lock(&self.shared.readers).iter().all(is_out) {
+                return;
+            }
+            rest();
+        }
+    }
+
     fn shut(&self) -> bool {
+        self.shut_for(true)
+    }
+
+    /// Keeps readers out and waits for those inside, patient ones too if so wanted; opens again and answers false if
+    /// one stays.
+    fn shut_for(&self, is_for_all: bool) -> bool {
         self.shared.closed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let (mut at, mut rests) = (0, 0);
@@ -72,7 +112,7 @@ impl Gate {
                 None => break,
             };
             let mut spins = 0;
-            while line.inside.load(Ordering::Acquire) != 0 {
+            while (is_for_all || !line.is_patient) && line.inside.load(Ordering::Acquire) != 0 {
                 spins += 1;
                 match spins {
                     ..100 => spin_loop(),
@@ -98,6 +138,11 @@ impl Gate {
         true
     }
 
+    /// Whether somebody has the gate closed, and is not only about to.
+    pub fn is_held(&self) -> bool {
+        self.shared.is_held.load(Ordering::Relaxed)
+    }
+
     /// Whether somebody closes the gate or has it closed.
     pub fn is_closed(&self) -> bool {
         self.shared.closed.load(Ordering::Relaxed)
@@ -112,6 +157,7 @@ pub struct GateClosed<'a> {
 
 impl Drop for GateClosed<'_> {
     fn drop(&mut self) {
+        self.gate.shared.is_held.store(false, Ordering::Relaxed);
         self.gate.shared.closed.store(false, Ordering::Release);
     }
 }
@@ -132,26 +178,45 @@ impl GateReader {
             self.line.inside.store(0, Ordering::Release);
             return None;
         }
-        Some(GateInside { reader: self })
+        Some(GateInside { reader: self, is_inside: true })
+    }
+
+    /// As [`GateReader::enter_wait`], for about a millisecond at most.
+    pub fn enter_soon(&mut self) -> Option<GateInside<'_>> {
+        let mut inside = self.stand_before();
+        inside.return_soon().then_some(inside)
+    }
+    /// Stands outside: [`GateInside::return_soon`] goes in.
+    pub fn stand_before(&mut self) -> GateInside<'_> {
+        GateInside { reader: self, is_inside: false }
     }
 
     /// Enters, yielding the thread while the gate is closed.
     pub fn enter_wait(&mut self) -> GateInside<'_> {
         self.step_inside();
-        GateInside { reader: self }
+        GateInside { reader: self, is_inside: true }
     }
 
     fn step_inside(&self) {
+        while !self.try_step_inside(YIELDS_MAX + RESTS_MAX) {}
+    }
+
+    /// False: the gate stayed closed for so many looks.
+    fn try_step_inside(&self, looks_max: u32) -> bool {
         let mut looks = 0;
         loop {
             self.line.inside.store(1, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             if !self.shared.closed.load(Ordering::Acquire) {
-                return;
+                return true;
             }
             self.step_outside();
             looks += 1;
-            if looks < YIELDS_MAX { yield_now() } else { rest() }
+            match looks {
+                _ if looks > looks_max => return false,
+                ..YIELDS_MAX => yield_now(),
+                _ => rest(),
+            }
         }
     }
     #[inline]
@@ -166,9 +231,10 @@ impl Drop for GateReader {
     }
 }
 
-/// Being inside the gate.
+/// Being inside the gate, or on the way there.
 pub struct GateInside<'a> {
     reader: &'a GateReader,
+    is_inside: bool,
 }
 
 impl GateInside<'_> {
@@ -188,12 +254,38 @@ impl GateInside<'_> {
         }
         is_awaited
     }
+    /// As [`GateInside::give_way`], and stays outside when the gate does not open for about a millisecond.
+    #[inline]
+    pub fn give_way_soon(&mut self) -> bool {
+        let is_awaited = self.is_inside && self.reader.shared.closed.load(Ordering::Relaxed);
+        if is_awaited {
+            self.leave();
+            self.return_soon();
+        }
+        is_awaited
+    }
+    /// False: it stands outside, and must not touch what the gate guards.
+    #[inline]
+    pub fn is_inside(&self) -> bool {
+        self.is_inside
+    }
+    pub fn leave(&mut self) {
+        self.is_inside = false;
+        self.reader.step_outside();
+    }
+    /// Goes in, unless the gate stays closed for about a millisecond.
+    pub fn return_soon(&mut self) -> bool {
+        self.is_inside = self.is_inside || self.reader.try_step_inside(YIELDS_MAX + RESTS_MAX);
+        self.is_inside
+    }
 }
 
 impl Drop for GateInside<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.reader.step_outside();
+        if self.is_inside {
+            self.reader.step_outside();
+        }
     }
 }
 
@@ -228,6 +320,40 @@ mod tests {
         let closed = gate.try_close();
         assert!(closed.is_some() && other.enter().is_none());
         assert!(gate.try_close().is_none());
+    }
+
+    #[test]
+    fn who_finds_the_gate_closed_for_long_stays_outside() {
+        let gate = Gate::default();
+        let (mut reader, mut other) = (gate.register(), gate.register());
+        let closed = gate.close();
+        let mut inside = reader.stand_before();
+        assert!(!inside.return_soon() && !inside.is_inside() && other.enter_soon().is_none());
+        gate.settle();
+        drop(closed);
+        assert!(inside.return_soon() && inside.is_inside() && !inside.give_way_soon());
+        assert!(gate.try_close().is_none());
+        inside.leave();
+        assert!(gate.try_close().is_some());
+    }
+
+    #[test]
+    fn settling_waits_for_all_but_patient_readers() {
+        let gate = Gate::default();
+        let (mut script, mut worker) = (gate.register_patient(), gate.register());
+        let patient = script.enter().unwrap();
+        gate.settle();
+        let inside = worker.enter().unwrap();
+        std::thread::scope(|s| {
+            let settled = s.spawn(|| gate.settle());
+            while !gate.is_closed() {
+                std::hint::spin_loop();
+            }
+            assert!(!settled.is_finished());
+            drop(inside);
+        });
+        drop(patient);
+        assert!(worker.enter().is_some());
     }
 
     #[test]

@@ -123,6 +123,18 @@ impl Keyspace {
         }
     }
 
+    /// As [`Keyspace::lock_wait`], for about a millisecond at most: a script may hold a slot for ever.
+    pub fn lock_soon(&self, slot: Slot) -> Option<SlotGuard<'_>> {
+        const LOOKS_MAX: u32 = 32;
+        (0..LOOKS_MAX).find_map(|looks| {
+            let guard = self.lock(slot);
+            if guard.is_none() {
+                if looks < LOOKS_MAX / 2 { std::thread::yield_now() } else { crate::sync::rest() }
+            }
+            guard
+        })
+    }
+
     /// First stage: asks the CPU for the slot's line.
     #[inline]
     pub fn prefetch_slot(&self, slot: Slot) {

@@ -248,8 +248,12 @@ impl Snapshot {
         let resumed = lock(&self.walks).pop();
         let Some(mut walk) = resumed.or_else(|| self.next_wanted()) else { return false };
         for _ in 0..STEP {
+            let before = (walk.home, walk.from);
             if self.walk_segment(keyspace, &mut walk) {
                 return true;
+            }
+            if before == (walk.home, walk.from) {
+                break;
             }
         }
         lock(&self.walks).push(walk);
@@ -275,9 +279,9 @@ impl Snapshot {
         }
     }
 
-    /// Saves the next segment that needs it. Returns whether the slot is done.
+    /// Saves the next segment that needs it. Returns whether the slot is done; not while it is held for long.
     fn walk_segment(&self, keyspace: &Keyspace, walk: &mut Walk) -> bool {
-        let guard = keyspace.lock_wait(walk.slot);
+        let Some(guard) = keyspace.lock_soon(walk.slot) else { return false };
         while (walk.home as usize) < self.dbs.len() {
             let root = keyspace.root_ref(guard.slot(), walk.home);
             if let Some(from) = self.save_next(root, walk.slot, walk.home, walk.from) {

@@ -16,9 +16,10 @@ def rows(path):
                 yield line.split("\t")
 
 
-def units(asked, is_slow):
+def units(asked, is_slow, is_resp3):
     """The units to run, long ones first. `asked`: names, or beginnings of names that end with a slash."""
-    known = [(name, kind) for name, kind, *_ in rows(os.path.join(HERE, "units.txt"))]
+    known = [(name, kind) for name, kind, *marks in rows(os.path.join(HERE, "units.txt"))
+             if asked or not is_resp3 or "resp3" in marks]
     if asked:
         found = [n for n, _ in known if any(n == a or a.endswith("/") and n.startswith(a) for a in asked)]
         return found + [a for a in asked if not a.endswith("/") and a not in found]

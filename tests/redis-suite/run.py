@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Redis 7.0's own test suite, unmodified, against Shoal. See README.md in this folder.
 
-usage: run.py [UNIT ...] [--server PATH] [--resp3] [--slow] [--update] [--jobs N] [--limit SECONDS] [--cache DIR]
+usage: run.py [UNIT ...] [--server PATH] [--resp3] [--slow] [--update] [--jobs N] [--set NAME VALUE] [--limit SECONDS] [--cache DIR]
 """
 
 import argparse
@@ -22,7 +22,7 @@ import units
 def main():
     options = parsed()
     suite = source.fetched(options.cache)
-    wanted = lists.units(options.units, options.slow)
+    wanted = lists.units(options.units, options.slow, options.resp3)
     skips = lists.Skips(os.path.join(HERE, "skips.txt"))
     passing = lists.Passing(os.path.join(HERE, "passing-resp3.txt" if options.resp3 else "passing.txt"))
 
@@ -32,7 +32,7 @@ def main():
 
     def run(names, jobs, logs):
         with tempfile.TemporaryDirectory(prefix="redis-suite-") as folder:
-            runner = units.Runner(suite, options.server, folder, options.limit, options.resp3, options.workers,
+            runner = units.Runner(suite, options.server, folder, options.limit, options.resp3, options.set,
                                   skips, logs)
             return runner.run_all(names, jobs, lambda result: print(row(result), flush=True))
 
@@ -68,7 +68,8 @@ def parsed():
     parser.add_argument("--slow", action="store_true", help="units with long waits as well")
     parser.add_argument("--update", action="store_true", help="write newly passing tests into the list")
     parser.add_argument("--jobs", type=int, default=2, help="units that run at one time")
-    parser.add_argument("--workers", type=int, default=1, help="threads that serve clients; 0: as the server chooses")
+    parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                        help="a directive for every server")
     parser.add_argument("--limit", type=int, default=300, help="seconds for a unit")
     default = os.environ.get("REDIS_SUITE_CACHE", os.path.join(target(), "redis-suite"))
     parser.add_argument("--cache", default=default, help="where the suite's source is kept")

@@ -29,9 +29,9 @@ class Result:
 
 
 class Runner:
-    def __init__(self, suite, server, folder, limit, is_resp3, workers, skips, logs):
+    def __init__(self, suite, server, folder, limit, is_resp3, directives, skips, logs):
         self.suite, self.server, self.folder, self.limit = suite, server, folder, limit
-        self.is_resp3, self.workers, self.skips, self.logs = is_resp3, workers, skips, logs
+        self.is_resp3, self.directives, self.skips, self.logs = is_resp3, directives, skips, logs
         # Two runs on one machine seldom begin at the same place.
         ranges = (LAST_PORT - FIRST_PORT) // STEP
         self.next_port, self.lock = FIRST_PORT + os.getpid() * 7 % ranges * STEP, threading.Lock()
@@ -87,10 +87,8 @@ class Runner:
         command = [self.suite.tclsh, prelude,
                    "--single", unit, "--clients", "1", "--durable", "--timeout", str(STALL),
                    "--baseport", str(self.ports()), "--portcount", str(PORTS), "--dont-clean"]
-        if self.workers:
-            command += ["--config", "workers", str(self.workers)]
-            # Redis tells everybody of a slow script.
-            command += ["--config", "busy-reply-scope", "node"]
+        for name, value in self.directives:
+            command += ["--config", name, value]
         protocol = {"SUITE_RESP3": "1"} if self.is_resp3 else {}
         for name in self.skips.names(unit):
             command += ["--skiptest", name]

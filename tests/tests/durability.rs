@@ -212,3 +212,23 @@ fn nothing_acknowledged_is_lost_with_the_primary() {
 fn nothing_acknowledged_is_lost_with_the_primary_in_the_fsync_class() {
     survives_kills("in-sync-fsync", &["--appendonly", "yes"], 3);
 }
+
+#[test]
+fn a_script_without_end_costs_no_lease() {
+    let trio = Trio::start("in-sync", &["--busy-reply-threshold", "50", "--workers", "2"]);
+    let primary = &trio.nodes[0];
+    let mut other = primary.client();
+    let mut stuck = primary.client();
+    stuck.send(&["EVAL", "redis.call('SET', KEYS[1], 1) while true do end", "1", "held"]).unwrap();
+    wait_for("a slow script", || format!("{:?}", other.call("GET held")).contains("BUSY").then_some(()));
+    // A snapshot meets it as well: it begins when the script has ended.
+    primary.client().send(&["BGSAVE"]).unwrap();
+    // Several times as long as a lease.
+    let uptime = || info(primary, "server", "uptime_in_seconds").and_then(|s| s.parse::<u64>().ok());
+    let began = wait_for("INFO", uptime);
+    wait_for("some leases", || {
+        let reply = other.call("SET elsewhere 1");
+        assert!(is_ok(&reply), "the primary serves: {reply:?}");
+        uptime().filter(|now| *now >= began + 4)
+    });
+}

@@ -175,3 +175,135 @@ fn what_a_long_command_does_is_counted() {
     }
     assert_eq!(client.info("rdb_changes_since_last_save"), "5");
 }
+
+/// Runs a script so often that it counts as short.
+fn shorten(server: &Server, script: &str) {
+    let mut client = server.client();
+    for _ in 0..20 {
+        client.send(&["EVAL", script, "1", "held", "short"]).unwrap();
+        assert!(!client.receive().unwrap().is_error());
+    }
+}
+
+/// Starts a script that was short until now; it never ends.
+fn lengthen(server: &Server, script: &str) -> Client {
+    let mut client = server.client();
+    client.send(&["EVAL", script, "1", "held", "long"]).unwrap();
+    let mut other = server.client();
+    wait_for("a script that runs", || text(&other.call("SET held x")).contains("BUSY").then_some(()));
+    client
+}
+
+#[test]
+fn a_script_that_used_to_be_short_holds_up_nobody() {
+    let server = start();
+    let script = "local n = redis.call('GET', KEYS[1]) while ARGV[1] == 'long' do end return 1";
+    shorten(&server, script);
+    let mut client = lengthen(&server, script);
+    let mut other = server.client();
+    assert_eq!(other.text("PING"), "PONG");
+    other.ok("SET elsewhere 1");
+    other.ok("SCRIPT KILL");
+    assert!(text(&client.receive().unwrap()).contains("Script killed by user"));
+}
+
+#[test]
+fn a_script_that_used_to_be_short_and_writes_leaves_a_way_out() {
+    let mut server = start();
+    let script = "redis.call('SET', KEYS[1], 1) while ARGV[1] == 'long' do end return 1";
+    shorten(&server, script);
+    let client = lengthen(&server, script);
+    let mut other = server.client();
+    assert_eq!(other.text("PING"), "PONG");
+    assert!(text(&other.call("SCRIPT KILL")).contains("UNKILLABLE"));
+    let _ = other.send(&["SHUTDOWN", "NOSAVE"]);
+    assert!(server.wait().success());
+    drop(client);
+}
+
+/// Everybody but those who end the script is told BUSY, and it can be ended.
+fn assert_busy_for_all(server: &Server) {
+    let mut other = server.client();
+    wait_for("a slow script", || text(&other.call("PING")).contains("BUSY").then_some(()));
+    for command in ["GET elsewhere", "EVAL return(1) 0", "KEYS *", "SCAN 0", "CONFIG GET save", "WATCH k"] {
+        let reply = text(&other.call(command));
+        assert!(reply.contains("BUSY Redis is busy running a script."), "{command}: {reply}");
+    }
+    other.ok("MULTI");
+    assert!(text(&other.call("INCR n")).contains("BUSY"));
+    assert!(text(&other.call("EXEC")).contains("EXECABORT"));
+    other.ok("RESET");
+    other.ok("SCRIPT KILL");
+}
+
+#[test]
+fn a_transaction_without_end_leaves_a_way_out() {
+    let server = start();
+    let mut client = server.client();
+    client.ok("WATCH watched");
+    client.ok("MULTI");
+    client.ok("INCR n");
+    client.ok("SELECT 3");
+    client.send(&["EVAL", FOREVER, "0"]).unwrap();
+    assert!(text(&client.receive().unwrap()).contains("QUEUED"));
+    client.send(&["EXEC"]).unwrap();
+    assert_busy_for_all(&server);
+    let Value::Array(replies) = client.receive().unwrap() else { panic!("EXEC gives a list") };
+    assert!(text(&replies[2]).contains("Script killed by user"));
+    assert!(client.text("CLIENT INFO").contains(" db=3 ") && client.text("CLIENT INFO").contains("watch=0"));
+    assert_eq!(server.client().text("GET n"), "1");
+}
+
+#[test]
+fn a_script_that_has_the_gate_closed_leaves_a_way_out() {
+    for workers in ["1", "3"] {
+        let server = Server::start(&["--workers", workers, "--save", "", "--busy-reply-threshold", "50"]);
+        let mut client = server.client();
+        let script = "if ARGV[1] then redis.call('FLUSHALL') end while true do end";
+        client.send(&["EVAL", script, "0"]).unwrap();
+        assert_busy_for_all(&server);
+        assert!(text(&client.receive().unwrap()).contains("Script killed by user"));
+        assert_eq!(server.client().text("PING"), "PONG");
+    }
+}
+
+#[test]
+fn what_stands_beside_a_slot_that_is_held_waits_for_nobody() {
+    let server = start();
+    let mut other = server.client();
+    let (mut waits, mut watches) = (server.client(), server.client());
+    other.ok("SET {held}beside 1");
+    waits.send(&["BLPOP", "held", "1"]).unwrap();
+    watches.ok("WATCH held");
+    let mut client = stuck_quietly(&server);
+    drop(watches);
+    assert_eq!(waits.receive().unwrap(), Value::Null);
+    assert!(text(&other.call("SCAN 0")).contains("BUSY"));
+    assert_eq!(other.text("PING"), "PONG");
+    other.ok("SCRIPT KILL");
+    assert!(text(&client.receive().unwrap()).contains("Script killed by user"));
+    other.ok("RPUSH held a");
+    assert_eq!(other.ok("LLEN held"), Value::Int(1));
+}
+
+/// As [`stuck`], writing nothing meanwhile.
+fn stuck_quietly(server: &Server) -> Client {
+    let mut client = server.client();
+    client.send(&["EVAL", FOREVER, "1", "held"]).unwrap();
+    let mut other = server.client();
+    wait_for("a script that runs", || text(&other.call("GET held")).contains("BUSY").then_some(()));
+    client
+}
+
+#[test]
+fn errands_behind_a_slow_script_are_told_so() {
+    let server = start();
+    let (mut first, mut second) = (server.client(), server.client());
+    // In one go: the second comes before the first counts as slow.
+    first.send(&["EVAL", FOREVER, "1", "held"]).unwrap();
+    second.send(&["EVAL", "return 1", "0"]).unwrap();
+    let reply = text(&second.receive().unwrap());
+    assert!(reply.contains("BUSY") || reply.contains("Int(1)"), "{reply}");
+    server.client().ok("SCRIPT KILL");
+    assert!(text(&first.receive().unwrap()).contains("Script killed by user"));
+}

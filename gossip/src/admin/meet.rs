@@ -8,7 +8,7 @@ use super::{Outcome, Refusal, Request};
 use crate::core::Core;
 use crate::effect::{Effect, Peer};
 use crate::topology::{Address, Member, Seal, Topology};
-use crate::wire::v1::Join;
+use crate::wire::v2::Join;
 use crate::wire::{Message, Packet};
 use proto::{Mono, NodeId, Now};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Requests: each is a compare-and-set on what it names (A11), so that one which comes late changes nothing.
 
 use crate::topology::{Member, Seal};
-use crate::wire::v1::Join;
+use crate::wire::v2::Join;
 use proto::{Epoch, Generation, NodeId, ShardId, Slot, SlotRange};
 use rkyv::{Archive, Deserialize, Serialize};
 

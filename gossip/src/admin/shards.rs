@@ -6,7 +6,7 @@ use super::apply::{Change, Context, Verdict, done, refuse_join, successor, with_
 use super::{Outcome, Refusal};
 use crate::config::Mutation;
 use crate::topology::{InSync, MEMBERS_MAX, Member, Primary, Shard, Topology, Voter};
-use crate::wire::v1::Join;
+use crate::wire::v2::Join;
 use proto::{Epoch, Generation, NodeId, ShardId};
 
 pub(crate) fn update_member(topo: &Topology, member: &Member, ctx: &Context<'_>) -> Verdict {

@@ -10,7 +10,7 @@ use crate::effect::Effect;
 use crate::marks::Mark;
 use crate::topology::{InSync, Primary, Shard, Topology};
 use crate::wire::Message;
-use crate::wire::v1::Position;
+use crate::wire::v2::Position;
 use proto::view::Health;
 use proto::{Mono, NodeId, Now, ShardId};
 use std::collections::BTreeMap;

@@ -66,11 +66,21 @@ pub struct InSync {
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Address {
     pub ip: String,
+    /// Of clients in plain TCP; 0: none.
     pub port: u16,
+    /// Of clients over TLS; 0: none.
+    pub tls_port: u16,
     pub bus_port: u16,
     pub hostname: String,
     /// Failure domain, for the choice of voters; empty when unknown.
     pub zone: String,
+}
+
+impl Address {
+    /// The port for commands of other nodes, in plain TCP or over TLS; 0: there is none.
+    pub fn port_for(&self, is_tls: bool) -> u16 {
+        if is_tls { self.tls_port } else { self.port }
+    }
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Hash)]
@@ -321,6 +331,7 @@ pub(crate) mod tests {
             address: Address {
                 ip: format!("10.0.0.{n}"),
                 port: 6379,
+                tls_port: 0,
                 bus_port: 16379,
                 hostname: String::new(),
                 zone: String::new(),

@@ -7,13 +7,13 @@
 //! All numbers little endian. The tag is HMAC-SHA256 under the cluster's secret over everything before it.
 
 use super::crc32c::crc32c;
-use super::v1::Packet;
+use super::v2::Packet;
 use crate::topology::ClusterId;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 const MAGIC: [u8; 4] = *b"SHOL";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2; // 1 had no tls_port in Address
 const TAGGED: u8 = 1;
 const TAG_BYTES: usize = 32;
 /// Bytes before the body.

@@ -4,11 +4,11 @@
 
 mod crc32c;
 mod frame;
-pub mod v1;
+pub mod v2;
 
 pub use crc32c::crc32c;
 pub use frame::{
     FRAME_BODY_BYTES_MAX, FrameError, HEADER_BYTES, Header, KIND_CONTROL, KIND_DATA, decode, decode_body,
     encode, encode_body,
 };
-pub use v1::{Message, Packet};
+pub use v2::{Message, Packet};

@@ -217,12 +217,15 @@ fn route_by_owner(
     if view.me().role == Role::Replica(owner) && session.is_readonly && !is_write {
         return Ok(Route::Here);
     }
-    Err(redirect(view, "MOVED", slot, owner))
+    Err(redirect(view, session, "MOVED", slot, owner))
 }
 
-fn redirect(view: &ClusterView, verb: &str, slot: Slot, to: NodeId) -> Error {
+fn redirect(view: &ClusterView, session: &Session, verb: &str, slot: Slot, to: NodeId) -> Error {
     match view.node(&to) {
-        Some(node) => Error::Text(format!("{verb} {slot} {}:{}", node.ip, node.port).into()),
+        Some(node) => {
+            let port = node.client_port(session.is_tls);
+            Error::Text(format!("{verb} {slot} {}:{port}", node.ip).into())
+        }
         None => Error::text("CLUSTERDOWN Hash slot not served"),
     }
 }
@@ -230,6 +233,7 @@ fn redirect(view: &ClusterView, verb: &str, slot: Slot, to: NodeId) -> Error {
 /// For slots on the way: whether the keys are here. Their slots are locked.
 pub fn check_presence(
     turn: &Turn,
+    session: &Session,
     route: Route,
     keys: &mut Keys<'_>,
     spec: &Spec,
@@ -247,7 +251,7 @@ pub fn check_presence(
             if missing < places.len() {
                 return Err(Error::TryAgain);
             }
-            Err(redirect(turn.cluster.expect("routed in a cluster"), "ASK", slot, to))
+            Err(redirect(turn.cluster.expect("routed in a cluster"), session, "ASK", slot, to))
         }
         Route::Importing if missing > 0 && places.len() > 1 => Err(Error::TryAgain),
         _ => Ok(()),

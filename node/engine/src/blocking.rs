@@ -139,6 +139,7 @@ pub struct SlotSide {
 }
 
 /// A key that a connection watches.
+#[derive(Debug)]
 pub struct Watched {
     /// Of the connection: some key of its changed.
     flag: Arc<AtomicBool>,

@@ -26,6 +26,8 @@ pub enum Outcome {
     Busy(Slot),
     /// Nothing was done: run it again with the gate closed.
     NeedsGate,
+    /// Nothing was done: it takes long, and is to run where it makes nobody wait. Only with [`Turn::may_move`].
+    Elsewhere,
     /// The client waits for keys; the reply comes through the mailbox.
     Blocked(Arc<Waiter>),
     /// The host answers later.
@@ -59,11 +61,34 @@ pub fn execute(
             Outcome::Done
         }
     };
-    let is_final = !matches!(outcome, Outcome::Busy(_) | Outcome::NeedsGate);
+    let is_final = !matches!(outcome, Outcome::Busy(_) | Outcome::NeedsGate | Outcome::Elsewhere);
     if is_final {
         finish(session, out, start, resolved.as_ref().map_or(0, |spec| spec.command.flags));
     }
     outcome
+}
+
+/// Answers BUSY in the place of [`execute`] while a slow script has the gate closed. False: it has ended meanwhile.
+/// Touches no slot: keys stay watched.
+pub fn refuse_busy(
+    turn: &mut Turn,
+    session: &mut Session,
+    resolved: &Result<&'static Spec, Error>,
+    out: &mut Reply,
+) -> bool {
+    let slow_ms = turn.settings.busy_reply_threshold_ms;
+    let Some(mut error) = turn.engine.scripts.control.busy(turn.now.mono, slow_ms) else { return false };
+    let spec = resolved.as_ref().ok().copied();
+    if session.in_multi() && spec.is_some_and(|s| matches!(s.command.run, Handler::Flow(FlowCommand::Exec))) {
+        session.multi = None;
+        error = abort(&error);
+    }
+    refuse(turn, session, spec, &error);
+    let start = out.len();
+    out.set_resp3(session.is_resp3);
+    out.error(&error.to_string());
+    finish(session, out, start, spec.map_or(0, |spec| spec.command.flags));
+    true
 }
 
 /// One-shot states end with the command.
@@ -214,6 +239,10 @@ fn aborted(turn: &Turn, session: &mut Session, spec: &Spec, error: Error) -> Err
     }
     session.multi = None;
     multi::unwatch(session, turn.engine);
+    abort(&error)
+}
+
+fn abort(error: &Error) -> Error {
     Error::Text(format!("EXECABORT Transaction discarded because of: {error}").into())
 }
 
@@ -344,7 +373,7 @@ fn run_placed(
     }
     if let [slot, ..] = *slots
         && route != Route::Here
-        && let Err(error) = admission::check_presence(turn, route, &mut keys, spec, args, slot)
+        && let Err(error) = admission::check_presence(turn, session, route, &mut keys, spec, args, slot)
     {
         conclude(turn, session, &mut keys, slots);
         return Err(error);
@@ -522,7 +551,7 @@ fn watch(
     admission::route(turn, session, &slots, 0)?;
     let locks = match Locks::take_for(turn, &slots) {
         Ok(locks) => locks,
-        Err(slot) => return Ok(Outcome::Busy(slot)),
+        Err(slot) => return held(turn, slot),
     };
     let mut keys = keys(turn, session, locks);
     multi::watch(session, &mut keys, args);
@@ -557,7 +586,13 @@ fn exec(turn: &mut Turn, session: &mut Session, out: &mut Reply) -> Result<Outco
     };
     let locks = match multi::locks(session, turn) {
         Ok(locks) => locks,
-        Err(slot) => return Ok(Outcome::Busy(slot)),
+        Err(slot) => {
+            return held(turn, slot).map_err(|error| {
+                session.multi = None;
+                multi::unwatch(session, turn.engine);
+                abort(&error)
+            });
+        }
     };
     if let Err(error) = admission::check_import(session) {
         drop(locks);
@@ -604,7 +639,7 @@ fn run_queue<'g>(
         match spec.command.run {
             Handler::Keys(_) => {
                 let slot = spec.slots(&args).and_then(|s| s.first().copied()).unwrap_or_default();
-                if let Err(error) = admission::check_presence(turn, route, keys, spec, &args, slot) {
+                if let Err(error) = admission::check_presence(turn, session, route, keys, spec, &args, slot) {
                     out.error(&error.to_string());
                     continue;
                 }

@@ -42,7 +42,7 @@ pub mod testing;
 pub mod turn;
 
 pub use error::Error;
-pub use execute::{Outcome, execute};
+pub use execute::{Outcome, execute, refuse_busy};
 pub use kept::Kept;
 pub use propagate::{Feed, Unit};
 pub use session::Session;

@@ -1,7 +1,7 @@
 //! The slots that a command holds, and where its keys are: nearly always one, so that one costs no list.
 
 use crate::turn::Turn;
-use crate::{Args, Spec};
+use crate::{Args, Error, Spec};
 use proto::Slot;
 use smallvec::SmallVec;
 use storage::{GateClosed, Keyspace, SlotGuard};
@@ -113,12 +113,13 @@ impl<'g> Locks<'g> {
 
     /// Runs `f` on any slot, for commands that go through the keyspace. They hold no other lock: with others they
     /// run with the gate closed.
-    pub fn visit<R>(&mut self, slot: Slot, f: impl FnOnce(&mut SlotGuard<'g>) -> R) -> R {
+    /// `Err(NeedsGate)`: the slot is held for long, by a script.
+    pub fn visit<R>(&mut self, slot: Slot, f: impl FnOnce(&mut SlotGuard<'g>) -> R) -> Result<R, Error> {
         if self.exclusive.is_some() || self.holds(slot) {
-            return f(self.guard(slot));
+            return Ok(f(self.guard(slot)));
         }
         assert!(self.first.is_none(), "waiting for a slot while another is held");
-        f(&mut self.keyspace.lock_wait(slot))
+        Ok(f(&mut self.keyspace.lock_soon(slot).ok_or(Error::NeedsGate)?))
     }
 }
 

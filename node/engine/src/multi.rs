@@ -11,8 +11,8 @@ use crate::{Args, Engine, Error, Turn};
 use proto::Slot;
 use proto::resp::Reply;
 use smallvec::SmallVec;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 /// The commands that steer a connection's transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,17 +63,24 @@ impl Multi {
     pub fn common_flags(&self) -> u32 {
         !self.lacking
     }
+    /// Whether it may run on another thread than its connection's: its commands may be called by scripts, or are some.
+    pub fn may_run_aside(&self) -> bool {
+        self.queue.iter().all(|(spec, _)| spec.has(flag::SCRIPT) || !spec.has(flag::NOSCRIPT))
+    }
     /// Union of the queued commands' flags.
     pub fn flags(&self) -> u32 {
         self.some
     }
 }
 
+/// Database, name and mark of a key that is watched.
+pub type WatchedKey = (u16, Vec<u8>, Arc<Watched>);
+
 /// Keys that a connection watches.
 pub struct Watches {
     /// Bytes that the keys take, about.
     pub bytes: usize,
-    pub keys: Vec<(u16, Vec<u8>, Arc<Watched>)>,
+    pub keys: Vec<WatchedKey>,
     flag: Arc<AtomicBool>,
 }
 
@@ -100,18 +107,26 @@ pub fn watch(session: &mut Session, keys: &mut Keys<'_>, args: Args) {
     }
 }
 
-/// Forgets all watched keys. Waits for slots that are held: called outside of any lock.
+/// Forgets all watched keys. Waits for nobody: marks in slots that are held, maybe by a script without end, go when keys
+/// are forgotten the next time. Called outside of any lock.
 pub fn unwatch(session: &mut Session, engine: &Engine) {
     let Some(watches) = session.watches.take() else { return };
-    for (db, key, watched) in &watches.keys {
-        let mut guard = engine.keyspace.lock_wait(Slot::of_key(key));
-        let state = guard.state_mut();
-        let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) else { continue };
+    let mut left = engine.scripts.left.lock().unwrap_or_else(PoisonError::into_inner);
+    left.extend(watches.keys);
+    left.retain(|key| !remove_mark(engine, key));
+}
+
+/// False: the slot is held.
+fn remove_mark(engine: &Engine, (db, key, watched): &WatchedKey) -> bool {
+    let Some(mut guard) = engine.keyspace.lock(Slot::of_key(key)) else { return false };
+    let state = guard.state_mut();
+    if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
         side.unwatch(*db, key, watched);
         if side.is_empty() {
             state.side = None;
         }
     }
+    true
 }
 
 /// Whether a watched key changed or expired since. Their slots are locked.
@@ -190,7 +205,7 @@ pub static COMMANDS: &[Command] = &[
         group: Group::Transactions,
         complexity: "Depends on commands in the transaction",
         arity: 1,
-        flags: (FLOW | flag::SKIP_SLOWLOG) & !(flag::FAST | flag::ALLOW_BUSY),
+        flags: (FLOW | flag::SKIP_SLOWLOG | flag::LONG) & !(flag::FAST | flag::ALLOW_BUSY),
         acl: acl::TRANSACTION,
         run: Handler::Flow(FlowCommand::Exec),
         ..Command::BASE

@@ -13,6 +13,8 @@ pub struct Session {
     pub id: u64,
     pub db: u16,
     pub is_resp3: bool,
+    /// Its connection speaks TLS: it is told of ports that do.
+    pub is_tls: bool,
     /// It may run anything: the user is logged in and has no limits.
     is_free: bool,
     /// Its commands are looked at, or remembered: it is not free, or it tracks keys.
@@ -79,6 +81,7 @@ impl Session {
             id,
             db: 0,
             is_resp3: false,
+            is_tls: false,
             is_free: true,
             is_watched: false,
             tracking: None,
@@ -172,13 +175,20 @@ impl Session {
             && (self.subscriptions == [0; 3] || self.is_resp3)
     }
 
-    /// A copy for a command that runs elsewhere, without transaction and watched keys, which stay here.
+    /// Moves transaction and watched keys to another copy of this session.
+    pub fn hand_over(&mut self, to: &mut Session) {
+        to.multi = self.multi.take();
+        to.watches = self.watches.take();
+    }
+
+    /// A copy for a command that runs elsewhere, without transaction and watched keys, which [`Session::hand_over`] moves.
     /// [`Session::take_back`] brings home what the command changed.
     pub fn lend(&self) -> Session {
         Session {
             id: self.id,
             db: self.db,
             is_resp3: self.is_resp3,
+            is_tls: self.is_tls,
             is_free: self.is_free,
             is_watched: self.is_watched,
             tracking: self.tracking,
@@ -224,6 +234,7 @@ impl Session {
 
     /// What a command that ran with [`Session::lend`] has left behind: its one-shot states and what it wrote.
     pub fn take_back(&mut self, lent: &Session) {
+        self.db = lent.db;
         self.is_asking = lent.is_asking;
         self.is_caching = lent.is_caching;
         self.reply_mode = lent.reply_mode;

@@ -4,7 +4,7 @@
 use crate::histogram::{self, BUCKETS};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A number that one thread adds to and others read.
 #[derive(Default, Debug)]
@@ -25,8 +25,14 @@ impl Count {
     }
 }
 
+type Times = [AtomicU32; BUCKETS];
+
+fn no_times() -> Box<Times> {
+    Box::new([const { AtomicU32::new(0) }; BUCKETS])
+}
+
 /// Counters of one command.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct CommandStats {
     pub calls: Count,
     /// Time from the end of the command before to the end of this one, in units of [`crate::Turn::ticks`].
@@ -35,20 +41,8 @@ pub struct CommandStats {
     pub rejected: Count,
     /// Answered with an error by its function.
     pub failed: Count,
-    /// How often it took how long.
-    times: [AtomicU32; BUCKETS],
-}
-
-impl Default for CommandStats {
-    fn default() -> CommandStats {
-        CommandStats {
-            calls: Count::default(),
-            ticks: Count::default(),
-            rejected: Count::default(),
-            failed: Count::default(),
-            times: [const { AtomicU32::new(0) }; BUCKETS],
-        }
-    }
+    /// How often it took how long. Most commands are never used.
+    times: OnceLock<Box<Times>>,
 }
 
 /// Counters of one worker.
@@ -85,7 +79,7 @@ impl Stats {
     #[inline]
     pub fn ran(&self, id: usize, ticks: u64) -> &CommandStats {
         let stats = &self.commands[id];
-        let time = &stats.times[histogram::bucket(ticks)];
+        let time = &stats.times.get_or_init(no_times)[histogram::bucket(ticks)];
         time.store(time.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         stats.calls.add(1);
         stats.ticks.add(ticks);
@@ -93,7 +87,8 @@ impl Stats {
     }
     /// How often a command took how long.
     pub fn times(&self, id: usize) -> Vec<u32> {
-        self.commands[id].times.iter().map(|n| n.load(Ordering::Relaxed)).collect()
+        let times = self.commands[id].times.get();
+        times.map_or_else(|| vec![0; BUCKETS], |t| t.iter().map(|n| n.load(Ordering::Relaxed)).collect())
     }
 
     pub fn count_error(&self, code: String) {
@@ -113,7 +108,7 @@ impl Stats {
     pub fn reset(&self) {
         for c in &self.commands {
             [&c.calls, &c.ticks, &c.rejected, &c.failed].into_iter().for_each(Count::reset);
-            c.times.iter().for_each(|n| n.store(0, Ordering::Relaxed));
+            c.times.get().into_iter().flat_map(|t| t.iter()).for_each(|n| n.store(0, Ordering::Relaxed));
         }
         [
             &self.hits,
@@ -137,7 +132,8 @@ impl Stats {
             mine.ticks.add(theirs.ticks.get());
             mine.rejected.add(theirs.rejected.get());
             mine.failed.add(theirs.failed.get());
-            for (mine, theirs) in mine.times.iter().zip(&theirs.times) {
+            let Some(theirs) = theirs.times.get() else { continue };
+            for (mine, theirs) in mine.times.get_or_init(no_times).iter().zip(theirs.iter()) {
                 let sum = mine.load(Ordering::Relaxed).wrapping_add(theirs.load(Ordering::Relaxed));
                 mine.store(sum, Ordering::Relaxed);
             }

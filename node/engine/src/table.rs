@@ -32,6 +32,10 @@ impl Spec {
     pub fn has(&self, flags: u32) -> bool {
         self.command.flags & flags != 0
     }
+    /// It may run while a slow script has the gate closed: it touches no slot.
+    pub fn runs_outside_the_gate(&self) -> bool {
+        self.has(flag::ALLOW_BUSY) && self.command.keys.is_empty()
+    }
     /// Whether `args` (with the name, and the subcommand's) are as many as the declaration says.
     #[inline]
     pub fn is_arity(&self, args: usize) -> bool {

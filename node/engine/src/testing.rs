@@ -229,6 +229,7 @@ impl Runner {
             told_ticks: u64::MAX,
             is_tracked: false,
             is_script: false,
+            may_move: false,
             first_key: None,
             watched: crate::admission::watched(&self.status, &self.settings),
             exclusive,

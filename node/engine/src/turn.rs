@@ -34,6 +34,8 @@ pub struct Turn<'a> {
     pub is_tracked: bool,
     /// What runs is part of a script.
     pub is_script: bool,
+    /// A script that takes long may be given up before it has done anything, to run elsewhere.
+    pub may_move: bool,
     /// Slot and hash of the command's first key, where whoever runs it has them already.
     pub first_key: Option<(Slot, u64)>,
     /// The gate is closed: this worker alone runs, and may take any slot.

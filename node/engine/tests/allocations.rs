@@ -136,6 +136,7 @@ impl Bench {
             told_ticks: u64::MAX,
             is_tracked: false,
             is_script: false,
+            may_move: false,
             first_key: None,
             watched: engine::admission::watched(&Status::default(), &self.settings),
             exclusive: None,

@@ -408,7 +408,7 @@ fn list<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let filter = Filter::parse(cx, 2)?;
     let (me, now_ms, own) = (cx.session.id, cx.host.setting.now.wall.0, query_bytes(cx));
     let clients = cx.shared().clients.all();
-    let is_shown = |c: &&Arc<Client>| !c.is_killed.load(Ordering::Relaxed) && filter.holds(c, me, now_ms);
+    let is_shown = |c: &&Arc<Client>| !c.is_killed() && filter.holds(c, me, now_ms);
     let one = |c: &Arc<Client>| line(cx.shared(), c, now_ms, (c.id == me).then_some(own)) + "\n";
     let text: String = clients.iter().filter(is_shown).map(one).collect();
     cx.out.verbatim("txt", text.as_bytes());
@@ -433,10 +433,10 @@ fn kill<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         }
     };
     let (me, now_ms) = (cx.session.id, cx.host.setting.now.wall.0);
-    let is_chosen = |c: &Arc<Client>| !c.is_killed.load(Ordering::Relaxed) && filter.holds(c, me, now_ms);
+    let is_chosen = |c: &Arc<Client>| !c.is_killed() && filter.holds(c, me, now_ms);
     let chosen: Vec<Arc<Client>> = cx.shared().clients.all().into_iter().filter(is_chosen).collect();
     for client in &chosen {
-        client.is_killed.store(true, Ordering::Relaxed);
+        client.kill();
         cx.shared().post_to(client.id, Letter::Kill { client: client.id, is_soft: client.id == me });
     }
     // The link to the primary is no connection of a worker's.
@@ -485,14 +485,7 @@ fn unblock<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         4 if cx.is_word(3, "ERROR") => true,
         _ => return Err(Error::text("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
     };
-    let client = u64::try_from(id).ok().and_then(|id| cx.shared().clients.get(id));
-    let is_blocked = client.is_some_and(|c| {
-        let is_blocked = c.has(crate::clients::state::BLOCKED);
-        if is_blocked {
-            cx.shared().post_to(c.id, Letter::Unblock(c.id, is_error));
-        }
-        is_blocked
-    });
+    let is_blocked = u64::try_from(id).is_ok_and(|id| cx.shared().unblock(id, is_error));
     cx.out.int(is_blocked as i64);
     Ok(HostOutcome::Done)
 }
@@ -509,6 +502,10 @@ fn pause<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let ms = cx.int(2).map_err(|_| NO_TIME)?;
     if ms < 0 {
         return Err(Error::text("ERR timeout is negative"));
+    }
+    if !cx.host.is_exclusive && !cx.is_nested() {
+        // Nobody is in the middle of a batch that saw no pause: what is written is written when this answers.
+        return Ok(HostOutcome::NeedsGate);
     }
     let now = cx.shared().env.now().mono;
     let until = (ms as u64).checked_mul(1000).and_then(|us| now.0.checked_add(us)).ok_or(NO_TIME)?;
@@ -559,6 +556,10 @@ fn parse_tracking<'a, E: Env>(cx: &HostCx<'a, '_, E>) -> Result<TrackingRequest<
 
 fn tracking<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let request = parse_tracking(cx)?;
+    if !cx.shared().tracking.is_on() && !cx.host.is_exclusive && !cx.is_nested() {
+        // Nobody is in the middle of a batch that saw no client who tracks.
+        return Ok(HostOutcome::NeedsGate);
+    }
     match on_off(cx)? {
         true => start_tracking(cx, &request)?,
         false => stop_tracking(cx),

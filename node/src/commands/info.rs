@@ -92,7 +92,7 @@ fn server<E: Env>(i: &mut Info<'_, E>) {
     i.line("process_id", std::process::id());
     i.line("process_supervised", "no");
     i.line("run_id", i.shared.run_id.clone());
-    i.line("tcp_port", settings.port);
+    i.line("tcp_port", if settings.port != 0 { settings.port } else { settings.tls_port });
     i.line("server_time_usec", i.now.wall.0 * 1000);
     if let Some(ms) = i.shared.persist.shutdown.remaining_ms(i.now.mono) {
         i.line("shutdown_in_milliseconds", ms);
@@ -107,6 +107,16 @@ fn server<E: Env>(i: &mut Info<'_, E>) {
     i.line("config_file", path);
     i.line("io_threads_active", 0);
     i.line("workers", i.shared.mail.len());
+    let bind: String = settings.bind.iter().map(|b| format!(",bind={b}")).collect();
+    let ports =
+        [("tcp", settings.port), ("tls", settings.tls_port)].into_iter().filter(|(_, port)| *port != 0);
+    let mut listeners: Vec<String> =
+        ports.map(|(name, port)| format!("name={name}{bind},port={port}")).collect();
+    let unix = i.shared.clients.unix_path.get().map(|path| format!("name=unix,bind={path}"));
+    listeners.extend(unix);
+    for (index, listener) in listeners.iter().enumerate() {
+        i.line(&format!("listener{index}"), listener);
+    }
 }
 
 fn clients<E: Env>(i: &mut Info<'_, E>) {

@@ -238,7 +238,9 @@ async fn send<E: Env>(shared: &Arc<Shared<E>>, request: &Request) -> Result<usiz
         return Ok(0);
     }
     let target = |e: std::io::Error| format!("IOERR error or timeout talking to the target instance: {e}");
-    let mut stream = shared.env.connect(&request.host, request.port).await.map_err(target)?;
+    let is_tls = shared.settings().is_cluster_tls;
+    let connect = crate::tls::connect(shared, "", &request.host, request.port, is_tls);
+    let mut stream = connect.await.map_err(target)?;
     stream.write_all(&out).await.map_err(target)?;
     let (mut input, mut chunk, mut replies) = (Vec::new(), vec![0u8; 16 * 1024], Vec::new());
     while replies.len() < heads + sent.len() {

@@ -164,19 +164,23 @@ fn subscribe<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
         check_slots(cx)?;
     }
     let verb = SPACES[space as usize].1;
-    let receiver =
-        Receiver { client: cx.session.id, worker: cx.host.client.worker, is_resp3: cx.session.is_resp3 };
+    let receiver = Receiver { client: cx.host.client.clone(), is_resp3: cx.session.is_resp3 };
     for name in &cx.args[1..] {
         let connection = cx.connection().clone();
         let mut subscriptions = connection.subscriptions.borrow_mut();
         if subscriptions.insert(space, name) {
-            cx.shared().pubsub.subscribe(space, name, receiver);
+            cx.shared().pubsub.subscribe(space, name, receiver.clone());
             cx.session.subscriptions[space as usize] += 1;
         }
         drop(subscriptions);
         confirm(cx, verb, Some(name), space);
     }
     Ok(HostOutcome::Done)
+}
+
+fn moved<E: Env>(cx: &HostCx<E>, slot: proto::Slot, to: &proto::view::NodeView) -> Error {
+    let port = to.client_port(cx.session.is_tls);
+    Error::Text(format!("MOVED {slot} {}:{port}", to.ip).into())
 }
 
 /// Sharded channels live where their slot does.
@@ -190,7 +194,7 @@ fn check_slots<E: Env>(cx: &HostCx<E>) -> Result<(), Error> {
     match view.owner(slot) {
         None => Err(Error::text("CLUSTERDOWN Hash slot not served")),
         Some(owner) if owner.id == view.my_primary() => Ok(()),
-        Some(owner) => Err(Error::Text(format!("MOVED {slot} {}:{}", owner.ip, owner.port).into())),
+        Some(owner) => Err(moved(cx, slot, owner)),
     }
 }
 
@@ -245,9 +249,7 @@ fn publish<E: Env>(cx: &mut HostCx<E>, space: Space) -> Outcome {
             let slot = proto::Slot::of_key(cx.args[1]);
             match view.owner(slot) {
                 Some(owner) if owner.id == view.my_primary() => {}
-                Some(owner) => {
-                    return Err(Error::Text(format!("MOVED {slot} {}:{}", owner.ip, owner.port).into()));
-                }
+                Some(owner) => return Err(moved(cx, slot, owner)),
                 None => return Err(Error::text("CLUSTERDOWN Hash slot not served")),
             }
         }

@@ -169,16 +169,20 @@ fn config_set<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     }
     let shared = cx.shared().clone();
     let (pairs, next) = checked(cx, &shared.config())?;
-    let is_moved = ["port", "bind"].iter().any(|name| next.get(name) != shared.config().get(name));
-    if !is_moved {
+    let (is_concerned, is_moved, name) = {
+        let config = shared.config();
+        let moved = ["port", "tls-port", "bind"].into_iter().find(|name| next.get(name) != config.get(name));
+        let first = pairs.first().map_or("", |(name, _)| *name);
+        (crate::listen::is_concerned(&pairs, &config, &next), moved.is_some(), moved.unwrap_or(first))
+    };
+    if !is_concerned {
         shared.replace_config(next);
         return cx.ok();
     }
-    let name = if next.get("port") != shared.config().get("port") { "port" } else { "bind" };
     let failed = |reason| {
         Err(Error::err(&format!("CONFIG SET failed (possibly related to argument '{name}') - {reason}")))
     };
-    if shared.settings().is_cluster {
+    if is_moved && shared.settings().is_cluster {
         return failed("can't be changed in cluster mode");
     }
     if cx.is_nested() {

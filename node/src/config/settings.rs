@@ -10,6 +10,9 @@ use storage::Thresholds;
 pub struct NodeSettings {
     pub engine: Settings,
     pub port: u16,
+    pub tls_port: u16,
+    pub is_replication_tls: bool,
+    pub is_cluster_tls: bool,
     pub bind: Vec<String>,
     pub workers: usize,
     pub maxclients: usize,
@@ -62,6 +65,7 @@ pub struct NodeSettings {
     pub cluster_secret: String,
     pub announce_ip: String,
     pub announce_port: u16,
+    pub announce_tls_port: u16,
     pub announce_bus_port: u16,
     pub announce_hostname: String,
     pub may_fail_over: bool,
@@ -153,6 +157,9 @@ impl NodeSettings {
         NodeSettings {
             engine,
             port: int("port") as u16,
+            tls_port: int("tls-port") as u16,
+            is_replication_tls: flag("tls-replication"),
+            is_cluster_tls: flag("tls-cluster"),
             bind: config.get("bind").split_whitespace().map(String::from).collect(),
             workers: int("workers") as usize,
             maxclients: num("maxclients") as usize,
@@ -220,13 +227,18 @@ impl NodeSettings {
             is_cluster,
             node_timeout_ms: num("cluster-node-timeout").max(100),
             cluster_port: match int("cluster-port") as u16 {
-                0 => (int("port") as u16).saturating_add(10000),
+                // Beside the port that nodes know each other by.
+                0 => {
+                    let base = if flag("tls-cluster") { "tls-port" } else { "port" };
+                    (int(base) as u16).saturating_add(10000)
+                }
                 port => port,
             },
             cluster_config_file: text("cluster-config-file"),
             cluster_secret: text("cluster-secret"),
             announce_ip: text("cluster-announce-ip"),
             announce_port: int("cluster-announce-port") as u16,
+            announce_tls_port: int("cluster-announce-tls-port") as u16,
             announce_bus_port: int("cluster-announce-bus-port") as u16,
             announce_hostname: text("cluster-announce-hostname"),
             may_fail_over: !flag("cluster-replica-no-failover"),

@@ -1,8 +1,10 @@
 //! The bus: TCP links between nodes that carry frames. A link is opened when there is something to send and carries one
 //! way; the receiver answers on it only with how many frames it has got, so that a link which swallows bytes is noticed
-//! and replaced. Frames may be lost with a link; the protocols above expect that.
+//! and replaced. Frames may be lost with a link; the protocols above expect that. With `tls-cluster` links are under TLS,
+//! and both sides show certificates.
 
 use crate::env::Env;
+use crate::shared::Shared;
 use gossip::Packet;
 use gossip::topology::ClusterId;
 use gossip::wire::{self, FrameError, KIND_CONTROL, KIND_DATA};
@@ -10,6 +12,7 @@ use proto::Mono;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -35,7 +38,7 @@ pub enum Inbound {
 
 /// See the module's head.
 pub struct Bus<E: Env> {
-    env: E,
+    shared: Arc<Shared<E>>,
     secret: Option<Vec<u8>>,
     /// Longest time that a frame may go without being acknowledged.
     silence: Duration,
@@ -66,10 +69,14 @@ impl Drop for Stranger<'_> {
 }
 
 impl<E: Env> Bus<E> {
-    pub fn new(env: E, secret: &str, silence: Duration) -> (Rc<Bus<E>>, mpsc::Receiver<Inbound>) {
+    pub fn new(
+        shared: Arc<Shared<E>>,
+        secret: &str,
+        silence: Duration,
+    ) -> (Rc<Bus<E>>, mpsc::Receiver<Inbound>) {
         let (inbound, receiver) = mpsc::channel(INBOUND_MAX);
         let bus = Bus {
-            env,
+            shared,
             secret: (!secret.is_empty()).then(|| secret.as_bytes().to_vec()),
             silence,
             links: RefCell::default(),
@@ -114,11 +121,16 @@ impl<E: Env> Bus<E> {
     }
 
     async fn run_link(self: Rc<Self>, key: (String, u16), mut frames: mpsc::Receiver<Rc<Vec<u8>>>) {
-        let connect = tokio::time::timeout(self.silence, self.env.connect(&key.0, key.1)).await;
-        let Ok(Ok(stream)) = connect else {
+        let is_tls = self.shared.settings().is_cluster_tls;
+        let connect = crate::tls::connect(&self.shared, "", &key.0, key.1, is_tls);
+        let stream = match tokio::time::timeout(self.silence, connect).await {
+            Ok(Ok(stream)) => stream,
             // What waits is stale by the time the peer is back. Closing the queue makes the next send try again.
-            frames.close();
-            return;
+            Ok(Err(error)) => {
+                tracing::debug!(to = %key.0, port = key.1, %error, "cluster bus: no link");
+                return frames.close();
+            }
+            Err(_) => return frames.close(),
         };
         let (reader, writer) = tokio::io::split(stream);
         let progress = Rc::new(Progress::default());
@@ -135,11 +147,11 @@ impl<E: Env> Bus<E> {
         progress: &Progress,
     ) {
         let mut sent = 0u64;
-        let (mut seen, mut silent_since) = (0u64, self.env.now().mono);
-        let mut idle_since = self.env.now().mono;
+        let (mut seen, mut silent_since) = (0u64, self.shared.env.now().mono);
+        let mut idle_since = self.shared.env.now().mono;
         loop {
             let next = tokio::time::timeout(self.silence / 4, frames.recv()).await;
-            let now = self.env.now().mono;
+            let now = self.shared.env.now().mono;
             if progress.acked.get() != seen || sent == seen {
                 (seen, silent_since) = (progress.acked.get(), now);
             }
@@ -165,9 +177,9 @@ impl<E: Env> Bus<E> {
     /// Accepts links for as long as the node lives.
     pub async fn accept(self: Rc<Self>, listener: E::Listener) {
         loop {
-            match self.env.accept(&listener).await {
+            match self.shared.env.accept(&listener).await {
                 Ok((socket, peer, _)) => {
-                    let Ok(stream) = self.env.adopt(socket) else { continue };
+                    let Some(stream) = self.adopt(socket) else { continue };
                     let ip = peer.ip().to_canonical().to_string();
                     if self.strangers.get() >= STRANGERS_MAX {
                         self.refuse(&ip, "too many links that say nothing");
@@ -180,10 +192,20 @@ impl<E: Env> Bus<E> {
         }
     }
 
+    /// The link as it is spoken now.
+    fn adopt(&self, socket: E::Socket) -> Option<E::Stream> {
+        let env = &self.shared.env;
+        let socket = match self.shared.settings().is_cluster_tls {
+            true => env.secure_accepted(socket, &self.shared.tls.load().as_ref()?.bus).ok()?,
+            false => socket,
+        };
+        env.adopt(socket).ok()
+    }
+
     /// Tells the log of a link that was closed for what came on it, at most once a second.
     fn refuse(&self, from_ip: &str, reason: &str) {
         self.refused.set(self.refused.get() + 1);
-        let now = self.env.now().mono;
+        let now = self.shared.env.now().mono;
         if self.refused_line.get().is_none_or(|last| now.since(last) >= REFUSED_LINE) {
             self.refused_line.set(Some(now));
             let links = self.refused.take();

@@ -60,7 +60,7 @@ pub async fn run<E: Env>(shared: Arc<Shared<E>>, inbox: ControlInbox) -> Result<
         tracing::debug!("cluster-secret is empty: packets of the bus are not authenticated");
     }
     let silence = Duration::from_millis((settings.node_timeout_ms / 3).clamp(150, 5000));
-    let (bus, inbound) = Bus::new(shared.env.clone(), &settings.cluster_secret, silence);
+    let (bus, inbound) = Bus::new(shared.clone(), &settings.cluster_secret, silence);
     for listener in super::roles::listen(&shared, settings.cluster_port).await? {
         tokio::task::spawn_local(bus.clone().accept(listener));
     }
@@ -142,6 +142,7 @@ fn core_config(settings: &NodeSettings) -> Config {
         address: Address {
             ip: settings.announce_ip.clone(),
             port: port(settings.announce_port, settings.port),
+            tls_port: port(settings.announce_tls_port, settings.tls_port),
             bus_port: port(settings.announce_bus_port, settings.cluster_port),
             hostname: settings.announce_hostname.clone(),
             zone: String::new(),

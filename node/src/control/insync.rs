@@ -100,8 +100,8 @@ impl<E: Env> InSync<E> {
         } else {
             self.shared.allow(gate::IN_SYNC, Some(acknowledged.0));
         }
-        // Nobody is in the middle of a batch that saw the gate open.
-        drop(self.shared.engine.keyspace.gate().close());
+        // Nobody is in the middle of a batch that saw the gate open. What scripts answer is looked at when they have ended.
+        self.shared.engine.keyspace.gate().settle();
         let settings = Settings { class, lag: self.lag, retry: RETRY, mutation: None };
         let me = (core.id(), core.generation());
         let offsets = (acknowledged, self.shared.feed.end());
@@ -238,7 +238,7 @@ impl<E: Env> InSync<E> {
     fn shut(&mut self) {
         self.is_open = false;
         self.shared.allow(gate::IN_SYNC, Some(self.shared.feed.end().0));
-        drop(self.shared.engine.keyspace.gate().close());
+        self.shared.engine.keyspace.gate().settle();
     }
 
     fn ask(&mut self, core: &Core, shard: &Shard, ask: Ask, wants: &mut Wants) {

@@ -16,6 +16,8 @@ use storage::Ownership;
 struct Draining {
     to: Option<NodeId>,
     deadline: Mono,
+    /// Nobody is in the middle of a write any more.
+    is_quiet: bool,
 }
 
 /// See the module's head.
@@ -79,7 +81,7 @@ impl<E: Env> Roles<E> {
         let Some(member) = topology.member(shard.primary.node) else { return };
         let target = replica::Target {
             host: member.address.ip.clone(),
-            port: member.address.port,
+            port: member.address.port_for(self.shared.settings().is_replication_tls),
             node: Some(core.id()),
             generation: core.generation().0,
             tenure: shard.epoch,
@@ -124,6 +126,7 @@ impl<E: Env> Roles<E> {
         {
             self.stream_epoch = epoch;
         }
+        self.become_quiet();
         let Some(draining) = &self.draining else { return Vec::new() };
         let end = self.shared.feed.end().0;
         let mut matched = self.shared.replication.matched(end);
@@ -135,7 +138,7 @@ impl<E: Env> Roles<E> {
             Some(to) => matched.iter().find(|(node, _)| *node == to).copied(),
             None => matched.first().copied(),
         };
-        if let Some((to, generation)) = candidate {
+        if let Some((to, generation)) = candidate.filter(|_| draining.is_quiet) {
             self.draining = None;
             return vec![Event::Drained { to, generation: proto::Generation(generation) }];
         }
@@ -152,10 +155,20 @@ impl<E: Env> Roles<E> {
         // Redis: a manual failover gives up after five seconds.
         const PATIENCE: Duration = Duration::from_secs(5);
         self.shared.state.is_paused.store(true, Ordering::SeqCst);
-        // Nobody is in the middle of a batch any more once the gate was closed.
-        drop(self.shared.engine.keyspace.gate().close());
-        self.draining = Some(Draining { to, deadline: now + PATIENCE });
-        replica::ask_for_last_acks(&self.shared);
+        self.draining = Some(Draining { to, deadline: now + PATIENCE, is_quiet: false });
+        self.become_quiet();
+    }
+
+    /// Nobody is in the middle of a batch any more once the gate was closed. A script may stay for long: it is asked
+    /// for again with each look.
+    fn become_quiet(&mut self) {
+        if let Some(draining) = &mut self.draining
+            && !draining.is_quiet
+            && self.shared.engine.keyspace.gate().try_close().is_some()
+        {
+            draining.is_quiet = true;
+            replica::ask_for_last_acks(&self.shared);
+        }
     }
 
     /// Pauses the slots that the core is giving up, and serves again those that it keeps.
@@ -169,7 +182,7 @@ impl<E: Env> Roles<E> {
         for slot in paused.iter().chain(stopped).flat_map(|r| r.iter()) {
             let (was, is) = (is_in(&paused, slot), is_in(stopped, slot));
             if was != is {
-                let mut guard = self.shared.engine.keyspace.lock_wait(slot);
+                let mut guard = self.shared.lock_for_node(slot);
                 guard.state_mut().ownership = if is { Ownership::Paused } else { Ownership::Serving };
             }
         }

@@ -189,7 +189,7 @@ impl<E: Env> Export<E> {
                 // Batches that began before the slots went still see them as ours. From here on those wait and are
                 // looked at again; the closed gate ends what has passed that check.
                 self.shared.state.slots_left.fetch_add(1, Ordering::Release);
-                drop(self.shared.engine.keyspace.gate().close());
+                drop(self.shared.close_gate());
                 self.end("success", String::new());
             }
             Effect::Cancelled => {
@@ -236,7 +236,7 @@ impl<E: Env> Export<E> {
     /// Pauses the slots, or serves them again. Once a slot's lock was held, no command is in the middle of it.
     fn set_ownership(&self, ownership: Ownership) {
         for slot in self.mv.slots.iter().flat_map(|r| r.iter()) {
-            let mut guard = self.shared.engine.keyspace.lock_wait(slot);
+            let mut guard = self.shared.lock_for_node(slot);
             guard.state_mut().ownership = ownership;
         }
     }

@@ -72,8 +72,9 @@ impl Wake for FeedWake {
 impl<E: Env> Sender<E> {
     pub(super) async fn run(self) -> Result<(), String> {
         let (host, port) = self.target().ok_or("the target's address is not known")?;
-        let connect = tokio::time::timeout(SILENCE, self.shared.env.connect(&host, port)).await;
-        let stream = match connect {
+        let is_tls = self.shared.settings().is_replication_tls;
+        let connect = crate::tls::connect(&self.shared, "", &host, port, is_tls);
+        let stream = match tokio::time::timeout(SILENCE, connect).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(format!("connecting to {host}:{port}: {error}")),
             Err(_) => return Err(format!("connecting to {host}:{port}: no answer")),
@@ -89,7 +90,8 @@ impl<E: Env> Sender<E> {
         let topology = self.shared.topology.load_full()?;
         let shard = topology.shard(self.mv.to)?;
         let member = topology.member(shard.primary.node)?;
-        Some((member.address.ip.clone(), member.address.port))
+        let is_tls = self.shared.settings().is_replication_tls;
+        Some((member.address.ip.clone(), member.address.port_for(is_tls)))
     }
 
     async fn send(&self, writer: WriteHalf<E::Stream>) -> Result<(), String> {

@@ -278,11 +278,15 @@ impl<E: Env> Applier<E> {
             let inside = self.gate.enter_wait();
             let mut turn = setting.turn(&shared, stats, &mut self.local, &mut host, None);
             match execute(&mut turn, &mut self.session, &Ok(spec), args, None, &mut self.out) {
-                // Somebody holds the slot; he is not long about it.
-                Outcome::Busy(_) => {}
+                // Somebody holds the slot; he is not long about it, or is ended.
+                Outcome::Busy(_) => shared.end_slow_scripts(),
                 Outcome::NeedsGate => {
                     drop(inside);
-                    let closed: GateClosed<'_> = shared.engine.keyspace.gate().close();
+                    let Some(closed): Option<GateClosed<'_>> = shared.engine.keyspace.gate().try_close()
+                    else {
+                        shared.end_slow_scripts();
+                        continue;
+                    };
                     let mut turn = setting.turn(&shared, stats, &mut self.local, &mut host, Some(&closed));
                     execute(&mut turn, &mut self.session, &Ok(spec), args, None, &mut self.out);
                     each(&Applied { db_after: self.session.db, ..*applied });

@@ -401,7 +401,7 @@ pub fn reload_log<E: Env>(shared: &Arc<Shared<E>>) -> Result<(), String> {
     let Found::Set(files) = found else {
         return Err("there is no append only file".into());
     };
-    let closed = shared.engine.keyspace.gate().close();
+    let closed = shared.close_gate();
     super::task::clear(shared);
     drop(closed);
     load_log(shared, &files).map(drop).map_err(|e| e.to_string())

@@ -112,22 +112,22 @@ impl<E: Env> Persist<E> {
 
     /// Brings the log up to the feed's end and closes the gate there.
     async fn flush_log(&self) -> GateClosed<'_> {
-        let gate = self.shared.engine.keyspace.gate();
-        let Some(log) = self.log.borrow().clone() else { return gate.close() };
+        let shared = &self.shared;
+        let Some(log) = self.log.borrow().clone() else { return shared.close_gate() };
         tracing::info!("Calling fsync() on the AOF file.");
         for _ in 0..ROUNDS_MAX {
             let at = self.shared.feed.end().0;
             if let Err(error) = log.ask(|done| Order::Sync { at, done }).await {
                 tracing::warn!("Fail to fsync the AOF file: {error}");
-                return gate.close();
+                return shared.close_gate();
             }
-            let closed = gate.close();
+            let closed = shared.close_gate();
             if self.shared.feed.end().0 == at {
                 return closed;
             }
         }
         tracing::warn!("Writes do not stop: the last of them may be missing in the AOF file");
-        gate.close()
+        shared.close_gate()
     }
 }
 

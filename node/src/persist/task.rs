@@ -454,7 +454,7 @@ impl<E: Env> Persist<E> {
     /// Clients are told that data are loaded: the log's commands pass the gate like theirs.
     async fn reload_log(&mut self, ticket: Ticket<E::Socket>) {
         let shared = self.shared.clone();
-        let closed = shared.engine.keyspace.gate().close();
+        let closed = shared.close_gate();
         shared.state.is_loading.store(true, Ordering::Relaxed);
         drop(closed);
         let log = self.log.borrow().clone();
@@ -497,7 +497,7 @@ impl<E: Env> Persist<E> {
         }
         let shared = self.shared.clone();
         let turn = shared.persist.snapshots.lock().await;
-        let closed = shared.engine.keyspace.gate().close();
+        let closed = shared.close_gate();
         let saved = match is_saved {
             true => save_rdb_exclusive(&shared, &closed, &turn).map(Some),
             false => Ok(None),

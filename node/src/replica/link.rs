@@ -92,7 +92,8 @@ async fn follow_once<E: Env>(shared: &Arc<Shared<E>>, target: &Target) -> Result
     set_stage(shared, LinkStage::Connecting);
     tracing::info!("Connecting to MASTER {}:{}", target.host, target.port);
     let own = shared.config().get("bind-source-addr").to_string();
-    let connect = shared.env.connect_from(&own, &target.host, target.port);
+    let is_tls = shared.settings().is_replication_tls;
+    let connect = crate::tls::connect(shared, &own, &target.host, target.port, is_tls);
     let stream = match tokio::time::timeout(timeout, connect).await {
         Err(_) => return Err(LinkEnd::TimedOut),
         Ok(result) => result.map_err(LinkEnd::Io)?,
@@ -136,8 +137,12 @@ async fn introduce<E: Env>(
             return Err(LinkEnd::Refused(format!("Unable to AUTH to MASTER: {answer}")));
         }
     }
+    let own_port = match settings.is_replication_tls && settings.tls_port != 0 {
+        true => settings.tls_port,
+        false => settings.port,
+    };
     let port = match (settings.replica_announce_port, settings.announce_port) {
-        (0, 0) => settings.port,
+        (0, 0) => own_port,
         (0, port) => port,
         (port, _) => port,
     };

@@ -5,7 +5,6 @@
 use super::{LinkStage, LinkState, new_replid, wait};
 use crate::clients::state as client_state;
 use crate::env::Env;
-use crate::mail::Letter;
 use crate::shared::Shared;
 use proto::{Epoch, NodeId};
 use std::sync::atomic::Ordering;
@@ -32,7 +31,7 @@ pub fn follow<E: Env>(shared: &Shared<E>, target: Option<Target>) {
     if is_following && is_same {
         return;
     }
-    let closed = shared.engine.keyspace.gate().close();
+    let closed = shared.close_gate();
     follow_closed(shared, target);
     drop(closed);
 }
@@ -44,7 +43,7 @@ pub fn lead<E: Env>(shared: &Shared<E>) {
         state.is_following || state.is_history_loaded
     };
     if is_change {
-        let closed = shared.engine.keyspace.gate().close();
+        let closed = shared.close_gate();
         lead_closed(shared);
         drop(closed);
     }
@@ -122,6 +121,6 @@ pub fn lead_closed<E: Env>(shared: &Shared<E>) {
 /// Clients that wait for keys wait for writes that will not be theirs to serve.
 fn unblock_clients<E: Env>(shared: &Shared<E>) {
     for client in shared.clients.all().iter().filter(|c| c.has(client_state::BLOCKED)) {
-        shared.post_to(client.id, Letter::Unblock(client.id, true));
+        shared.unblock(client.id, true);
     }
 }

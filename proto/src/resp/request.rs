@@ -46,7 +46,16 @@ impl Limits {
 pub struct Partial {
     args_left: usize,
     at: usize,
+    /// Where the bytes of the argument begin that has not come whole; as `at` before its length is known.
+    begun: usize,
     args: Vec<Span>,
+}
+
+impl Partial {
+    /// Bytes before the argument that has not come whole.
+    pub fn begun(&self) -> usize {
+        self.begun
+    }
 }
 
 /// What stands at the given place of a buffer.
@@ -111,7 +120,9 @@ pub fn parse_request(
                 let relative = |s: &Span| Span { start: s.start - at as u32, len: s.len };
                 let parsed = args[first..].iter().map(relative).collect();
                 args.truncate(first);
-                *partial = Some(Box::new(Partial { args_left: left, at: pos - at, args: parsed }));
+                let begun = bulk_length(buf, pos, limits).ok().flatten().map_or(pos, |(_, start)| start);
+                let (at, begun) = (pos - at, begun - at);
+                *partial = Some(Box::new(Partial { args_left: left, at, begun, args: parsed }));
                 return Ok(Request::Incomplete);
             }
             Err(e) => {

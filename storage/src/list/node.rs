@@ -3,6 +3,9 @@
 //! `[head u32][end u32][count u32]`, then room of which `head..end` is in use by entries of
 //! `[length][bytes][length, reversed]` with 7-bit variable lengths, so that both directions are cheap. Room may stand at
 //! either end: adding and taking at an end moves nothing.
+//!
+//! A sealed node has entries of `[length][bytes]` and no room: for those in the middle of a long list, to which nothing
+//! is added and from which nothing is taken, that saves a byte per entry. The top bit of `count` tells.
 //! Invariant: the bytes in use are exactly `count` well-formed entries.
 
 use crate::packed::{len_width, read_len, write_len};
@@ -11,6 +14,8 @@ use crate::thin::{Bytes, Small};
 
 /// Before the entries, in the allocation: its length, and the three numbers.
 const HEADER: usize = 12;
+/// In `count`: the node is sealed.
+const SEALED: usize = 1 << 31;
 /// What an allocation holds beside room for entries.
 pub const OVERHEAD: usize = HEADER + 4;
 
@@ -61,7 +66,13 @@ impl Node {
     /// Number of entries.
     #[inline]
     pub fn len(&self) -> usize {
-        self.number(2)
+        self.number(2) & !SEALED
+    }
+
+    /// Whether entries have their length in front only.
+    #[inline]
+    pub fn is_sealed(&self) -> bool {
+        self.number(2) & SEALED != 0
     }
 
     /// Whether there is no entry.
@@ -70,9 +81,16 @@ impl Node {
         self.len() == 0
     }
 
-    /// Bytes of all entries with their lengths.
+    /// Bytes that the entries take once the node is sealed, or a few more.
     #[inline]
     pub fn bytes(&self) -> usize {
+        let used = self.used();
+        if self.is_sealed() { used } else { used - self.len() }
+    }
+
+    /// Bytes in use.
+    #[inline]
+    fn used(&self) -> usize {
         self.end() - self.head()
     }
 
@@ -90,23 +108,24 @@ impl Node {
     /// All entries in order, from either end.
     #[inline]
     pub fn iter(&self) -> Iter<'_> {
-        Iter { body: self.body(), at: 0, end: self.bytes() }
+        self.iter_between(0, self.used())
     }
 
     /// The entries from position `at` on.
     pub fn iter_from(&self, at: usize) -> Iter<'_> {
-        Iter { body: self.body(), at, end: self.bytes() }
+        self.iter_between(at, self.used())
     }
 
     /// The entries between two positions.
     pub fn iter_between(&self, from: usize, to: usize) -> Iter<'_> {
-        Iter { body: self.body(), at: from, end: to }
+        let behind = if self.is_sealed() { 0 } else { usize::MAX };
+        Iter { body: self.body(), at: from, end: to, behind, back: Vec::new() }
     }
 
     /// Position of entry `index`, found from the nearer end; `index == len()` is the position past the last.
     pub fn position(&self, index: usize) -> usize {
         assert!(index <= self.len());
-        if index <= self.len() / 2 {
+        if index <= self.len() / 2 || self.is_sealed() {
             let mut iter = self.iter();
             for _ in 0..index {
                 iter.next();
@@ -126,7 +145,7 @@ impl Node {
         if index >= self.len() {
             return None;
         }
-        if index + 1 == self.len() {
+        if index + 1 == self.len() && !self.is_sealed() {
             return self.iter().next_back();
         }
         self.iter_from(self.position(index)).next()
@@ -135,18 +154,21 @@ impl Node {
     /// Adds an entry behind the last. Room grows up to an allocation of `limit` bytes where that is enough.
     #[inline]
     pub fn push_back(&mut self, bytes: &[u8], limit: usize) {
-        self.insert(self.bytes(), bytes, limit);
+        self.unseal();
+        self.insert(self.used(), bytes, limit);
     }
 
     /// Adds an entry before the first.
     #[inline]
     pub fn push_front(&mut self, bytes: &[u8], limit: usize) {
+        self.unseal();
         self.insert(0, bytes, limit);
     }
 
-    /// Puts an entry at a position, before the one that stands there.
+    /// Puts an entry at a position, before the one that stands there. The node is not sealed, and neither is it for the
+    /// other changes by position.
     pub fn insert(&mut self, at: usize, bytes: &[u8], limit: usize) {
-        let need = entry_bytes(bytes.len());
+        let need = open_bytes(bytes.len());
         let count = self.len() + 1;
         write_entry(self.splice(at, 0, need, count, limit), bytes);
     }
@@ -169,42 +191,82 @@ impl Node {
         let mut iter = self.iter_from(at);
         assert!(iter.next().is_some(), "an entry stands at the position");
         let old = iter.at - at;
-        write_entry(self.splice(at, old, entry_bytes(bytes.len()), self.len(), limit), bytes);
+        write_entry(self.splice(at, old, open_bytes(bytes.len()), self.len(), limit), bytes);
         self.give_back();
     }
 
     /// Cuts the sequence in two before entry `index` and returns the second part.
     pub fn split_off(&mut self, index: usize) -> Node {
+        self.unseal();
         let at = self.position(index);
         let mut tail = Node::default();
         let part = &self.body()[at..];
         if !part.is_empty() {
             tail.splice(0, 0, part.len(), self.len() - index, 0).copy_from_slice(part);
         }
-        self.splice(at, self.bytes() - at, 0, index, 0);
+        self.splice(at, self.used() - at, 0, index, 0);
         self.give_back();
         tail
     }
 
     /// Adds all entries of another sequence behind the last.
-    pub fn append(&mut self, other: &Node, limit: usize) {
+    pub fn append(&mut self, mut other: Node, limit: usize) {
+        self.unseal();
+        other.unseal();
         let body = other.body();
         if !body.is_empty() {
             let count = self.len() + other.len();
-            self.splice(self.bytes(), 0, body.len(), count, limit).copy_from_slice(body);
+            self.splice(self.used(), 0, body.len(), count, limit).copy_from_slice(body);
         }
     }
 
-    /// Gives up all room: nothing will be added soon.
-    pub fn shrink(&mut self) {
-        if self.heap_bytes() > class_size(OVERHEAD + self.bytes()) {
-            self.rebuild(0, 0, 0, self.len(), self.bytes());
+    /// Gives up all room and the lengths behind entries: nothing will be added soon.
+    pub fn seal(&mut self) {
+        if !self.is_sealed() && !self.is_empty() {
+            let used = self.iter().map(|entry| len_width(entry.len()) + entry.len()).sum();
+            self.rewrite(used, SEALED, |to, entry| write_front(to, entry));
         }
+    }
+
+    /// Makes a sealed node one that can be changed.
+    #[inline]
+    pub fn unseal(&mut self) {
+        if self.is_sealed() {
+            self.open();
+        }
+    }
+
+    #[cold]
+    fn open(&mut self) {
+        let used = self.iter().map(|entry| open_bytes(entry.len())).sum();
+        self.rewrite(used, 0, |to, entry| {
+            let (to, rest) = to.split_at_mut(open_bytes(entry.len()));
+            write_entry(to, entry);
+            rest
+        });
+    }
+
+    /// Writes all entries anew, into `used` bytes. `write` returns what it left over.
+    fn rewrite(
+        &mut self,
+        used: usize,
+        mark: usize,
+        write: impl for<'a> Fn(&'a mut [u8], &[u8]) -> &'a mut [u8],
+    ) {
+        let mut to = Node(Bytes::zeroed(class_size(OVERHEAD + used) - 4));
+        to.set(0, used, self.len() | mark);
+        let mut place = &mut to.0.get_mut()[HEADER..HEADER + used];
+        for entry in self.iter() {
+            place = write(place, entry);
+        }
+        debug_assert!(place.is_empty());
+        *self = to;
     }
 
     /// Makes the `old` bytes of entries at `at` into `new` bytes, which are returned to be written, and the count into
     /// `count`.
     fn splice(&mut self, at: usize, old: usize, new: usize, count: usize, limit: usize) -> &mut [u8] {
+        debug_assert!(!self.is_sealed());
         let (head, end, room) = (self.head(), self.end(), self.room());
         let (used, behind) = (end - head, end - head - at - old);
         let (front, back) = (head, room - end);
@@ -237,7 +299,7 @@ impl Node {
     /// As `splice`, where neither side has the room: with a larger allocation, or by moving everything to the other side.
     #[cold]
     fn make_room(&mut self, at: usize, old: usize, new: usize, count: usize, limit: usize) {
-        let need = self.bytes() - old + new;
+        let need = self.used() - old + new;
         let spare = self.room().saturating_sub(need);
         // Moving everything pays when it gives room for some time; at the limit there is no other way.
         let room = if spare > need / 4 || need <= self.room() && self.room() + OVERHEAD >= limit {
@@ -267,9 +329,9 @@ impl Node {
     fn give_back(&mut self) {
         if self.is_empty() {
             *self = Node::default();
-        } else if self.heap_bytes() > 64 && self.bytes() < self.room() / 2 {
-            let room = class_size(OVERHEAD + self.bytes() + self.bytes() / 8) - OVERHEAD;
-            self.rebuild(self.bytes(), 0, 0, self.len(), room);
+        } else if self.heap_bytes() > 64 && self.used() < self.room() / 2 {
+            let room = class_size(OVERHEAD + self.used() + self.used() / 8) - OVERHEAD;
+            self.rebuild(self.used(), 0, 0, self.len(), room);
         }
     }
 }
@@ -284,6 +346,10 @@ pub struct Iter<'a> {
     body: &'a [u8],
     at: usize,
     end: usize,
+    /// Mask of the widths of lengths behind entries: all ones, or zero in a sealed node.
+    behind: usize,
+    /// Of a sealed node that is walked from the back: where its entries begin that are left.
+    back: Vec<u32>,
 }
 
 impl Iter<'_> {
@@ -305,7 +371,7 @@ impl<'a> Iterator for Iter<'a> {
         let (len, width) =
             if first < 0x80 { (first as usize, 1) } else { read_len(self.body[self.at..].iter()) };
         let from = self.at + width;
-        self.at = from + len + width;
+        self.at = from + len + (width & self.behind);
         Some(&self.body[from..from + len])
     }
 }
@@ -316,6 +382,9 @@ impl<'a> DoubleEndedIterator for Iter<'a> {
         if self.at >= self.end {
             return None;
         }
+        if self.behind == 0 {
+            return self.sealed_back();
+        }
         let last = self.body[self.end - 1];
         let (len, width) =
             if last < 0x80 { (last as usize, 1) } else { read_len(self.body[..self.end].iter().rev()) };
@@ -325,10 +394,47 @@ impl<'a> DoubleEndedIterator for Iter<'a> {
     }
 }
 
-/// Bytes an entry of `len` bytes occupies.
+impl<'a> Iter<'a> {
+    #[cold]
+    fn sealed_back(&mut self) -> Option<&'a [u8]> {
+        if self.back.is_empty() {
+            let mut iter = self.between(self.at, self.end);
+            while iter.at < iter.end {
+                self.back.push(iter.at as u32);
+                iter.next();
+            }
+        }
+        let start = self.back.pop()? as usize;
+        let entry = self.between(start, self.end).next();
+        self.end = start;
+        entry
+    }
+
+    /// The same entries between other positions.
+    fn between(&self, at: usize, end: usize) -> Iter<'a> {
+        Iter { body: self.body, at, end, behind: self.behind, back: Vec::new() }
+    }
+}
+
+/// Bytes that an entry of `len` bytes adds to [`Node::bytes`].
 #[inline]
 pub fn entry_bytes(len: usize) -> usize {
+    open_bytes(len) - 1
+}
+
+/// Bytes that an entry of `len` bytes occupies in a node that is not sealed.
+#[inline]
+fn open_bytes(len: usize) -> usize {
     len + 2 * len_width(len)
+}
+
+/// Writes an entry of a sealed node; returns what is left over.
+fn write_front<'a>(to: &'a mut [u8], bytes: &[u8]) -> &'a mut [u8] {
+    let (head, rest) = to.split_at_mut(len_width(bytes.len()));
+    let (body, rest) = rest.split_at_mut(bytes.len());
+    write_len(head, bytes.len());
+    body.copy_from_slice(bytes);
+    rest
 }
 
 #[inline]
@@ -354,7 +460,7 @@ mod tests {
         Remove(usize, usize),
         Replace(usize, usize),
         SplitJoin(usize),
-        Shrink,
+        Seal,
     }
 
     fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -366,7 +472,7 @@ mod tests {
             (any::<usize>(), 0..3usize).prop_map(|(i, n)| Op::Remove(i, n)),
             (any::<usize>(), size).prop_map(|(i, s)| Op::Replace(i, s)),
             any::<usize>().prop_map(Op::SplitJoin),
-            Just(Op::Shrink),
+            Just(Op::Seal),
         ];
         prop::collection::vec(op, 1..80)
     }
@@ -383,39 +489,49 @@ mod tests {
                     Op::Front(s) => { node.push_front(&text(s), limit); model.insert(0, text(s)); }
                     Op::Insert(i, s) => {
                         let i = i % (model.len() + 1);
+                        node.unseal();
                         node.insert(node.position(i), &text(s), limit);
                         model.insert(i, text(s));
                     }
                     Op::Remove(i, count) => {
                         let i = i % (model.len() + 1);
+                        node.unseal();
                         let gone = node.remove(node.position(i), count);
                         prop_assert_eq!(gone, count.min(model.len() - i));
                         model.drain(i..i + gone);
                     }
                     Op::Replace(i, s) if !model.is_empty() => {
                         let i = i % model.len();
+                        node.unseal();
                         node.replace(node.position(i), &text(s), limit);
                         model[i] = text(s);
                     }
                     Op::Replace(..) => {}
                     Op::SplitJoin(i) => {
                         let tail = node.split_off(i % (model.len() + 1));
-                        node.append(&tail, limit);
+                        node.append(tail, limit);
                     }
-                    Op::Shrink => {
-                        node.shrink();
-                        let exact = if model.is_empty() { 0 } else { class_size(OVERHEAD + node.bytes()) };
+                    Op::Seal => {
+                        node.seal();
+                        let sealed: usize = model.iter().map(|m| m.len() + len_width(m.len())).sum();
+                        prop_assert_eq!(node.bytes(), sealed);
+                        let exact = if model.is_empty() { 0 } else { class_size(OVERHEAD + sealed) };
                         prop_assert_eq!(node.heap_bytes(), exact);
                     }
                 }
                 prop_assert_eq!(node.len(), model.len());
                 prop_assert!(node.iter().eq(model.iter()));
                 prop_assert!(node.iter().rev().eq(model.iter().rev()));
-                prop_assert_eq!(node.bytes(), model.iter().map(|m| entry_bytes(m.len())).sum::<usize>());
+                if !node.is_sealed() {
+                    prop_assert_eq!(node.bytes(), model.iter().map(|m| entry_bytes(m.len())).sum::<usize>());
+                }
+                let mut ends = node.iter();
+                prop_assert_eq!(ends.next_back(), model.last().map(|m| &m[..]));
+                prop_assert!(ends.eq(model.iter().take(model.len().saturating_sub(1))));
                 let middle = model.len() / 2;
                 prop_assert_eq!(node.get(middle), model.get(middle).map(|m| &m[..]));
-                let spare = node.heap_bytes().saturating_sub(node.bytes() + OVERHEAD);
-                prop_assert!(spare <= 64.max(node.bytes() + OVERHEAD) + node.heap_bytes() / 4, "{spare}");
+                let spare = node.heap_bytes().saturating_sub(node.used() + OVERHEAD);
+                prop_assert!(spare <= 64.max(node.used() + OVERHEAD) + node.heap_bytes() / 4, "{spare}");
             }
         }
     }
@@ -424,7 +540,7 @@ mod tests {
     fn a_full_node_fills_its_limit_from_either_end() {
         for front in [false, true] {
             let mut node = Node::default();
-            while node.bytes() + OVERHEAD + 10 <= 8192 {
+            while node.used() + OVERHEAD + 10 <= 8192 {
                 if front {
                     node.push_front(&[1; 8], 8192)
                 } else {

@@ -2,8 +2,8 @@
 //!
 //! The blocks stand in one queue, so an index is found by counts of blocks, then of nodes, then of entries, and the most any change
 //! moves is one node, one block of nodes' pointers and the row of blocks (one per about 50 000 short entries).
-//! Invariants: no block and no node is empty; `len` of a block is the sum over its nodes; only nodes at either end, and
-//! those that entries were taken from, have spare room.
+//! Invariants: no block and no node is empty; `len` of a block is the sum over its nodes; nodes that are not at either end
+//! are sealed once they were full.
 
 use super::block::{self, Block, Limit};
 use super::node::{self, Node, entry_bytes};
@@ -38,7 +38,8 @@ impl Nodes {
     pub fn take_only(&mut self) -> Option<Node> {
         match (self.blocks.len(), self.blocks.front_mut()) {
             (1, Some(block)) if block.nodes.len() == 1 => {
-                let only = block.nodes.pop_front();
+                let mut only = block.nodes.pop_front();
+                only.iter_mut().for_each(Node::unseal);
                 *self = Nodes::default();
                 only
             }
@@ -116,7 +117,7 @@ impl Nodes {
         let Some(place) = self.place(index) else { return false };
         let node = &self.blocks[place.block].nodes[place.node];
         let old = node.get(place.entry).map_or(0, <[u8]>::len);
-        let after = node.bytes() - entry_bytes(old) + entry_bytes(value.len());
+        let after = (node.bytes() + entry_bytes(value.len())).saturating_sub(entry_bytes(old));
         if value.len() <= old || node.len() == 1 || limit.admits(node.len(), after) {
             self.change(place, |node| node.replace(node.position(place.entry), value, limit.bytes()));
         } else {
@@ -171,8 +172,8 @@ impl Nodes {
                 self.blocks[place.block].nodes.insert(new_at, tail);
             }
         }
-        // Nothing more is added to the full node at its end: it keeps no room.
-        self.change(place, Node::shrink);
+        // Nothing more is added to the full node at its end.
+        self.change(place, Node::seal);
         self.blocks[place.block].nodes.insert(new_at, Node::default());
         self.change(Place { node: new_at, ..place }, |node| node.push_back(value, limit.bytes()));
         self.join(place.block, new_at, limit);
@@ -188,7 +189,7 @@ impl Nodes {
             }
             let Some(gone) = nodes.remove(left + 1) else { continue };
             let before = nodes[left].heap_bytes() + gone.heap_bytes();
-            nodes[left].append(&gone, limit.bytes());
+            nodes[left].append(gone, limit.bytes());
             self.bytes = self.bytes - before + nodes[left].heap_bytes();
         }
     }
@@ -271,12 +272,25 @@ impl Nodes {
         }
     }
 
-    /// Changes one node and keeps the byte count.
+    /// Changes one node and keeps the byte count. A sealed one is sealed again, but at either end of the list.
     fn change<R>(&mut self, place: Place, f: impl FnOnce(&mut Node) -> R) {
+        let is_end = self.is_end(place);
         let node = &mut self.blocks[place.block].nodes[place.node];
-        let before = node.heap_bytes();
+        let (before, was_sealed) = (node.heap_bytes(), node.is_sealed());
+        node.unseal();
         f(node);
+        if was_sealed && !is_end {
+            node.seal();
+        }
         self.bytes = self.bytes + node.heap_bytes() - before;
+    }
+
+    /// Whether a node is the first or the last.
+    fn is_end(&self, place: Place) -> bool {
+        let is_first = place.block == 0 && place.node == 0;
+        let is_last =
+            place.block + 1 == self.blocks.len() && place.node + 1 == self.blocks[place.block].nodes.len();
+        is_first || is_last
     }
 
     fn split_block(&mut self, at: usize) {

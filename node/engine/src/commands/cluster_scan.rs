@@ -68,7 +68,7 @@ fn cluster_scan(cx: &mut Cx) -> Result<(), Error> {
         if filter.takes(key, kind) {
             found.push(key.to_vec());
         }
-    });
+    })?;
     let cursor = match next {
         Some((slot, place)) => Some(format!("{layout}-{{{}}}-{place}", tag(slot))),
         None => following(last).filter(|_| !is_one).map(begin_of),

@@ -139,19 +139,24 @@ fn scan(cx: &mut Cx) -> Result<(), Error> {
         if filter.takes(key, kind) {
             found.push(key.to_vec());
         }
-    });
+    })?;
     page(cx.out, next, found.len());
     found.iter().for_each(|key| cx.out.bulk(key));
     Ok(())
 }
 
 /// [`Scan::run`] from a cursor to the last slot. Returns the next cursor, 0 at the end.
-fn scan_from(keys: &mut Keys, cursor: u64, count: usize, each: &mut dyn FnMut(&[u8], &str)) -> u64 {
-    let Some(slot) = Slot::new((cursor >> SLOT_SHIFT) as u16) else { return 0 };
+fn scan_from(
+    keys: &mut Keys,
+    cursor: u64,
+    count: usize,
+    each: &mut dyn FnMut(&[u8], &str),
+) -> Result<u64, Error> {
+    let Some(slot) = Slot::new((cursor >> SLOT_SHIFT) as u16) else { return Ok(0) };
     let place = cursor & ((1 << SLOT_SHIFT) - 1);
     let last = Slot::new(Slot::COUNT as u16 - 1).expect("the last slot");
-    let next = Scan { slot, place, last, count }.run(keys, each);
-    next.map_or(0, |(slot, place)| (slot.number() as u64) << SLOT_SHIFT | place)
+    let next = Scan { slot, place, last, count }.run(keys, each)?;
+    Ok(next.map_or(0, |(slot, place)| (slot.number() as u64) << SLOT_SHIFT | place))
 }
 
 /// A part of a walk over the keys of a database.
@@ -167,8 +172,12 @@ pub struct Scan {
 
 impl Scan {
     /// Visits at least `count` keys (whole segments), if there are that many. Returns where to go on; `None` at the end.
-    /// Expired keys are passed over.
-    pub fn run(self, keys: &mut Keys, each: &mut dyn FnMut(&[u8], &str)) -> Option<(Slot, u64)> {
+    /// Expired keys are passed over. Errors as [`crate::locks::Locks::visit`].
+    pub fn run(
+        self,
+        keys: &mut Keys,
+        each: &mut dyn FnMut(&[u8], &str),
+    ) -> Result<Option<(Slot, u64)>, Error> {
         let Scan { mut slot, mut place, last, count } = self;
         let (db, now_ms) = (keys.db, keys.now_ms);
         let mut visited = 0;
@@ -180,16 +189,19 @@ impl Scan {
                         each(entry.key(), entry.kind().name());
                     }
                 })
-            });
+            })?;
             if place == 0 {
                 let following = Slot::new(slot.number() + 1).filter(|next| *next <= last);
-                slot = following.and_then(|s| keys.keyspace.next_occupied(db, s)).filter(|s| *s <= last)?;
+                match following.and_then(|s| keys.keyspace.next_occupied(db, s)).filter(|s| *s <= last) {
+                    Some(next) => slot = next,
+                    None => return Ok(None),
+                }
             }
             if visited >= count {
                 break;
             }
         }
-        Some((slot, place))
+        Ok(Some((slot, place)))
     }
 }
 
@@ -218,7 +230,7 @@ fn keys(cx: &mut Cx) -> Result<(), Error> {
                 found.extend_from_slice(key);
                 ends.push(found.len());
             }
-        });
+        })?;
         count += ends.len();
         let mut start = 0;
         for end in ends.drain(..) {
@@ -260,7 +272,7 @@ fn randomkey(cx: &mut Cx) -> Result<(), Error> {
             let entry = guard.db(db).sample(rand)?;
             let is_live = entry.expire_ms().is_none_or(|at| at > now_ms) || attempt == TRIES_MAX - 1;
             is_live.then(|| entry.key().to_vec())
-        });
+        })?;
         if let Some(key) = key {
             cx.out.bulk(&key);
             return Ok(());

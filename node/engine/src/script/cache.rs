@@ -106,6 +106,8 @@ pub struct Script {
     pub shebang: usize,
     /// It needs more than the slots of its declared keys: it runs with the gate closed.
     pub needs_gate: AtomicBool,
+    /// It has a loop, which may have no end.
+    pub may_loop: bool,
     is_kept: AtomicBool,
 }
 
@@ -121,12 +123,19 @@ impl Script {
             flags,
             shebang,
             needs_gate: AtomicBool::new(quoted_words(body).any(names_whole_db)),
+            may_loop: may_loop(body),
             is_kept: AtomicBool::new(false),
         })
     }
     pub fn code(&self) -> &[u8] {
         &self.body[self.shebang..]
     }
+}
+
+/// Whether a text has the word of a loop, be it in a string or a comment. Calls nest only so far.
+pub fn may_loop(text: &[u8]) -> bool {
+    let is_word = |c: &u8| c.is_ascii_alphanumeric() || *c == b'_';
+    text.split(|c| !is_word(c)).any(|word| matches!(word, b"while" | b"repeat" | b"for"))
 }
 
 /// Words between quotes of one kind: among them are the commands that a script names.

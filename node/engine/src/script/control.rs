@@ -6,7 +6,7 @@
 use crate::{Args, Error};
 use proto::Mono;
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const READING: u8 = 0;
@@ -25,6 +25,7 @@ pub struct Running {
     /// The command that runs it.
     pub command: Vec<Vec<u8>>,
     phase: AtomicU8,
+    is_stopped: AtomicBool,
 }
 
 impl Running {
@@ -34,7 +35,15 @@ impl Running {
             true => Vec::new(),
             false => command.iter().map(|a| a.to_vec()).collect(),
         };
-        Running { name, is_eval, is_replayed, started, command, phase: AtomicU8::new(READING) }
+        Running {
+            name,
+            is_eval,
+            is_replayed,
+            started,
+            command,
+            phase: AtomicU8::new(READING),
+            is_stopped: AtomicBool::new(false),
+        }
     }
     /// It is about to write. False: it has been killed.
     pub fn begin_writing(&self) -> bool {
@@ -49,6 +58,10 @@ impl Running {
     }
     pub fn is_killed(&self) -> bool {
         self.phase.load(Ordering::Acquire) == KILLED
+    }
+    /// The node ends it, whatever it has done.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
     }
     fn ms(&self, now: Mono) -> u64 {
         now.as_ms().saturating_sub(self.started.as_ms())
@@ -115,6 +128,14 @@ impl Control {
         }
     }
 
+    /// Ends the scripts that have been running for so long, since the node itself has to go on. Of one that has written
+    /// stays what it wrote, as when a script fails.
+    pub fn stop(&self, now: Mono, ms: u64) {
+        for running in self.list().iter().filter(|r| !r.is_replayed && r.ms(now) >= ms) {
+            running.is_stopped.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Ends all scripts of clients, since the node ends. Whether one goes on, because it has written.
     pub fn kill_all(&self) -> bool {
         self.list().iter().filter(|r| !r.is_replayed && !r.kill()).count() > 0
@@ -153,6 +174,8 @@ pub enum End {
     LoadTimeout,
     /// It must run again with the gate closed.
     NeedsGate,
+    /// It takes long: it runs again where it makes nobody wait.
+    Moved,
 }
 
 /// What an interpreter looks at while it runs.
@@ -161,6 +184,8 @@ pub struct Watch {
     running: RefCell<Option<Arc<Running>>>,
     /// Looks until a load ends; 0: no bound.
     looks: Cell<u64>,
+    /// It ends at the next look, to run elsewhere: it has done nothing yet.
+    may_move: Cell<bool>,
     end: Cell<Option<End>>,
 }
 
@@ -174,10 +199,15 @@ impl Watch {
         *self.running.borrow_mut() = running;
         self.end.set(None);
     }
+    /// Whether the script is given up when it takes long, since it can run again elsewhere.
+    pub fn set_may_move(&self, may_move: bool) {
+        self.may_move.set(may_move);
+    }
     /// Why the script ended, if it did before its end.
     pub fn finish(&self) -> Option<End> {
         *self.running.borrow_mut() = None;
         self.looks.set(0);
+        self.may_move.set(false);
         self.end.take()
     }
     pub fn set_end(&self, end: End) {
@@ -188,8 +218,10 @@ impl Watch {
     }
     /// A look: whether the script is to end.
     pub fn is_to_end(&self) -> bool {
-        if self.running.borrow().as_ref().is_some_and(|r| r.is_killed()) {
+        if self.running.borrow().as_ref().is_some_and(|r| r.is_killed() || r.is_stopped()) {
             self.end.set(Some(End::Killed));
+        } else if self.may_move.get() {
+            self.end.set(Some(End::Moved));
         }
         match self.looks.get() {
             0 => {}
@@ -251,6 +283,23 @@ mod tests {
         scripts.iter().for_each(|s| control.begin(s));
         assert_eq!(control.kill(true, ms(6000), 1000), Ok(()));
         assert_eq!(scripts.each_ref().map(|s| s.is_killed()), [true, true, false]);
+    }
+
+    #[test]
+    fn the_node_ends_a_script_that_has_written() {
+        let mut r = crate::testing::Runner::default();
+        let scripts = r.engine.scripts.clone();
+        let node = std::thread::spawn(move || {
+            while !scripts.control.has_unkillable() {
+                std::thread::yield_now();
+            }
+            assert!(scripts.control.kill(true, Mono(0), 0).is_err());
+            scripts.control.stop(Mono(0), 0);
+        });
+        let reply = r.eval("redis.call('set', 'k', 'v') while true do pcall(redis.call, 'get', 'k') end");
+        node.join().unwrap();
+        assert!(reply.starts_with("-ERR Script ended by the node"), "{reply}");
+        assert_eq!(r.run("get k"), "$1\r\nv\r\n");
     }
 
     #[test]

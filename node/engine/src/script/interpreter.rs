@@ -4,7 +4,7 @@
 
 use super::api::{self, LogLine, State};
 use super::cache::{Script, Sha};
-use super::control::{Running, Watch};
+use super::control::{End, Running, Watch};
 use super::library::{Collected, Library};
 use super::sandbox::Sandbox;
 use super::{args, native};
@@ -53,6 +53,8 @@ pub struct Invocation<'a> {
     pub keys: &'a [&'a [u8]],
     pub argv: &'a [&'a [u8]],
     pub running: &'a Arc<Running>,
+    /// Where it takes long, it is given up before it does anything.
+    pub may_move: bool,
 }
 
 /// How a script ended.
@@ -61,6 +63,8 @@ pub enum Finish {
     Failed(Value),
     /// Killed; with the error that carries the place, if it is known.
     Ended(Option<Value>),
+    /// Given up, to run elsewhere.
+    Moved,
     /// The interpreter itself gave up: memory, most often.
     Broken(String),
 }
@@ -159,6 +163,7 @@ impl Interpreter {
         self.state.is_running.set(true);
         self.state.is_resp3.set(false);
         self.watch.begin(Some(invocation.running.clone()));
+        self.watch.set_may_move(invocation.may_move);
         let result = self.lua.scope(|scope| {
             let call = move |lua: &Lua, (what, values): (i32, MultiValue)| call(lua, what, values);
             self.holder.raw_set(native::HELD, scope.create_function_mut(call)?)?;
@@ -177,6 +182,7 @@ impl Interpreter {
         let _ = self.holder.raw_set(native::HELD, Value::Nil);
         self.state.is_running.set(false);
         match (self.watch.finish(), result) {
+            (Some(End::Moved), _) => Finish::Moved,
             (Some(_), Ok((false, value))) => Finish::Ended(Some(value)),
             (Some(_), _) => Finish::Ended(None),
             (None, Ok((true, value))) => Finish::Returned(value),

@@ -34,6 +34,8 @@ pub struct Library {
     pub functions: Vec<LibraryFunction>,
     /// It needs more than the slots of its declared keys: its functions run with the gate closed.
     pub needs_gate: std::sync::atomic::AtomicBool,
+    /// It has a loop, which may have no end.
+    pub may_loop: bool,
 }
 
 impl Library {
@@ -247,6 +249,7 @@ impl Header {
             code_at: self.code_at,
             functions,
             needs_gate: Default::default(),
+            may_loop: super::cache::may_loop(text),
         })
     }
 }

@@ -46,6 +46,8 @@ pub struct Scripts {
     pub control: Control,
     /// Scripts may call commands of administration that they are denied otherwise: for tests.
     pub denies_nothing: AtomicBool,
+    /// Watched keys that nobody watches any more, in slots that scripts held when they were to be forgotten.
+    pub(crate) left: std::sync::Mutex<Vec<crate::multi::WatchedKey>>,
     /// Bytes in the interpreters of all threads, for scripts and for functions.
     vm_bytes: [AtomicI64; 2],
 }
@@ -67,6 +69,17 @@ pub struct LocalScripts {
     rng: crate::Rng,
     eval: Slot,
     function: Slot,
+    /// What the last script did.
+    pub last: LastRun,
+}
+
+/// What may be said of a run of a script.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct LastRun {
+    /// It changed something, or told somebody.
+    pub has_acted: bool,
+    /// Its text has a loop.
+    pub may_loop: bool,
 }
 
 #[derive(Default)]
@@ -80,7 +93,12 @@ struct Slot {
 
 impl LocalScripts {
     pub fn new(seed: u64) -> LocalScripts {
-        LocalScripts { rng: crate::Rng::new(seed), eval: Slot::default(), function: Slot::default() }
+        LocalScripts {
+            rng: crate::Rng::new(seed),
+            eval: Slot::default(),
+            function: Slot::default(),
+            last: LastRun::default(),
+        }
     }
 
     fn slot(&mut self, kind: Kind) -> &mut Slot {

@@ -6,7 +6,7 @@ use super::control::{End, Running};
 use super::convert::{self, COUNTED, ScriptError, Writer};
 use super::interpreter::{Finish, Interpreter, Invocation, Kind, MEMORY_MAX};
 use super::library::Library;
-use super::native;
+use super::{LastRun, native};
 use crate::acl::Context;
 use crate::admission::{self, Route};
 use crate::cx::Waiting;
@@ -56,6 +56,13 @@ impl Source {
         match self {
             Source::Script(script) => &script.needs_gate,
             Source::Library(library) => &library.needs_gate,
+        }
+    }
+    /// Its text has a loop.
+    fn may_loop(&self) -> bool {
+        match self {
+            Source::Script(script) => script.may_loop,
+            Source::Library(library) => library.may_loop,
         }
     }
 }
@@ -256,7 +263,7 @@ pub(crate) fn execute(
         return Ok(Outcome::Busy(slot));
     }
     if let [slot, ..] = *slots
-        && let Err(error) = admission::check_presence(turn, route, &mut keys, spec, args, slot)
+        && let Err(error) = admission::check_presence(turn, session, route, &mut keys, spec, args, slot)
     {
         execute::conclude(turn, session, &mut keys, &slots);
         return Err(error);
@@ -270,6 +277,7 @@ pub(crate) fn execute(
             out.truncate(start);
             Ok(match retry {
                 Retry::Gate => Outcome::NeedsGate,
+                Retry::Elsewhere => Outcome::Elsewhere,
                 Retry::Slot(slot) => Outcome::Busy(slot),
             })
         }
@@ -317,6 +325,7 @@ fn fail(turn: &mut Turn, spec: &Spec, error: &Error, out: &mut Reply) -> Outcome
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Retry {
     Gate,
+    Elsewhere,
     Slot(Slot),
 }
 
@@ -358,6 +367,7 @@ fn invoke<'g>(
         out: Reply::new(false),
         retry: None,
         has_written: false,
+        has_acted: false,
         has_read: false,
         turn,
         keys,
@@ -366,6 +376,7 @@ fn invoke<'g>(
         keys: &args[prepared.keys.clone()],
         argv: &args[prepared.keys.end..],
         running: &running,
+        may_move: run.turn.may_move,
     };
     let finish = vm.run(&prepared.function, &invocation, |lua, what, values| {
         let values = if what & native::PACKED == 0 { values } else { unpacked(&values)? };
@@ -380,12 +391,17 @@ fn invoke<'g>(
         // What it read is told by the keys it declared.
         execute::remember_keys(run.turn, run.keys, spec, args);
     }
-    let (retry, slots) = (run.retry, run.slots);
+    let (mut retry, slots) = (run.retry, run.slots);
+    let last = LastRun { has_acted: run.has_acted, may_loop: prepared.source.may_loop() };
+    if matches!(finish, Finish::Moved) {
+        retry = Some(Retry::Elsewhere);
+    }
     keys.db = db;
+    turn.local.scripts.last = last;
     if retry.is_none() {
         turn.local.lap(turn.ticks);
         let ticks = turn.local.ticked.wrapping_sub(started);
-        let error = answer(&vm, finish, &prepared.name, out);
+        let error = answer(&vm, finish, &prepared.name, running.is_stopped(), out);
         if ticks >= turn.told_ticks {
             execute::tell(turn, spec, args, ticks, db, false);
         }
@@ -408,7 +424,7 @@ fn invoke<'g>(
 }
 
 /// Writes what a script ended with. Gives the code of an error; an empty one if it is counted already.
-fn answer(vm: &Interpreter, finish: Finish, name: &str, out: &mut Reply) -> Option<String> {
+fn answer(vm: &Interpreter, finish: Finish, name: &str, is_stopped: bool, out: &mut Reply) -> Option<String> {
     let start = out.len();
     let plain = |out: &mut Reply, text: String| {
         out.truncate(start);
@@ -447,9 +463,13 @@ fn answer(vm: &Interpreter, finish: Finish, name: &str, out: &mut Reply) -> Opti
         Finish::Ended(value) => {
             let error = value.and_then(|v| ScriptError::of(v.as_table()?));
             let place = error.and_then(|e| e.place).unwrap_or(("@user_script".into(), "0".into()));
-            let text = "ERR Script killed by user with SCRIPT KILL...";
+            let text = match is_stopped {
+                false => "ERR Script killed by user with SCRIPT KILL...",
+                true => "ERR Script ended by the node, which had to go on...",
+            };
             plain(out, format!("{text} script: {name}, on {}:{}.", place.0, place.1))
         }
+        Finish::Moved => unreachable!("one that is given up gives no answer"),
         Finish::Broken(text) => plain(out, format!("ERR Error running script {name}, {text}")),
     }
 }
@@ -519,6 +539,8 @@ struct Run<'r, 'g> {
     out: Reply,
     retry: Option<Retry>,
     has_written: bool,
+    /// It has done what a second run would do again.
+    has_acted: bool,
     /// It has read keys.
     has_read: bool,
 }
@@ -704,7 +726,7 @@ impl Run<'_, '_> {
     ) -> Result<(), Refusal> {
         match *slots {
             [slot] if route != Route::Here => {
-                admission::check_presence(self.turn, route, self.keys, spec, args, slot)
+                admission::check_presence(self.turn, &self.session, route, self.keys, spec, args, slot)
                     .or_else(|_| refused(NOT_LOCAL))
             }
             _ => Ok(()),
@@ -747,7 +769,7 @@ impl Run<'_, '_> {
         if retry == Retry::Gate {
             self.prepared.source.needs_gate().store(true, Ordering::Relaxed);
         }
-        if self.has_written {
+        if self.has_acted {
             return refused(LATE);
         }
         self.retry = Some(retry);
@@ -755,6 +777,10 @@ impl Run<'_, '_> {
     }
 
     fn begin_writing(&mut self, spec: &Spec) -> Result<(), Refusal> {
+        if spec.has(flag::WRITE | flag::MAY_REPLICATE) && !self.has_acted {
+            self.has_acted = true;
+            self.vm.watch().set_may_move(false);
+        }
         if spec.has(flag::WRITE) && !self.has_written {
             if !self.running.begin_writing() {
                 return Err(Refusal::End(End::Killed));

@@ -37,7 +37,7 @@ pub fn info<E: Env>(cx: &mut HostCx<E>) -> Outcome {
 }
 
 /// The line of a node, as CLUSTER NODES shows it and tools parse it.
-fn line(view: &ClusterView, node: &NodeView) -> String {
+fn line(view: &ClusterView, node: &NodeView, is_tls: bool) -> String {
     let hostname = if node.hostname.is_empty() { String::new() } else { format!(",{}", node.hostname) };
     let mut flags: Vec<&str> = Vec::new();
     if node.id == view.myself {
@@ -58,7 +58,7 @@ fn line(view: &ClusterView, node: &NodeView) -> String {
         "{} {}:{}@{}{hostname} {} {primary} {} {} {} {link}",
         node.id,
         node.ip,
-        node.port,
+        node.client_port(is_tls),
         node.bus_port,
         flags.join(","),
         node.ping_sent_ms,
@@ -83,7 +83,7 @@ fn line(view: &ClusterView, node: &NodeView) -> String {
 
 pub fn nodes<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let view = view(cx)?;
-    let text: String = view.nodes.iter().map(|n| line(view, n) + "\n").collect();
+    let text: String = view.nodes.iter().map(|n| line(view, n, cx.session.is_tls) + "\n").collect();
     cx.out.verbatim("txt", text.as_bytes());
     Ok(HostOutcome::Done)
 }
@@ -94,7 +94,7 @@ pub fn replicas<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     if view.node(&id).is_some_and(|n| n.role != Role::Primary) {
         return Err(Error::text("ERR The specified node is not a master"));
     }
-    let lines: Vec<String> = view.replicas_of(id).map(|n| line(view, n)).collect();
+    let lines: Vec<String> = view.replicas_of(id).map(|n| line(view, n, cx.session.is_tls)).collect();
     cx.out.array(lines.len());
     lines.iter().for_each(|l| cx.out.bulk(l.as_bytes()));
     Ok(HostOutcome::Done)
@@ -112,16 +112,16 @@ pub fn slots<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         cx.out.array(3 + replicas.len());
         cx.out.int(range.first.number() as i64);
         cx.out.int(range.last.number() as i64);
-        endpoint(owner, cx.out);
-        replicas.iter().for_each(|r| endpoint(r, cx.out));
+        let is_tls = cx.session.is_tls;
+        std::iter::once(&owner).chain(&replicas).for_each(|n| endpoint(n, is_tls, cx.out));
     }
     Ok(HostOutcome::Done)
 }
 
-fn endpoint(node: &NodeView, out: &mut Reply) {
+fn endpoint(node: &NodeView, is_tls: bool, out: &mut Reply) {
     out.array(4);
     out.bulk(node.ip.as_bytes());
-    out.int(node.port as i64);
+    out.int(node.client_port(is_tls) as i64);
     out.bulk(node.id.to_string().as_bytes());
     match node.hostname.is_empty() {
         true => out.map(0),
@@ -159,15 +159,18 @@ fn shard_node(node: &NodeView, out: &mut Reply) {
         _ => "online",
     };
     let role = if node.role == Role::Primary { "master" } else { "replica" };
-    out.map(if node.hostname.is_empty() { 7 } else { 8 });
+    let ports = [("port", node.port), ("tls-port", node.tls_port)].into_iter().filter(|(_, port)| *port != 0);
+    out.map(6 + ports.clone().count() + usize::from(!node.hostname.is_empty()));
     let id = node.id.to_string();
     let text = |out: &mut Reply, name: &str, value: &str| {
         out.bulk(name.as_bytes());
         out.bulk(value.as_bytes());
     };
     text(out, "id", &id);
-    out.bulk(b"port");
-    out.int(node.port as i64);
+    for (name, port) in ports {
+        out.bulk(name.as_bytes());
+        out.int(port as i64);
+    }
     text(out, "ip", &node.ip);
     text(out, "endpoint", &node.ip);
     if !node.hostname.is_empty() {
