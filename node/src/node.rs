@@ -67,9 +67,10 @@ pub async fn run_until<E: Env>(
     }
     crate::users::load_at_start(&shared)?;
     shared.clients.bytes_max.store(shared.settings().clients_bytes_max, Ordering::Relaxed);
-    measure_ticks(&shared);
     shared.state.is_loading.store(true, Ordering::Release);
+    // As soon as may be: who saw the process start connects.
     let listening = crate::listen::Listening::start(&shared).await?;
+    measure_ticks(&shared);
     for index in 0..workers {
         let shared_ = shared.clone();
         let main = move || -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
