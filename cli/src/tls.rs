@@ -3,13 +3,6 @@
 //! Whoever names authorities trusts all that these have signed, by whatever name it goes, as redis-cli does and as nodes
 //! among themselves do. Of the machine's own authorities, who sign for everybody, the name must fit as well.
 
-// The rules of trust are the server's own; this crate may import none of its parts.
-#[path = "../../node/src/tls/verify.rs"]
-#[allow(dead_code)]
-mod verify;
-#[path = "../../node/src/tls/x509.rs"]
-mod x509;
-
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -66,7 +59,7 @@ impl Tls {
             (true, _) => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))),
             (false, true) => {
                 let found = authorities(options)?;
-                let trust = verify::Trust::new(found, provider).map_err(|e| e.to_string())?;
+                let trust = trust::Trust::new(found, provider).map_err(|e| e.to_string())?;
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(trust).of_servers()?)
             }
             (false, false) => builder.with_root_certificates(machines_own()?),

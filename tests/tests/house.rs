@@ -7,10 +7,11 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is in the workspace").to_path_buf()
 }
 
-const CRATES: [(&str, &str); 10] = [
+const CRATES: [(&str, &str); 11] = [
     ("proto", "proto"),
     ("storage", "storage"),
     ("engine", "node/engine"),
+    ("trust", "node/trust"),
     ("gossip", "gossip"),
     ("replication", "replication"),
     ("migration", "replication/migration"),
@@ -41,11 +42,12 @@ fn crates_import_only_what_they_may() {
         ("proto", &[][..]),
         ("storage", &["proto"]),
         ("engine", &["proto", "storage"]),
+        ("trust", &[]),
         ("gossip", &["proto"]),
         ("replication", &["proto"]),
         ("migration", &["proto", "replication"]),
-        ("node", &["proto", "storage", "engine", "gossip", "replication", "migration"]),
-        ("cli", &["proto"]),
+        ("node", &["proto", "storage", "engine", "gossip", "replication", "migration", "trust"]),
+        ("cli", &["proto", "trust"]),
         ("sim", &["proto", "storage", "engine", "gossip", "replication", "migration", "node"]),
         ("tests", &["proto"]),
     ]);

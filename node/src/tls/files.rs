@@ -1,11 +1,11 @@
 //! Certificates and keys as they stand in files.
 
-use super::x509;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use std::path::Path;
+use trust::x509;
 
 /// A certificate with the chain behind it and its key. `Err`: the line for the log.
 pub fn certified(

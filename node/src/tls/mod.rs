@@ -7,8 +7,6 @@ mod ciphers;
 mod files;
 mod sessions;
 mod stream;
-mod verify;
-mod x509;
 
 pub use stream::TlsStream;
 
@@ -22,7 +20,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use verify::Trust;
+use trust::Trust;
 
 /// The directives, as they were set.
 #[derive(Clone, Debug)]

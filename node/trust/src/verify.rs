@@ -4,7 +4,7 @@
 //! Two kinds are trusted that webpki refuses and OpenSSL takes: a certificate that is itself among the authorities, and
 //! one of version 1 that an authority signed.
 
-use super::x509;
+use crate::x509;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
