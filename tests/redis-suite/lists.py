@@ -27,6 +27,12 @@ def units(asked, is_slow, is_resp3):
     return [n for n, kind in sorted(known, key=lambda k: order[k[1]]) if is_slow or kind != "slow"]
 
 
+def directives(unit):
+    """What the servers of a unit are told beside what the suite says: names and values."""
+    marks = next((marks for name, _, *marks in rows(os.path.join(HERE, "units.txt")) if name == unit), [])
+    return [mark.split("=", 1) for mark in marks if "=" in mark]
+
+
 class Skips:
     """Tests that are not run, each with a reason. `*`: the whole unit."""
 

@@ -11,6 +11,8 @@ import threading
 import time
 import uuid
 
+import lists
+
 PORTS = 400
 STEP = PORTS + 50  # from one unit's ports to the next one's
 FIRST_PORT, LAST_PORT = 12000, 22000  # with the bus 10000 above, below the ephemeral ports
@@ -91,7 +93,7 @@ class Runner:
         command = [self.suite.tclsh, prelude,
                    "--single", unit, "--clients", "1", "--durable", "--timeout", str(STALL),
                    "--baseport", str(self.ports()), "--portcount", str(PORTS), "--dont-clean"]
-        for name, value in self.directives:
+        for name, value in [*lists.directives(unit), *self.directives]:
             command += ["--config", name, value]
         if self.certificates:
             command += ["--tls"]
