@@ -92,6 +92,14 @@ impl<E: Env> HostCx<'_, '_, E> {
             "unknown subcommand or wrong number of arguments for '{shown}'. Try {container} HELP."
         ))
     }
+    /// Whether a directive of the kind `enable-*-command` lets this client in: all, or those of this machine.
+    pub fn is_enabled(&self, directive: &str) -> bool {
+        match self.shared().config().get(directive) {
+            "yes" => true,
+            "local" => self.host.client.peer.ip().to_canonical().is_loopback(),
+            _ => false,
+        }
+    }
     /// Answers with the lines of a container's help.
     pub fn help(&mut self) -> Result<HostOutcome, Error> {
         let container = self.spec.full_name.split('|').next().unwrap_or_default();
