@@ -13,6 +13,7 @@ use proto::resp::Reply;
 use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
+use storage::GateClosed;
 
 /// The host of one client's command.
 pub struct NodeHost<'a, E: Env> {
@@ -155,6 +156,9 @@ impl<E: Env> Host for NodeHost<'_, E> {
     }
     fn invalidate_all(&mut self) {
         tracking::invalidate_all(self.shared);
+    }
+    fn emptied(&mut self, closed: &GateClosed<'_>) {
+        crate::persist::emptied(self.shared, closed);
     }
     fn ran(&mut self, ran: &Ran) {
         crate::observe::ran(self.shared, self.client, ran);
