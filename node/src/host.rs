@@ -95,7 +95,11 @@ impl<E: Env> HostCx<'_, '_, E> {
     }
     /// Whether a directive of the kind `enable-*-command` lets this client in: all, or those of this machine.
     pub fn is_enabled(&self, directive: &str) -> bool {
-        match self.shared().config().get(directive) {
+        self.is_enabled_in(&self.shared().config(), directive)
+    }
+    /// As [`HostCx::is_enabled`], for who holds the configuration.
+    pub fn is_enabled_in(&self, config: &crate::config::Config, directive: &str) -> bool {
+        match config.get(directive) {
             "yes" => true,
             "local" => self.host.client.peer.ip().to_canonical().is_loopback(),
             _ => false,

@@ -211,7 +211,7 @@ fn checked<E: Env>(cx: &HostCx<E>, config: &Config) -> Result<(Pairs, Config), E
                 "CONFIG SET failed (possibly related to argument '{shown}') - duplicate parameter"
             )));
         }
-        if directive.is_protected && !cx.is_enabled("enable-protected-configs") {
+        if directive.is_protected && !cx.is_enabled_in(config, "enable-protected-configs") {
             return Err(Error::err(&format!(
                 "CONFIG SET failed (possibly related to argument '{}') - can't set protected config",
                 name.to_lowercase()
