@@ -13,6 +13,7 @@ use proto::resp::Reply;
 use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
+use storage::GateClosed;
 
 /// The host of one client's command.
 pub struct NodeHost<'a, E: Env> {
@@ -92,6 +93,18 @@ impl<E: Env> HostCx<'_, '_, E> {
             "unknown subcommand or wrong number of arguments for '{shown}'. Try {container} HELP."
         ))
     }
+    /// Whether a directive of the kind `enable-*-command` lets this client in: all, or those of this machine.
+    pub fn is_enabled(&self, directive: &str) -> bool {
+        self.is_enabled_in(&self.shared().config(), directive)
+    }
+    /// As [`HostCx::is_enabled`], for who holds the configuration.
+    pub fn is_enabled_in(&self, config: &crate::config::Config, directive: &str) -> bool {
+        match config.get(directive) {
+            "yes" => true,
+            "local" => self.host.client.peer.ip().to_canonical().is_loopback(),
+            _ => false,
+        }
+    }
     /// Answers with the lines of a container's help.
     pub fn help(&mut self) -> Result<HostOutcome, Error> {
         let container = self.spec.full_name.split('|').next().unwrap_or_default();
@@ -147,6 +160,9 @@ impl<E: Env> Host for NodeHost<'_, E> {
     }
     fn invalidate_all(&mut self) {
         tracking::invalidate_all(self.shared);
+    }
+    fn emptied(&mut self, closed: &GateClosed<'_>) {
+        crate::persist::emptied(self.shared, closed);
     }
     fn ran(&mut self, ran: &Ran) {
         crate::observe::ran(self.shared, self.client, ran);

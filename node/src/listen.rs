@@ -8,13 +8,16 @@ use crate::shared::{Shared, Ticket};
 use crate::tls::{self, Tls, TlsSettings};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// Refusals over TLS that are under way; who comes beyond is closed without a word.
 const REFUSALS_MAX: usize = 64;
 /// Time for a refusal.
 const REFUSAL: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Time for the ports to be closed. Choice: far more than it takes, unless certificates are just read.
+const CLOSE_TIME: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// CONFIG SET of directives of which some say where to listen or what to speak there. They were checked against the configuration of then.
 pub struct Relisten<S> {
@@ -23,10 +26,18 @@ pub struct Relisten<S> {
     pub pairs: Vec<(&'static str, Vec<String>)>,
 }
 
+/// What is asked of who listens.
+enum Request<S> {
+    Relisten(Relisten<S>),
+    /// See [`ListenHandle::close`].
+    Close(oneshot::Sender<()>),
+}
+
 /// The way to who listens.
 pub struct ListenHandle<S> {
-    requests: mpsc::UnboundedSender<Relisten<S>>,
-    inbox: Mutex<Option<mpsc::UnboundedReceiver<Relisten<S>>>>,
+    requests: mpsc::UnboundedSender<Request<S>>,
+    /// Taken by who listens.
+    inbox: Mutex<Option<mpsc::UnboundedReceiver<Request<S>>>>,
 }
 
 impl<S> Default for ListenHandle<S> {
@@ -39,7 +50,17 @@ impl<S> Default for ListenHandle<S> {
 impl<S> ListenHandle<S> {
     /// A request after the node's end gets no answer.
     pub fn request(&self, request: Relisten<S>) {
-        let _ = self.requests.send(request);
+        let _ = self.requests.send(Request::Relisten(request));
+    }
+    /// Closes all ports, since the node ends: who sees its connection end finds nobody to connect to. The kernel closes
+    /// what a process leaves open in no order that could be relied upon. Waits for at most [`CLOSE_TIME`].
+    pub async fn close(&self) {
+        let is_listening = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        let (done, answer) = oneshot::channel();
+        if is_listening && self.requests.send(Request::Close(done)).is_ok() {
+            // An error: nobody listens any more.
+            let _ = tokio::time::timeout(CLOSE_TIME, answer).await;
+        }
     }
 }
 
@@ -78,7 +99,7 @@ fn is_tls_new(pairs: &[(&'static str, Vec<String>)], next: &Config) -> bool {
 /// The listeners, and who accepts from them.
 pub struct Listening<E: Env> {
     shared: Arc<Shared<E>>,
-    inbox: mpsc::UnboundedReceiver<Relisten<E::Socket>>,
+    inbox: mpsc::UnboundedReceiver<Request<E::Socket>>,
     /// By [`Kind`].
     acceptors: [Vec<JoinHandle<()>>; 2],
 }
@@ -110,10 +131,18 @@ impl<E: Env> Listening<E> {
 
     /// Serves requests until the node ends.
     pub async fn run(mut self) {
-        while let Some(Relisten { ticket, pairs }) = self.inbox.recv().await {
-            match self.change(&pairs).await {
-                Ok(()) => ticket.answer(|out| out.ok()),
-                Err(error) => ticket.answer(|out| out.error(&error)),
+        while let Some(request) = self.inbox.recv().await {
+            match request {
+                Request::Relisten(Relisten { ticket, pairs }) => match self.change(&pairs).await {
+                    Ok(()) => ticket.answer(|out| out.ok()),
+                    Err(error) => ticket.answer(|out| out.error(&error)),
+                },
+                Request::Close(done) => {
+                    for kind in Kind::ALL {
+                        self.stop(kind).await;
+                    }
+                    let _ = done.send(());
+                }
             }
         }
     }

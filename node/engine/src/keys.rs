@@ -48,6 +48,8 @@ pub struct Effects {
     changed: Vec<ChangedKey>,
     /// A database was emptied.
     is_flushed: bool,
+    /// All databases were emptied.
+    is_emptied: bool,
     /// Removed values and tables, to be freed elsewhere.
     pub garbage: Vec<Box<dyn Any + Send>>,
 }
@@ -55,7 +57,7 @@ pub struct Effects {
 impl Effects {
     #[inline]
     fn has_more(&self) -> bool {
-        !self.garbage.is_empty() || !self.events.is_empty() || !self.ready.is_empty()
+        !self.garbage.is_empty() || !self.events.is_empty() || !self.ready.is_empty() || self.is_emptied
     }
 
     #[cold]
@@ -189,6 +191,9 @@ impl<'g> Keys<'g> {
         self.effects.dirty = 0;
         if self.effects.has_more() {
             self.effects.carry_out(self.settings.notify_keyspace_events, turn.host);
+            if std::mem::take(&mut self.effects.is_emptied) {
+                turn.host.emptied(self.locks.closed().expect("who empties everything has closed the gate"));
+            }
         }
         turn.local.effects = self.effects.lend();
     }
@@ -567,6 +572,7 @@ impl<'g> Keys<'g> {
     /// Removes all keys of a database, or of all. Only with the gate closed.
     pub fn flush(&mut self, db: Option<u16>) {
         self.effects.is_flushed |= self.is_tracked;
+        self.effects.is_emptied |= db.is_none();
         for slot in Slot::all() {
             self.mark_watched(slot, |of| db.is_none_or(|db| db == of).then_some(None));
             let guard = self.locks.guard(slot);

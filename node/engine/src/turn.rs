@@ -153,6 +153,8 @@ pub trait Host {
     fn invalidate(&mut self, _changed: &[ChangedKey]) {}
     /// All keys of a database are gone.
     fn invalidate_all(&mut self) {}
+    /// A command has emptied all databases. No slot is locked, the command is replayed, its reply not yet sent.
+    fn emptied(&mut self, _closed: &GateClosed<'_>) {}
     /// A command ran that took as long as [`Turn::told_ticks`], maybe with slots locked.
     fn ran(&mut self, _ran: &Ran) {}
     /// A script begins, while all commands are told.

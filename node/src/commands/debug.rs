@@ -187,9 +187,7 @@ pub static COMMANDS: &[Command] = &[Command {
 }];
 
 fn allowed<E: Env>(cx: &HostCx<E>) -> Result<(), Error> {
-    let peer = cx.host.client.peer;
-    let mode = cx.shared().config().get("enable-debug-command").to_string();
-    if mode == "yes" || mode == "local" && peer.ip().is_loopback() {
+    if cx.is_enabled("enable-debug-command") {
         return Ok(());
     }
     Err(Error::text(

@@ -9,8 +9,10 @@ pub mod debug;
 pub mod failover;
 pub mod info;
 pub mod latency;
+pub mod lolwut;
 pub mod memory;
 pub mod migrate;
+pub mod module;
 pub mod pubsub;
 pub mod replication;
 pub mod server;
@@ -33,6 +35,8 @@ pub fn declared() -> impl Iterator<Item = &'static Command> {
         server::COMMANDS,
         slowlog::COMMANDS,
         latency::COMMANDS,
+        lolwut::COMMANDS,
+        module::COMMANDS,
         command::COMMANDS,
         debug::COMMANDS,
         replication::COMMANDS,
@@ -66,6 +70,8 @@ fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
         server::functions::<E>(),
         slowlog::functions::<E>(),
         latency::functions::<E>(),
+        lolwut::functions::<E>(),
+        module::functions::<E>(),
         memory::functions::<E>(),
         command::functions::<E>(),
         debug::functions::<E>(),

@@ -211,7 +211,7 @@ fn checked<E: Env>(cx: &HostCx<E>, config: &Config) -> Result<(Pairs, Config), E
                 "CONFIG SET failed (possibly related to argument '{shown}') - duplicate parameter"
             )));
         }
-        if directive.is_protected && !may_change_protected(cx, config) {
+        if directive.is_protected && !cx.is_enabled_in(config, "enable-protected-configs") {
             return Err(Error::err(&format!(
                 "CONFIG SET failed (possibly related to argument '{}') - can't set protected config",
                 name.to_lowercase()
@@ -233,14 +233,6 @@ fn checked<E: Env>(cx: &HostCx<E>, config: &Config) -> Result<(Pairs, Config), E
         pairs.push((directive.name, words));
     }
     Ok((pairs, next))
-}
-
-fn may_change_protected<E: Env>(cx: &HostCx<E>, config: &Config) -> bool {
-    match config.get("enable-protected-configs") {
-        "yes" => true,
-        "local" => cx.host.client.peer.ip().to_canonical().is_loopback(),
-        _ => false,
-    }
 }
 
 /// Writes what is in force into the configuration file; `is_full`: defaults as well.

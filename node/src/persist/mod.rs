@@ -5,6 +5,7 @@ pub mod apply;
 #[cfg(test)]
 mod crash_tests;
 mod files;
+mod flush;
 pub mod load;
 mod log;
 mod rewrite;
@@ -16,6 +17,7 @@ mod task;
 mod tests;
 
 pub use apply::{Applied, Applier, ApplyError};
+pub use flush::emptied;
 pub use load::{LoadError, LoadRule, Loaded, RdbLoader};
 pub use shutdown::ShutdownState;
 pub use snapshot::{SnapshotDone, SnapshotError, SnapshotRequest, SnapshotSink, SnapshotStart, snapshot};
@@ -23,6 +25,7 @@ pub use task::Persist;
 
 use crate::free::Garbage;
 use crate::shared::Ticket;
+use proto::Mono;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::{Keyspace, Snapshot};
@@ -47,6 +50,8 @@ pub enum PersistRequest<S> {
         is_now: bool,
         is_forced: bool,
     },
+    /// All databases were emptied at this time, and were not saved.
+    Emptied(Mono),
     /// Some directive was set.
     ConfigChanged,
     /// See [`PersistHandle::stop_log`].

@@ -88,6 +88,7 @@ impl<E: Env> Persist<E> {
             // Redis 7.0: NOSAVE ends the server in the middle of a script that has written.
             tracing::warn!("A script that has written still runs. Exit anyway.");
             self.sync_log().await;
+            shared.listening.close().await;
             shared.env.exit(0);
             return true;
         }
@@ -97,6 +98,7 @@ impl<E: Env> Persist<E> {
         if is_saved && !last_save(&shared, &closed, &turn, is_forced) {
             return false;
         }
+        shared.listening.close().await;
         shared.env.exit(0);
         true
     }

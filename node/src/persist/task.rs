@@ -41,7 +41,7 @@ pub(super) enum Done {
 /// A save or a rewrite under way.
 pub(super) struct Job<S> {
     task: JoinHandle<()>,
-    began: Mono,
+    pub(super) began: Mono,
     /// Who waits for its end.
     ticket: Option<Ticket<S>>,
 }
@@ -51,6 +51,9 @@ impl<S> Job<S> {
         self.task.abort();
         // Its end must have been before anything else is done with the files.
         let _ = self.task.await;
+        if let Some(ticket) = self.ticket {
+            ticket.answer(|out| out.error("ERR the snapshot was given up"));
+        }
     }
 }
 
@@ -162,6 +165,7 @@ impl<E: Env> Persist<E> {
             PersistRequest::ShutDown { ticket, save, is_now, is_forced } => {
                 return self.shut_down(ticket, save, is_now, is_forced).await;
             }
+            PersistRequest::Emptied(at) => self.on_emptied(at).await,
             PersistRequest::ConfigChanged => self.on_config().await,
             PersistRequest::StopLog(done) => {
                 self.is_log_held = true;
@@ -243,7 +247,7 @@ impl<E: Env> Persist<E> {
         }
     }
 
-    fn start_save(
+    pub(super) fn start_save(
         &mut self,
         ticket: Option<Ticket<E::Socket>>,
         begin: impl FnOnce(&super::SnapshotStart) + 'static,

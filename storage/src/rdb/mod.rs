@@ -55,7 +55,7 @@ impl fmt::Display for RdbError {
             }
             RdbError::Truncated { offset } => write!(f, "RDB ends early, at offset {offset}"),
             RdbError::Checksum { expected, computed } => {
-                write!(f, "wrong RDB checksum: expected {expected:016x}, computed {computed:016x}")
+                write!(f, "RDB CRC error: expected {expected:016x}, computed {computed:016x}")
             }
             RdbError::Io(e) => write!(f, "reading RDB: {e}"),
         }
