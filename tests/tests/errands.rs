@@ -79,6 +79,20 @@ fn who_would_have_to_wait_for_a_slow_script_to_end_is_told_so() {
 }
 
 #[test]
+fn a_server_is_not_shut_down_with_half_of_a_script_saved() {
+    let server = start();
+    let mut client = stuck(&server, FOREVER);
+    let mut other = server.client();
+    for command in ["SHUTDOWN", "SHUTDOWN SAVE", "SHUTDOWN NOW FORCE"] {
+        let reply = text(&other.call(command));
+        assert!(reply.contains("BUSY Redis is busy running a script."), "{command}: {reply}");
+    }
+    other.ok("SCRIPT KILL");
+    assert!(text(&client.receive().unwrap()).contains("Script killed by user"));
+    assert_eq!(other.text("PING"), "PONG");
+}
+
+#[test]
 fn everybody_is_told_of_a_slow_script_if_the_settings_say_so() {
     let server = start();
     let mut other = server.client();
@@ -133,7 +147,7 @@ fn who_sends_no_more_still_gets_its_replies() {
 fn the_server_ends_although_a_script_runs() {
     let mut server = start();
     let client = stuck(&server, FOREVER);
-    let _ = server.client().send(&["SHUTDOWN"]);
+    server.signal(libc::SIGTERM);
     assert!(server.wait().success());
     drop(client);
     let mut server = start();

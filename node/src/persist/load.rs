@@ -331,6 +331,10 @@ pub fn note<E: Env>(shared: &Shared<E>, loaded: &Loaded) {
 
 fn fatal(error: &LoadError) -> String {
     let text = match error {
+        LoadError::Ended => {
+            tracing::info!("Loading is given up, since the node ends.");
+            return error.to_string();
+        }
         LoadError::Aof(AofError::Truncated { file, offset }) => format!(
             "Unexpected end of file reading the append only file {file} (the last whole unit ends at {offset}). You can: 1) Make a backup of your AOF file, then use ./redis-check-aof --fix <filename.manifest>. 2) Alternatively you can set the 'aof-load-truncated' configuration option to yes and restart the server."
         ),
