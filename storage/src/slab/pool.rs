@@ -1,24 +1,13 @@
 //! Spans in no use, and the regions of memory that they are cut from.
-//!
-//! The first regions are of ordinary pages, so that a small keyspace takes no more than it needs. Those behind are of huge
-//! pages where the kernel has them: most of a look-up in a large keyspace is waiting for entries, and part of that is for
-//! the translation of their addresses. A region of which a span goes back to the kernel gets no more huge pages, lest the
-//! kernel makes up one from what is left and the hole is resident again.
 
 use super::span::SPAN_BYTES;
 use std::alloc::{Layout, handle_alloc_error};
-use std::collections::BTreeMap;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, PoisonError};
 
-/// Bytes of a region of ordinary pages. Untouched spans take no memory.
-const PLAIN_BYTES: usize = 4 << 20;
-/// Bytes of a region of huge pages, and its alignment. As many as keep the number of mappings small in the largest
-/// keyspace, as regions end up of two kinds.
-const HUGE_BYTES: usize = 32 << 20;
-/// Regions of ordinary pages before the first of huge ones: behind 48 MiB, the half-filled huge page at the end of what is
-/// used is little.
-const PLAIN_REGIONS: usize = 12;
+/// Spans asked of the kernel at a time. Choice: 4 MiB, two huge pages; untouched spans take no memory.
+const REGION_SPANS: usize = 64;
+const REGION_BYTES: usize = REGION_SPANS * SPAN_BYTES;
 /// Spans kept with their memory for whoever needs one next: 2 MiB.
 const WARM_MAX: usize = 32;
 
@@ -27,28 +16,13 @@ struct Pool {
     cold: Stack,
     /// Spans whose memory is still there.
     warm: Stack,
-    regions: Regions,
 }
-
-/// What was mapped so far.
-struct Regions {
-    plain: usize,
-    /// Addresses of those that may get huge pages.
-    huge: BTreeMap<usize, MayGetHuge>,
-}
-
-/// Cleared when the first span goes back to the kernel.
-struct MayGetHuge(bool);
 
 struct Spare(NonNull<u8>);
 // SAFETY: memory that nobody uses.
 unsafe impl Send for Spare {}
 
-static POOL: Mutex<Pool> = Mutex::new(Pool {
-    cold: Stack::NEW,
-    warm: Stack::NEW,
-    regions: Regions { plain: 0, huge: BTreeMap::new() },
-});
+static POOL: Mutex<Pool> = Mutex::new(Pool { cold: Stack::NEW, warm: Stack::NEW });
 
 /// Spares in blocks: one more never copies those that are there, as a `Vec` that doubles would.
 struct Stack {
@@ -96,11 +70,11 @@ pub(super) fn take() -> NonNull<u8> {
     if let Some(spare) = pool.warm.pop().or_else(|| pool.cold.pop()) {
         return spare.0;
     }
-    let (region, bytes) = pool.regions.map_next();
+    let region = map_region();
     // From the low end upwards.
-    for at in (SPAN_BYTES..bytes).step_by(SPAN_BYTES).rev() {
+    for i in (1..REGION_SPANS).rev() {
         // SAFETY: inside the region.
-        pool.cold.push(Spare(unsafe { region.add(at) }));
+        pool.cold.push(Spare(unsafe { region.add(i * SPAN_BYTES) }));
     }
     region
 }
@@ -112,43 +86,15 @@ pub(super) unsafe fn give(memory: NonNull<u8>) {
     if pool.warm.len < WARM_MAX {
         return pool.warm.push(Spare(memory));
     }
-    pool.regions.end_huge(memory);
     drop(pool);
     // SAFETY: whole pages that nobody uses; they read as zeros when next touched. A kernel that refuses keeps them.
     unsafe { libc::madvise(memory.as_ptr().cast(), SPAN_BYTES, libc::MADV_DONTNEED) };
     POOL.lock().unwrap_or_else(PoisonError::into_inner).cold.push(Spare(memory));
 }
 
-impl Regions {
-    /// Maps one more region. Returns its bytes as well.
-    fn map_next(&mut self) -> (NonNull<u8>, usize) {
-        if self.plain < PLAIN_REGIONS {
-            self.plain += 1;
-            return (map(PLAIN_BYTES, SPAN_BYTES), PLAIN_BYTES);
-        }
-        let region = map(HUGE_BYTES, HUGE_BYTES);
-        // SAFETY: the region was just mapped. A kernel without huge pages refuses, and nothing else changes.
-        unsafe { libc::madvise(region.as_ptr().cast(), HUGE_BYTES, libc::MADV_HUGEPAGE) };
-        self.huge.insert(region.addr().get(), MayGetHuge(true));
-        (region, HUGE_BYTES)
-    }
-
-    /// No huge page is made any more in the region that a span is of. Those that are there stay.
-    fn end_huge(&mut self, memory: NonNull<u8>) {
-        let start = memory.addr().get() & !(HUGE_BYTES - 1);
-        if let Some(region) = self.huge.get_mut(&start)
-            && std::mem::replace(&mut region.0, false)
-        {
-            let region = memory.as_ptr().with_addr(start);
-            // SAFETY: mapped by `map_next` and never unmapped.
-            unsafe { libc::madvise(region.cast(), HUGE_BYTES, libc::MADV_NOHUGEPAGE) };
-        }
-    }
-}
-
-/// Maps memory with an alignment: the kernel aligns to pages only, so more is mapped and the ends are cut off.
-fn map(bytes: usize, align: usize) -> NonNull<u8> {
-    let length = bytes + align;
+/// A region aligned to a span: the kernel aligns to pages only, so a span more is mapped and the ends are cut off.
+fn map_region() -> NonNull<u8> {
+    let length = REGION_BYTES + SPAN_BYTES;
     // SAFETY: a new private mapping; what is cut off was just mapped and is nobody's.
     unsafe {
         let p = libc::mmap(
@@ -160,16 +106,16 @@ fn map(bytes: usize, align: usize) -> NonNull<u8> {
             0,
         );
         if p == libc::MAP_FAILED {
-            handle_alloc_error(Layout::from_size_align(bytes, align).expect("a constant layout"));
+            handle_alloc_error(Layout::from_size_align(REGION_BYTES, SPAN_BYTES).expect("a constant layout"));
         }
-        let before = p.addr().next_multiple_of(align) - p.addr();
+        let before = p.addr().next_multiple_of(SPAN_BYTES) - p.addr();
         if before > 0 {
             libc::munmap(p, before);
         }
         let start = p.byte_add(before);
-        let after = length - before - bytes;
+        let after = length - before - REGION_BYTES;
         if after > 0 {
-            libc::munmap(start.byte_add(bytes), after);
+            libc::munmap(start.byte_add(REGION_BYTES), after);
         }
         NonNull::new(start.cast()).expect("a mapping is not at zero")
     }
