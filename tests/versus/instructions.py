@@ -52,12 +52,15 @@ class Counted:
         while True:
             try:
                 self.link = socket.create_connection(("127.0.0.1", self.port), s.PATIENCE_S)
+                self.stream = self.link.makefile("rb")
+                self.link.sendall(s.encode(("PING",)))
+                s.reply(self.stream)
                 break
-            except OSError:
+            # It listens before it has loaded.
+            except (OSError, RuntimeError):
                 if time.monotonic() > deadline or self.process.poll() is not None:
                     self.fail("did not start")
                 time.sleep(0.05)
-        self.stream = self.link.makefile("rb")
 
     def fail(self, why):
         with open(os.path.join(self.dir, "log"), errors="replace") as log:
