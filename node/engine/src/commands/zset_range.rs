@@ -62,6 +62,26 @@ impl<'a> MemberBound<'a> {
         }
     }
 
+    /// Whether a member is within this bound, as the lower end of a range.
+    fn is_below(self, member: &[u8]) -> bool {
+        match self {
+            MemberBound::Least => true,
+            MemberBound::Greatest => false,
+            MemberBound::Inclusive(bound) => bound <= member,
+            MemberBound::Exclusive(bound) => bound < member,
+        }
+    }
+
+    /// The same as the upper end.
+    fn is_above(self, member: &[u8]) -> bool {
+        match self {
+            MemberBound::Least => false,
+            MemberBound::Greatest => true,
+            MemberBound::Inclusive(bound) => member <= bound,
+            MemberBound::Exclusive(bound) => member < bound,
+        }
+    }
+
     /// Number of members before this bound, as the upper end of a range if `is_end`.
     fn rank(self, set: &ZSet, is_end: bool) -> usize {
         match self {
@@ -102,6 +122,14 @@ impl<'a> Bounds<'a> {
                 set.rank_of_score(low.score, low.is_exclusive),
                 set.rank_of_score(high.score, !high.is_exclusive),
             ),
+            // As in Redis both ends are looked at first. It makes a difference where scores do, and members are in no order.
+            Bounds::Member(low, high)
+                if set.is_empty()
+                    || !low.is_below(set.at(set.len() - 1).expect("the last").0)
+                    || !high.is_above(set.at(0).expect("the first").0) =>
+            {
+                (0, 0)
+            }
             Bounds::Member(low, high) => (low.rank(set, false), high.rank(set, true)),
         };
         (start, end.max(start))
@@ -512,6 +540,8 @@ mod tests {
         assert_eq!(letters(&[LEX, "ZREVRANGEBYLEX z + (c"]), "ed");
         assert_eq!(letters(&[LEX, "ZRANGE z + - BYLEX REV LIMIT 1 2"]), "dc");
         assert_eq!(run(&[LEX, "ZLEXCOUNT z - [c"]) + &run(&[LEX, "ZLEXCOUNT z + -"]), ":3\r\n:0\r\n");
+        let mixed = "ZADD z 2 10 1.5 1 -1 d";
+        assert_eq!(run(&[mixed, "ZLEXCOUNT z (2.5 +"]) + &run(&[mixed, "ZLEXCOUNT z - (a"]), ":0\r\n:0\r\n");
         assert_eq!(run(&["ZLEXCOUNT z a b"]), "-ERR min or max not valid string range item\r\n");
     }
 
