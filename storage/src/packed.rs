@@ -170,7 +170,7 @@ pub(crate) fn len_width(len: usize) -> usize {
 
 /// Writes a length into exactly [`len_width`] bytes.
 #[inline]
-pub(crate) fn write_len(to: &mut [u8], len: usize) {
+fn write_len(to: &mut [u8], len: usize) {
     let (mut left, width) = (len, to.len());
     for (i, byte) in to.iter_mut().enumerate() {
         *byte = (left & 0x7f) as u8 | if i + 1 < width { 0x80 } else { 0 };
@@ -178,7 +178,9 @@ pub(crate) fn write_len(to: &mut [u8], len: usize) {
     }
 }
 
-fn write_entry(to: &mut [u8], bytes: &[u8]) {
+/// Writes an entry into exactly [`entry_bytes`] bytes.
+#[inline]
+pub(crate) fn write_entry(to: &mut [u8], bytes: &[u8]) {
     let (head, body) = to.split_at_mut(len_width(bytes.len()));
     write_len(head, bytes.len());
     body.copy_from_slice(bytes);

@@ -8,7 +8,7 @@
 //! is added and from which nothing is taken, that saves a byte per entry. The top bit of `count` tells.
 //! Invariant: the bytes in use are exactly `count` well-formed entries.
 
-use crate::packed::{len_width, read_len, write_len};
+use crate::packed::{self, len_width, read_len};
 use crate::slab::class_size;
 use crate::thin::{Bytes, Small};
 
@@ -170,7 +170,7 @@ impl Node {
     pub fn insert(&mut self, at: usize, bytes: &[u8], limit: usize) {
         let need = open_bytes(bytes.len());
         let count = self.len() + 1;
-        write_entry(self.splice(at, 0, need, count, limit), bytes);
+        write_open(self.splice(at, 0, need, count, limit), bytes);
     }
 
     /// Removes up to `count` entries from a position on; returns how many there were.
@@ -191,7 +191,7 @@ impl Node {
         let mut iter = self.iter_from(at);
         assert!(iter.next().is_some(), "an entry stands at the position");
         let old = iter.at - at;
-        write_entry(self.splice(at, old, open_bytes(bytes.len()), self.len(), limit), bytes);
+        write_open(self.splice(at, old, open_bytes(bytes.len()), self.len(), limit), bytes);
         self.give_back();
     }
 
@@ -223,8 +223,7 @@ impl Node {
     /// Gives up all room and the lengths behind entries: nothing will be added soon.
     pub fn seal(&mut self) {
         if !self.is_sealed() && !self.is_empty() {
-            let used = self.iter().map(|entry| len_width(entry.len()) + entry.len()).sum();
-            self.rewrite(used, SEALED, |to, entry| write_front(to, entry));
+            self.rewrite(SEALED, packed::entry_bytes, packed::write_entry);
         }
     }
 
@@ -238,28 +237,21 @@ impl Node {
 
     #[cold]
     fn open(&mut self) {
-        let used = self.iter().map(|entry| open_bytes(entry.len())).sum();
-        self.rewrite(used, 0, |to, entry| {
-            let (to, rest) = to.split_at_mut(open_bytes(entry.len()));
-            write_entry(to, entry);
-            rest
-        });
+        self.rewrite(0, open_bytes, write_open);
     }
 
-    /// Writes all entries anew, into `used` bytes. `write` returns what it left over.
-    fn rewrite(
-        &mut self,
-        used: usize,
-        mark: usize,
-        write: impl for<'a> Fn(&'a mut [u8], &[u8]) -> &'a mut [u8],
-    ) {
+    /// Writes all entries anew; what an entry takes depends on its length.
+    fn rewrite(&mut self, mark: usize, entry_bytes: fn(usize) -> usize, write: fn(&mut [u8], &[u8])) {
+        let used = self.iter().map(|entry| entry_bytes(entry.len())).sum();
         let mut to = Node(Bytes::zeroed(class_size(OVERHEAD + used) - 4));
         to.set(0, used, self.len() | mark);
-        let mut place = &mut to.0.get_mut()[HEADER..HEADER + used];
+        let mut left = &mut to.0.get_mut()[HEADER..HEADER + used];
         for entry in self.iter() {
-            place = write(place, entry);
+            let (place, rest) = left.split_at_mut(entry_bytes(entry.len()));
+            write(place, entry);
+            left = rest;
         }
-        debug_assert!(place.is_empty());
+        debug_assert!(left.is_empty());
         *self = to;
     }
 
@@ -428,23 +420,12 @@ fn open_bytes(len: usize) -> usize {
     len + 2 * len_width(len)
 }
 
-/// Writes an entry of a sealed node; returns what is left over.
-fn write_front<'a>(to: &'a mut [u8], bytes: &[u8]) -> &'a mut [u8] {
-    let (head, rest) = to.split_at_mut(len_width(bytes.len()));
-    let (body, rest) = rest.split_at_mut(bytes.len());
-    write_len(head, bytes.len());
-    body.copy_from_slice(bytes);
-    rest
-}
-
+/// Writes an entry of a node that is not sealed: that of a sealed one, and its length in reverse.
 #[inline]
-fn write_entry(to: &mut [u8], bytes: &[u8]) {
-    let width = len_width(bytes.len());
-    let (head, rest) = to.split_at_mut(width);
-    let (body, tail) = rest.split_at_mut(bytes.len());
-    write_len(head, bytes.len());
-    head.iter().zip(tail.iter_mut().rev()).for_each(|(byte, mirror)| *mirror = *byte);
-    body.copy_from_slice(bytes);
+fn write_open(to: &mut [u8], bytes: &[u8]) {
+    let (front, behind) = to.split_at_mut(packed::entry_bytes(bytes.len()));
+    packed::write_entry(front, bytes);
+    front.iter().zip(behind.iter_mut().rev()).for_each(|(byte, mirror)| *mirror = *byte);
 }
 
 #[cfg(test)]
