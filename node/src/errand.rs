@@ -232,9 +232,8 @@ pub fn gate_is_held<E: Env>(
 }
 
 /// Answers BUSY if a slow script runs.
-fn tell_busy<E: Env>(shared: &Shared<E>, setting: &Setting, stats: &Stats, out: &mut Reply) -> bool {
-    let slow_ms = setting.settings.engine.busy_reply_threshold_ms;
-    let busy = shared.engine.scripts.control.busy(shared.env.now().mono, slow_ms);
+fn tell_busy<E: Env>(shared: &Shared<E>, stats: &Stats, out: &mut Reply) -> bool {
+    let busy = shared.busy_script();
     if let Some(error) = &busy {
         stats.count_error(error.code());
         out.error(&error.to_string());
@@ -418,7 +417,8 @@ impl<E: Env> Side<E> {
 }
 
 impl<E: Env> Worker<E> {
-    /// Sends a command to the side thread. `at`: where `raw` begins in the buffer that the spans are of.
+    /// Sends a command to the side thread; who would have to wait there for a slow script is told so. `at`: where `raw`
+    /// begins in the buffer that the spans are of.
     pub(crate) fn send_errand(
         &self,
         connection: &Connection<E>,
@@ -427,7 +427,11 @@ impl<E: Env> Worker<E> {
         spans: &[Span],
         at: u32,
         session: &mut Session,
-    ) {
+        out: &mut Reply,
+    ) -> Outcome {
+        if self.errands.borrow().underway > 0 && tell_busy(&self.shared, self.stats(), out) {
+            return Outcome::Done;
+        }
         let mut lent = session.lend();
         session.hand_over(&mut lent);
         let errand = Errand {
@@ -440,11 +444,7 @@ impl<E: Env> Worker<E> {
         };
         connection.is_errand.set(true);
         self.errands.borrow_mut().send(&self.shared, self.index, errand);
-    }
-
-    /// The side thread is taken, and a slow script runs: who would have to wait is told so.
-    pub(crate) fn is_side_held(&self, setting: &Setting, out: &mut Reply) -> bool {
-        self.errands.borrow().underway > 0 && tell_busy(&self.shared, setting, self.stats(), out)
+        Outcome::Later
     }
 
     /// Tells those whose errands would wait for a slow script.

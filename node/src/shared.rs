@@ -182,6 +182,12 @@ impl<E: Env> Shared<E> {
         }
     }
 
+    /// What a client is told while a slow script runs. `None`: none does.
+    pub fn busy_script(&self) -> Option<engine::Error> {
+        let slow_ms = self.settings().engine.busy_reply_threshold_ms;
+        self.engine.scripts.control.busy(self.env.now().mono, slow_ms)
+    }
+
     /// A slow script keeps everybody from being served, since the settings say so.
     fn is_busy(&self, now: Mono) -> bool {
         let control = &self.engine.scripts.control;

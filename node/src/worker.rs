@@ -851,11 +851,7 @@ impl<E: Env> Worker<E> {
         {
             let choice = self.errands.borrow().choose(&self.shared, spec, args, &session);
             let Choice::InLine(script) = choice else {
-                if self.is_side_held(setting, out) {
-                    return Outcome::Done;
-                }
-                self.send_errand(connection, spec, raw, spans, item.raw.start, &mut session);
-                return Outcome::Later;
+                return self.send_errand(connection, spec, raw, spans, item.raw.start, &mut session, out);
             };
             timed = script.map(|script| (script, self.shared.env.now().mono));
         }
@@ -870,11 +866,7 @@ impl<E: Env> Worker<E> {
         }
         if matches!(outcome, Outcome::Elsewhere) {
             let spec = resolved.as_ref().expect("a script's command was found");
-            if self.is_side_held(setting, out) {
-                return Outcome::Done;
-            }
-            self.send_errand(connection, spec, raw, spans, item.raw.start, &mut session);
-            return Outcome::Later;
+            return self.send_errand(connection, spec, raw, spans, item.raw.start, &mut session, out);
         }
         if !matches!(outcome, Outcome::NeedsGate) {
             return outcome;

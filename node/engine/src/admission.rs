@@ -79,11 +79,8 @@ pub fn admit_as(
         return Err(Error::text("LOADING Redis is loading the dataset in memory"));
     }
     if status.is_busy && spec.command.flags & flag::ALLOW_BUSY == 0 {
-        return match turn.engine.scripts.control.busy(turn.now.mono, turn.settings.busy_reply_threshold_ms) {
-            Some(error) => Err(error),
-            // It has ended meanwhile.
-            None => Ok(()),
-        };
+        // It may have ended meanwhile.
+        return turn.busy_script().map_or(Ok(()), Err);
     }
     Ok(())
 }

@@ -76,8 +76,7 @@ pub fn refuse_busy(
     resolved: &Result<&'static Spec, Error>,
     out: &mut Reply,
 ) -> bool {
-    let slow_ms = turn.settings.busy_reply_threshold_ms;
-    let Some(mut error) = turn.engine.scripts.control.busy(turn.now.mono, slow_ms) else { return false };
+    let Some(mut error) = turn.busy_script() else { return false };
     let spec = resolved.as_ref().ok().copied();
     if session.in_multi() && spec.is_some_and(|s| matches!(s.command.run, Handler::Flow(FlowCommand::Exec))) {
         session.multi = None;
@@ -313,8 +312,7 @@ pub(crate) fn run_engine(turn: &mut Turn, spec: &'static Spec, args: Args, db: u
 
 /// A slot that another holds: the client waits, or is told that a script is in the way.
 pub(crate) fn held(turn: &Turn, slot: Slot) -> Result<Outcome, Error> {
-    let slow_ms = turn.settings.busy_reply_threshold_ms;
-    match turn.engine.scripts.control.busy(turn.now.mono, slow_ms) {
+    match turn.busy_script() {
         Some(error) => Err(error),
         None => Ok(Outcome::Busy(slot)),
     }

@@ -77,6 +77,13 @@ pub struct Status {
     pub is_busy: bool,
 }
 
+impl Turn<'_> {
+    /// What a client is told while a slow script runs. `None`: none does.
+    pub(crate) fn busy_script(&self) -> Option<Error> {
+        self.engine.scripts.control.busy(self.now.mono, self.settings.busy_reply_threshold_ms)
+    }
+}
+
 /// What a worker keeps between batches.
 pub struct Local {
     pub rng: Rng,

@@ -6,7 +6,6 @@ use crate::env::Env;
 use crate::host::HostCx;
 use crate::listen::Relisten;
 use crate::persist::PersistRequest;
-use crate::shared::Shared;
 use engine::spec::{Arg, Command, Group, Handler, acl, flag};
 use engine::{Error, HostOutcome};
 
@@ -303,18 +302,13 @@ fn shutdown<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     }
     // Redis 7.0: what a slow script has done so far is not saved, so only NOSAVE ends the server in its middle.
     if save != Some(false)
-        && let Some(busy) = busy_script(cx.shared())
+        && let Some(busy) = cx.shared().busy_script()
     {
         return Err(busy);
     }
     let ticket = cx.ticket();
     cx.shared().persist.request(PersistRequest::ShutDown { ticket: Some(ticket), save, is_now, is_forced });
     Ok(HostOutcome::Later)
-}
-
-fn busy_script<E: Env>(shared: &Shared<E>) -> Option<Error> {
-    let slow_ms = shared.settings().engine.busy_reply_threshold_ms;
-    shared.engine.scripts.control.busy(shared.env.now().mono, slow_ms)
 }
 
 pub fn functions<E: Env>() -> Functions<E> {
