@@ -2,6 +2,7 @@
 
 use crate::socket::UNIX_ADDRESS;
 use engine::blocking::Waiter;
+use proto::Now;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -97,6 +98,24 @@ pub struct Clients {
     bytes: AtomicUsize,
     /// What they may be at most, `maxmemory-clients`; 0: any number.
     pub bytes_max: AtomicUsize,
+}
+
+impl Client {
+    /// Its worker has run so many commands of it.
+    #[inline]
+    pub fn saw(&self, ran: usize, now: Now) {
+        self.last_active_ms.store(now.wall.0, Ordering::Relaxed);
+        // Nobody else counts.
+        let before = self.total_commands.load(Ordering::Relaxed);
+        self.total_commands.store(before + ran as u64, Ordering::Relaxed);
+    }
+    /// Nothing stood in its buffers when they were looked at last, and it is counted so.
+    #[inline]
+    pub fn has_empty_buffers(&self) -> bool {
+        let all = [&self.query_bytes, &self.argument_bytes, &self.output_bytes];
+        all.iter().all(|bytes| bytes.load(Ordering::Relaxed) == 0)
+            && self.counted.load(Ordering::Relaxed) == self.memory_bytes()
+    }
 }
 
 impl Clients {

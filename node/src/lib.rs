@@ -29,6 +29,7 @@ pub mod pubsub;
 pub mod replica;
 pub mod shared;
 pub mod socket;
+pub mod supply;
 pub mod tls;
 pub mod tracking;
 pub mod users;

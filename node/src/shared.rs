@@ -353,7 +353,8 @@ impl<E: Env> Shared<E> {
             self.users.set_default_password(&crate::users::rules(self), password.as_bytes());
         }
         if is_room_less {
-            self.mail[0].post(Letter::MakeRoom);
+            // Soon, and not with the next round: whoever lowered the limit looks at what went.
+            self.mail[0].post_round();
         }
         self.persist.request(crate::persist::PersistRequest::ConfigChanged);
         self.apply_config();

@@ -6,7 +6,7 @@
 
 use crate::keys::Keys;
 use crate::locks::Locks;
-use crate::settings::{EvictionPolicy, notify};
+use crate::settings::{EvictionPolicy, Settings, notify};
 use crate::{Error, Turn};
 use proto::Slot;
 use smallvec::SmallVec;
@@ -34,6 +34,12 @@ pub fn touched(clock: u32, now_ms: i64, is_lfu: bool) -> u32 {
     let odds = counter.saturating_sub(LFU_NEW) * LFU_LOG_FACTOR + 1;
     let counter = if counter < 255 && (dice >> 8).is_multiple_of(odds) { counter + 1 } else { counter };
     lfu_minutes(now_ms) << 8 | counter
+}
+
+/// The clock of any entry that is used now; `None` under an LFU policy.
+#[inline]
+pub fn plain_clock(settings: &Settings, now_ms: i64) -> Option<u32> {
+    (!settings.maxmemory_policy.is_lfu()).then(|| touched(0, now_ms, false))
 }
 
 /// The clock of a new entry.

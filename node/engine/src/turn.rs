@@ -11,10 +11,10 @@ use crate::stats::Stats;
 use crate::table::Spec;
 use crate::{Args, Engine, Error, Kept, Rng, Settings};
 use proto::resp::Reply;
-use proto::{ClusterView, Now, Slot};
+use proto::{ClusterView, Now};
 use std::any::Any;
 use std::sync::Arc;
-use storage::GateClosed;
+use storage::{GateClosed, KeyAhead};
 
 /// Surroundings of a batch.
 pub struct Turn<'a> {
@@ -37,7 +37,7 @@ pub struct Turn<'a> {
     /// A script that takes long may be given up before it has done anything, to run elsewhere.
     pub may_move: bool,
     /// Slot and hash of the command's first key, where whoever runs it has them already.
-    pub first_key: Option<(Slot, u64)>,
+    pub first_key: Option<KeyAhead>,
     /// The gate is closed: this worker alone runs, and may take any slot.
     pub exclusive: Option<&'a GateClosed<'a>>,
     /// Where a long command that holds no lock may let closers of the gate pass; `None`: it may not.
