@@ -30,6 +30,7 @@ pub mod replica;
 pub mod shared;
 pub mod socket;
 pub mod tls;
+pub mod title;
 pub mod tracking;
 pub mod users;
 pub mod worker;

@@ -364,9 +364,16 @@ impl<E: Env> Shared<E> {
         let settings = self.settings();
         crate::tracking::trim(self);
         crate::replica::recount(self);
+    /// Gives the process its title, where it is this node's.
+    pub fn renew_title(&self) {
+        let config = self.config();
+        self.env.set_title(&|program| crate::title::of(&config, program));
+    }
+
         self.feed.set_backlog_bytes(settings.backlog_bytes);
         // From the reply to CONFIG SET on, not from when the log's task comes to it.
         let is_complete = self.persist.status().is_log_complete;
+        self.renew_title();
         if settings.appendonly && settings.appendfsync == crate::config::Fsync::Always && is_complete {
             self.allow(gate::LOG, Some(self.state.log_synced.load(Ordering::Acquire)));
         }

@@ -378,7 +378,13 @@ pub static DIRECTIVES: &[Directive] = &[
     d("oom-score-adj-values", Words, "0 200 800", Any, "Accepted for compatibility."),
     d("pidfile", Text, "", AtStart, "File for the process id."),
     d("port", Int(0, 65535), "6379", Any, "Port for clients; 0: none."),
-    d("proc-title-template", Text, "{title} {listen-addr} {server-mode}", Any, "Accepted for compatibility."),
+    d(
+        "proc-title-template",
+        Title,
+        "{title} {listen-addr} {server-mode}",
+        Any,
+        "The process's title, as ps shows it; in braces title, listen-addr, server-mode, port, tls-port, unixsocket or config-file.",
+    ),
     d(
         "propagation-error-behavior",
         Enum(&["ignore", "panic", "panic-on-replicas"]),
@@ -480,7 +486,7 @@ pub static DIRECTIVES: &[Directive] = &[
     d("save", Save, "3600 1 300 100 60 10000", Any, "When to save: seconds and changes."),
     d("server_cpulist", Text, "", AtStart, "Accepted for compatibility."),
     d("set-max-intset-entries", Int(0, I32), "512", Any, "Members of a set of integers."),
-    d("set-proc-title", Bool, "yes", AtStart, "Accepted for compatibility."),
+    d("set-proc-title", Bool, "yes", AtStart, "Whether the process gives itself a title."),
     d("shutdown-on-sigint", Flags(SHUTDOWN), "default", Any, "How to end on SIGINT."),
     d("shutdown-on-sigterm", Flags(SHUTDOWN), "default", Any, "How to end on SIGTERM."),
     d("shutdown-timeout", Int(0, I32), "10", Any, "Seconds that a shutdown waits for replicas."),

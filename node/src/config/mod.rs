@@ -157,7 +157,7 @@ mod tests {
             assert!(d.alias.is_none_or(|a| names.insert(a)), "alias of {} is taken", d.name);
             assert!(!d.doc.is_empty(), "{} has no doc", d.name);
             let words = match d.kind {
-                Kind::Text | Kind::Secret => vec![d.default.to_string()],
+                Kind::Text | Kind::Title | Kind::Secret => vec![d.default.to_string()],
                 _ => engine_words(d.default),
             };
             let fresh = if d.kind.is_accumulating() { "" } else { d.default };
