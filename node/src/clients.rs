@@ -145,7 +145,7 @@ impl Clients {
         let removed = self.lock().remove(&id);
         if let Some(client) = removed {
             client.is_gone.store(true, Ordering::Relaxed);
-            self.bytes.fetch_sub(client.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+            self.uncount(&client);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -153,19 +153,28 @@ impl Clients {
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
-    /// Counts what a client takes now. Returns what all take.
-    pub fn count_bytes(&self, client: &Client) -> usize {
+    /// Counts what a client takes now, unless it has ended or is about to.
+    pub fn count_bytes(&self, client: &Client) {
         let now = client.memory_bytes();
-        if client.counted.load(Ordering::Relaxed) == now || client.is_gone.load(Ordering::Relaxed) {
-            return self.bytes();
+        let has_ended = || client.is_gone.load(Ordering::Relaxed) || client.is_killed();
+        if client.counted.load(Ordering::Relaxed) == now || has_ended() {
+            return;
         }
-        let change = now.wrapping_sub(client.counted.swap(now, Ordering::Relaxed));
-        self.bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
+        let change = now.wrapping_sub(client.counted.swap(now, Ordering::AcqRel));
+        self.bytes.fetch_add(change, Ordering::Relaxed);
+        if has_ended() {
+            self.uncount(client);
+        }
+    }
+    fn uncount(&self, client: &Client) {
+        self.bytes.fetch_sub(client.counted.swap(0, Ordering::AcqRel), Ordering::Relaxed);
     }
     /// Chooses clients to be disconnected, the largest first, until the others take at most `max` bytes. Links of
     /// replicas and of the primary stay, and who said CLIENT NO-EVICT ON.
     pub fn choose_victims(&self, max: usize) -> Vec<Arc<Client>> {
-        let mut all = self.all();
+        // Held throughout: who comes meanwhile finds the sum as it is then, and does not choose others.
+        let clients = self.lock();
+        let mut all: Vec<_> = clients.values().cloned().collect();
         all.retain(|c| !c.has(state::NO_EVICT | state::REPLICA | state::PRIMARY) && !c.is_killed());
         all.sort_by_key(|c| std::cmp::Reverse(c.counted.load(Ordering::Relaxed)));
         let mut victims = Vec::new();
@@ -176,7 +185,7 @@ impl Clients {
             if !client.kill() {
                 continue;
             }
-            self.bytes.fetch_sub(client.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+            self.uncount(&client);
             self.evicted.fetch_add(1, Ordering::Relaxed);
             victims.push(client);
         }
@@ -353,9 +362,35 @@ mod tests {
         let victims: Vec<u64> = clients.choose_victims(140_000).iter().map(|c| c.id).collect();
         assert_eq!(victims, [all[1].id]);
         assert!(clients.choose_victims(140_000).is_empty());
+        clients.count_bytes(&all[1]);
+        assert_eq!(clients.bytes(), 130_000 + 3 * 1024, "one that is about to end takes nothing");
         clients.remove(all[3].id);
         assert_eq!(clients.bytes(), 40_000 + 2 * 1024);
         clients.count_bytes(&all[3]);
         assert_eq!(clients.bytes(), 40_000 + 2 * 1024, "one that is gone takes nothing");
+    }
+
+    #[test]
+    fn two_who_choose_at_one_time_choose_no_more_than_one() {
+        const ROUNDS: usize = 200;
+        for _ in 0..ROUNDS {
+            let clients = Clients::default();
+            let address = SocketAddr::from(([127, 0, 0, 1], 1));
+            for bytes in [100_000, 1000, 1000, 1000] {
+                let client = clients.add(0, address, address, 0);
+                client.query_bytes.store(bytes, Ordering::Relaxed);
+                clients.count_bytes(&client);
+            }
+            let start = std::sync::Barrier::new(2);
+            let choose = || {
+                start.wait();
+                clients.choose_victims(50_000).len()
+            };
+            let chosen = std::thread::scope(|threads| {
+                let other = threads.spawn(choose);
+                choose() + other.join().unwrap()
+            });
+            assert_eq!(chosen, 1);
+        }
     }
 }
