@@ -204,6 +204,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         tls: ArcSwapOption::empty(),
         replication: ReplicationState::new(ReplId(random_id())),
         migrations: crate::migrate::Migrations::default(),
+        migrate_links: Default::default(),
         env,
     };
     (Arc::new(shared), persist_inbox, control_inbox)

@@ -52,6 +52,7 @@ pub struct Shared<E: Env> {
     pub tls: ArcSwapOption<crate::tls::Tls>,
     pub replication: crate::replica::ReplicationState,
     pub migrations: crate::migrate::Migrations,
+    pub migrate_links: crate::commands::migrate_links::Links,
 }
 
 /// What decides whether commands run; read once per batch.

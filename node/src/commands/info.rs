@@ -329,7 +329,7 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("pubsubshard_channels", s.pubsub.len(crate::pubsub::Space::Sharded));
     i.line("latest_fork_usec", 0);
     i.line("total_forks", 0);
-    i.line("migrate_cached_sockets", 0);
+    i.line("migrate_cached_sockets", s.migrate_links.len());
     i.line("slave_expires_tracked_keys", 0);
     for (name, reason) in
         [("auth", Reason::Auth), ("cmd", Reason::Command), ("key", Reason::Key), ("channel", Reason::Channel)]
