@@ -82,6 +82,8 @@ pub struct State {
     pub is_short_of_copies: AtomicBool,
     /// What each [`gate`] lets through: `None` for all, else the offset up to which units may be acknowledged.
     gates: Mutex<[Option<u64>; 2]>,
+    /// The append-only file has taken the feed up to here; meaningless while there is none.
+    pub log_taken: AtomicU64,
     /// The append-only file is durable up to here; 0 while there is none.
     pub log_synced: AtomicU64,
     pub is_shutting_down: AtomicBool,
@@ -142,6 +144,8 @@ pub struct Counters {
     pub net_out: AtomicU64,
     pub blocked: AtomicUsize,
     pub peak_bytes: AtomicU64,
+    /// See [`crate::memory::counted`].
+    pub seldom_bytes: AtomicU64,
     /// Commands a second, sampled by the control thread.
     pub ops_per_s: AtomicU64,
     pub ticks_per_us: AtomicU64,
@@ -360,21 +364,21 @@ impl<E: Env> Shared<E> {
         self.apply_config();
     }
 
-    /// Carries out what follows from the settings in force.
-    pub fn apply_config(&self) {
-        let settings = self.settings();
-        crate::tracking::trim(self);
-        crate::replica::recount(self);
     /// Gives the process its title, where it is this node's.
     pub fn renew_title(&self) {
         let config = self.config();
         self.env.set_title(&|program| crate::title::of(&config, program));
     }
 
+    /// Carries out what follows from the settings in force.
+    pub fn apply_config(&self) {
+        let settings = self.settings();
+        self.renew_title();
+        crate::tracking::trim(self);
+        crate::replica::recount(self);
         self.feed.set_backlog_bytes(settings.backlog_bytes);
         // From the reply to CONFIG SET on, not from when the log's task comes to it.
         let is_complete = self.persist.status().is_log_complete;
-        self.renew_title();
         if settings.appendonly && settings.appendfsync == crate::config::Fsync::Always && is_complete {
             self.allow(gate::LOG, Some(self.state.log_synced.load(Ordering::Acquire)));
         }

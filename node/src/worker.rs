@@ -40,8 +40,9 @@ const INPUT_BYTES_MAX: usize = 1 << 20;
 /// A reply that is looked at before it is sent: shorter ones are within every limit that makes sense. Redis's buffer of a
 /// client that is not counted.
 pub(crate) const LONG_REPLY_BYTES: usize = 16 * 1024;
-/// Input of a command that has not come whole at which it is counted as the client's memory.
-const LONG_QUERY_BYTES: usize = 32 * 1024;
+/// Input of a command that has not come whole at which it is counted as the client's memory: less is counted with the
+/// next command.
+const LONG_QUERY_BYTES: usize = 4 * 1024;
 /// Between two looks at whether a pause has ended.
 const PAUSE_ROUND: Duration = Duration::from_millis(10);
 /// Rounds a second of background work: expiry, limits, statistics.
@@ -118,6 +119,8 @@ pub struct Setting<'a> {
     pub view: Option<&'a ClusterView>,
     pub now: Now,
     pub status: Status,
+    /// See [`Turn::beside_bytes`].
+    pub beside_bytes: u64,
     pub watched: u32,
     /// See [`crate::observe::Observe`].
     pub told_ticks: u64,
@@ -145,11 +148,13 @@ impl<'a> Setting<'a> {
         // Without a view nobody knows whose slots these are, whatever has been published since.
         status.is_loading |= settings.is_cluster && view.is_none();
         let watched = engine::admission::watched(&status, &settings.engine);
+        let has_limit = settings.engine.maxmemory > 0;
         f(&Setting {
             settings: &settings,
             view: (*view).as_deref(),
             now,
             status,
+            beside_bytes: if has_limit { crate::memory::counted(shared) } else { 0 },
             watched,
             told_ticks: shared.observe.told_ticks(),
             large_bytes: shared.observe.large_bytes(),
@@ -173,6 +178,13 @@ impl<'a> Setting<'a> {
         self.view.is_some() && self.status.has_lease && !shared.status(shared.env.now().mono).has_lease
     }
 
+    /// More memory is used than `maxmemory` allows.
+    #[inline]
+    fn is_short_of_memory<E: Env>(&self, shared: &Shared<E>) -> bool {
+        let limit = self.settings.engine.maxmemory;
+        limit > 0 && shared.engine.keyspace.used_bytes() + self.beside_bytes > limit
+    }
+
     pub fn turn<'t, E: Env>(
         &self,
         shared: &'t Shared<E>,
@@ -189,6 +201,7 @@ impl<'a> Setting<'a> {
             settings: &self.settings.engine,
             cluster: self.view,
             status: self.status,
+            beside_bytes: self.beside_bytes,
             watched: self.watched,
             now: self.now,
             ticks: shared.env.ticks(),
@@ -638,9 +651,30 @@ impl<E: Env> Worker<E> {
         if !self.mail.is_empty() {
             self.open_letters();
         }
-        Setting::with(&self.shared, |setting| self.run_groups(setting, &mut batch));
+        Setting::with(&self.shared, |setting| {
+            if setting.is_short_of_memory(&self.shared) {
+                self.make_room(setting);
+            }
+            self.run_groups(setting, &mut batch);
+        });
         batch.clear();
         *self.batch.borrow_mut() = batch;
+    }
+
+    /// Evicts before anything runs, whatever it is, as Redis does before each command. Whoever tracks what went learns of
+    /// it before the replies.
+    #[cold]
+    fn make_room(self: &Rc<Self>, setting: &Setting) {
+        {
+            let mut gate = self.gate.borrow_mut();
+            let Some(_inside) = gate.enter_soon() else { return };
+            if setting.is_outdated(&self.shared.state) {
+                return;
+            }
+            // Whether there is room is the business of each command that needs some.
+            let _ = self.with_turn(setting, evict::make_room);
+        }
+        self.open_letters();
     }
 
     fn run_groups(self: &Rc<Self>, setting: &Setting, batch: &mut Batch<E>) {
@@ -1246,6 +1280,9 @@ impl<E: Env> Worker<E> {
         let left = self.left_waiters.take();
         self.left_waiters.borrow_mut().extend(left.into_iter().filter(|(w, slot)| !self.take_out(w, *slot)));
         self.refuse_errands(setting);
+        if self.index == 0 {
+            crate::memory::renew(&self.shared);
+        }
         if !status.is_replica
             && !status.is_loading
             && !status.is_paused
@@ -1264,7 +1301,11 @@ impl<E: Env> Worker<E> {
         }
         for connection in connections {
             self.check_output(&connection, settings, now);
-            if connection.client.output_bytes.load(Ordering::Relaxed) != connection.output_bytes() {
+            // What a replica has not got stands in the feed, and its link counts it.
+            let is_replica = connection.session.borrow().is_replica;
+            if !is_replica
+                && connection.client.output_bytes.load(Ordering::Relaxed) != connection.output_bytes()
+            {
                 self.count_buffers(&connection);
             }
             let idle_ms = now.wall.0 - connection.client.last_active_ms.load(Ordering::Relaxed);
