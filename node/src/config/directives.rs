@@ -1,6 +1,6 @@
 //! All directives, with the names and defaults of redis.conf 7.0. Those of Shoal alone stand at the end.
 
-use super::Change::{Any, AtStart};
+use super::Change::{Any, AtStart, Repeatable};
 use super::Kind::*;
 use super::{Change, Directive, Kind};
 
@@ -222,8 +222,8 @@ pub static DIRECTIVES: &[Directive] = &[
         ),
     ),
     d("cluster-require-full-coverage", Bool, "yes", Any, "Serve nothing while a slot has no owner."),
-    d("crash-log-enabled", Bool, "yes", AtStart, "Accepted for compatibility."),
-    d("crash-memcheck-enabled", Bool, "yes", AtStart, "Accepted for compatibility."),
+    d("crash-log-enabled", Bool, "yes", Any, "Accepted for compatibility."),
+    d("crash-memcheck-enabled", Bool, "yes", Any, "Accepted for compatibility."),
     d("daemonize", Bool, "no", AtStart, "Go into the background."),
     d("databases", Int(1, 1024), "16", AtStart, "Number of databases."),
     protected(d("dbfilename", Text, "dump.rdb", Any, "Name of the snapshot.")),
@@ -609,17 +609,17 @@ pub static DIRECTIVES: &[Directive] = &[
         "cluster-secret",
         Secret,
         "",
-        AtStart,
+        Repeatable,
         "Shared secret that authenticates packets of the bus; empty: none.",
     ),
     d(
         "durability",
         Enum(&["async", "in-sync", "in-sync-fsync"]),
         "async",
-        AtStart,
+        Repeatable,
         "What must hold before a write is acknowledged: nothing, that all in-sync replicas have it, that they have it on disk.",
     ),
     d("min-in-sync", Int(1, 9), "1", Any, "Copies below which in-sync writes are refused."),
     d("rdb-version", Int(9, 12), "10", Any, "Version of the snapshots that are written."),
-    d("workers", Int(0, 1024), "0", AtStart, "Threads that serve clients; 0: one per core."),
+    d("workers", Int(0, 1024), "0", Repeatable, "Threads that serve clients; 0: one per core."),
 ];
