@@ -110,17 +110,14 @@ impl Place {
     }
 }
 
-/// `arguments`: bytes of `memory` that held them. The last of these must not stay 0, or the kernel shows all of them with
-/// the zeros.
+/// `arguments`: bytes of `memory` that held them. While the last of these is 0 the kernel shows all of them, with the zeros
+/// behind a shorter title.
 fn fill(memory: &mut [u8], arguments: usize, title: &[u8]) {
     memory.fill(0);
     let len = title.len().min(memory.len() - 1);
     memory[..len].copy_from_slice(&title[..len]);
-    let last = arguments - 1;
-    if len < last {
-        memory[last] = b'.';
-    } else if len == last && arguments < memory.len() {
-        memory[last] = b' ';
+    if len < arguments - 1 {
+        memory[arguments - 1] = b'.';
     }
 }
 
@@ -164,7 +161,7 @@ mod tests {
         };
         assert_eq!(shown("1234"), "1234");
         assert_eq!(shown("1234567"), "1234567");
-        assert_eq!(shown("12345678"), "12345678 ");
+        assert_eq!(shown("12345678"), "12345678\0");
         assert_eq!(shown("123456789"), "123456789");
         assert_eq!(shown(&"x".repeat(99)), "x".repeat(16));
     }
