@@ -21,6 +21,7 @@ pub mod local_cluster;
 pub mod log;
 pub mod mail;
 pub mod memory;
+pub mod message;
 pub mod migrate;
 pub mod node;
 pub mod observe;

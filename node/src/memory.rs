@@ -32,7 +32,7 @@ impl Beside {
         let surplus = feed.surplus_bytes();
         let log = log_lag(shared).min(surplus);
         Beside {
-            clients: shared.clients.bytes() as u64,
+            clients: client_bytes(shared),
             backlog: feed.held_bytes().saturating_sub(surplus),
             replicas: surplus - log,
             log,
@@ -57,6 +57,12 @@ impl Beside {
     }
 }
 
+/// Clients' buffers; what several of them share counts once, as it stands in memory.
+fn client_bytes<E: Env>(shared: &Shared<E>) -> u64 {
+    let own = shared.clients.bytes().saturating_sub(shared.clients.shared_bytes());
+    (own + shared.messages.held_bytes()) as u64
+}
+
 /// Bytes that the append-only file has not taken yet.
 fn log_lag<E: Env>(shared: &Shared<E>) -> u64 {
     match shared.settings().appendonly {
@@ -75,7 +81,7 @@ pub fn used_bytes<E: Env>(shared: &Shared<E>, beside: &Beside) -> u64 {
 pub fn counted<E: Env>(shared: &Shared<E>) -> u64 {
     let feed = &shared.feed;
     let backlog = feed.held_bytes().saturating_sub(feed.surplus_bytes());
-    shared.clients.bytes() as u64 + backlog + shared.counters.seldom_bytes.load(Ordering::Relaxed)
+    client_bytes(shared) + backlog + shared.counters.seldom_bytes.load(Ordering::Relaxed)
 }
 
 /// Renews what [`counted`] takes from the last round.

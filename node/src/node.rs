@@ -205,6 +205,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         replication: ReplicationState::new(ReplId(random_id())),
         migrations: crate::migrate::Migrations::default(),
         migrate_links: Default::default(),
+        messages: Default::default(),
         env,
     };
     (Arc::new(shared), persist_inbox, control_inbox)

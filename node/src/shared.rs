@@ -35,6 +35,7 @@ pub struct Shared<E: Env> {
     pub tracking: crate::tracking::Tracking,
     pub pause: crate::pause::Pause,
     pub pubsub: PubSub,
+    pub messages: crate::message::Messages,
     pub mail: Vec<Arc<Mail<E::Socket>>>,
     /// Clients per worker, for the acceptor.
     pub load: Vec<AtomicUsize>,
@@ -339,9 +340,9 @@ impl<E: Env> Shared<E> {
 
     /// Sends a message to all subscribers of this node.
     pub fn publish(&self, space: crate::pubsub::Space, channel: &[u8], message: &[u8]) -> usize {
-        self.pubsub.publish(space, channel, message, &mut |receiver, bytes| {
+        self.pubsub.publish(space, channel, message, &self.messages, &mut |receiver, message| {
             let client = &receiver.client;
-            self.mail[client.worker].post(Letter::Push { client: client.id, bytes });
+            self.mail[client.worker].post(Letter::Push { client: client.id, message });
         })
     }
 

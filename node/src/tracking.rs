@@ -297,7 +297,8 @@ fn send<E: Env>(shared: &Shared<E>, tracker: &Tracker, message: &Message) {
             keys.iter().for_each(|key| out.bulk(key));
         }
     }
-    shared.mail[client.worker].post(Letter::Push { client: client.id, bytes: out.take().into() });
+    shared.mail[client.worker]
+        .post(Letter::Push { client: client.id, message: shared.messages.make(out.take()) });
 }
 
 /// Whoever should be told is gone: the client that tracks learns it.
@@ -311,7 +312,8 @@ fn tell_broken<E: Env>(shared: &Shared<E>, tracker: &Tracker) {
     out.push(2);
     out.bulk(b"tracking-redir-broken");
     out.int(tracker.redirect as i64);
-    shared.mail[client.worker].post(Letter::Push { client: client.id, bytes: out.take().into() });
+    shared.mail[client.worker]
+        .post(Letter::Push { client: client.id, message: shared.messages.make(out.take()) });
 }
 
 #[cfg(test)]

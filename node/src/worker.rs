@@ -363,10 +363,10 @@ impl<E: Env> Worker<E> {
             Letter::Errand(done) => self.finish_errand(*done),
             Letter::Reply { client, bytes, written } => self.on(client, |c| self.answer(c, &bytes, written)),
             Letter::Retry(client) => self.on(client, |c| self.run_again(c)),
-            Letter::Push { client, bytes } => {
+            Letter::Push { client, message } => {
                 let released = self.released();
                 self.on(client, |c| {
-                    c.send_shared(bytes, released);
+                    c.send_shared(message, released);
                     self.count_buffers(c);
                     if c.output_bytes() > 0 {
                         self.check_output(c, &self.shared.settings(), self.shared.env.now());
@@ -1124,6 +1124,7 @@ impl<E: Env> Worker<E> {
         client.query_bytes.store(query_bytes, Ordering::Relaxed);
         client.argument_bytes.store(argument_bytes, Ordering::Relaxed);
         client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
+        client.shared_bytes.store(connection.shared_bytes(), Ordering::Relaxed);
         self.shared.clients.count_bytes(client);
         self.shared.evict_clients();
     }

@@ -269,14 +269,15 @@ mod tests {
         let (link, inbox) = (link(near), mpsc::unbounded_channel());
         let target = Target { host: "h".into(), port: 1, login: vec![b"x".to_vec()] };
         let wanted = "*2\r\n$4\r\nAUTH\r\n$1\r\nx\r\nX";
+        let request = request(0, b"X");
         let (answer, (), ()) = tokio::join!(
-            send(&inbox.0, &request(0, b"X")),
+            send(&inbox.0, &request),
             link.serve(inbox.1, &target),
             expect(&mut far, wanted, "-WRONGPASS no\r\n-NOAUTH no\r\n"),
         );
         let error = answer.unwrap().error.unwrap();
         assert_eq!(error, "ERR Target instance replied with error: WRONGPASS no");
-        assert!(send(&inbox.0, &request(0, b"X")).await.is_none());
+        assert!(send(&inbox.0, &request).await.is_none());
     }
 
     #[tokio::test]
