@@ -49,11 +49,11 @@ impl Beside {
         self.replicas + self.log
     }
     pub fn counted(&self) -> u64 {
-        self.clients + self.backlog + self.seldom()
+        self.clients + self.backlog + self.tracking + self.texts()
     }
-    /// What changes slowly.
-    fn seldom(&self) -> u64 {
-        self.scripts + self.functions + self.tracking
+    /// What is seldom changed, and takes time to sum up.
+    fn texts(&self) -> u64 {
+        self.scripts + self.functions
     }
 }
 
@@ -76,18 +76,19 @@ pub fn used_bytes<E: Env>(shared: &Shared<E>, beside: &Beside) -> u64 {
     shared.engine.keyspace.used_bytes() + beside.total()
 }
 
-/// What counts for `maxmemory` beside keys and values, for a batch: what changes slowly as it was at the last round.
+/// What counts for `maxmemory` beside keys and values, for a batch: scripts and libraries as they were at the last round.
 #[inline]
 pub fn counted<E: Env>(shared: &Shared<E>) -> u64 {
     let feed = &shared.feed;
     let backlog = feed.held_bytes().saturating_sub(feed.surplus_bytes());
-    client_bytes(shared) + backlog + shared.counters.seldom_bytes.load(Ordering::Relaxed)
+    let texts = shared.counters.text_bytes.load(Ordering::Relaxed);
+    client_bytes(shared) + backlog + shared.tracking.bytes() as u64 + texts
 }
 
 /// Renews what [`counted`] takes from the last round.
 pub fn renew<E: Env>(shared: &Shared<E>) {
     if shared.settings().engine.maxmemory > 0 {
-        shared.counters.seldom_bytes.store(Beside::of(shared).seldom(), Ordering::Relaxed);
+        shared.counters.text_bytes.store(Beside::of(shared).texts(), Ordering::Relaxed);
     }
 }
 

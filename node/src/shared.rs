@@ -146,7 +146,7 @@ pub struct Counters {
     pub blocked: AtomicUsize,
     pub peak_bytes: AtomicU64,
     /// See [`crate::memory::counted`].
-    pub seldom_bytes: AtomicU64,
+    pub text_bytes: AtomicU64,
     /// Commands a second, sampled by the control thread.
     pub ops_per_s: AtomicU64,
     pub ticks_per_us: AtomicU64,
@@ -375,6 +375,7 @@ impl<E: Env> Shared<E> {
     pub fn apply_config(&self) {
         let settings = self.settings();
         self.renew_title();
+        crate::memory::renew(self);
         crate::tracking::trim(self);
         crate::replica::recount(self);
         self.feed.set_backlog_bytes(settings.backlog_bytes);
