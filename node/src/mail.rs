@@ -17,7 +17,7 @@ pub enum Letter<S> {
     /// The client runs its command again.
     Retry(u64),
     /// Something that no command of the client asked for: a message of a channel.
-    Push { client: u64, bytes: std::sync::Arc<[u8]> },
+    Push { client: u64, message: crate::message::Message },
     /// The connection ends, after what it was sent before if `is_soft`.
     Kill { client: u64, is_soft: bool },
     /// The client's wait was ended by somebody, who claimed it: it is answered with an error, or as if its time were up.

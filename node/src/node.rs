@@ -217,6 +217,8 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         tls: ArcSwapOption::empty(),
         replication: ReplicationState::new(ReplId(random_id())),
         migrations: crate::migrate::Migrations::default(),
+        migrate_links: Default::default(),
+        messages: Default::default(),
         env,
     };
     (Arc::new(shared), persist_inbox, control_inbox)
@@ -259,7 +261,10 @@ async fn sample<E: Env>(shared: Arc<Shared<E>>) {
             .ticks_per_us
             .store((ticks.wrapping_sub(ticks_before) / micros).max(1), Ordering::Relaxed);
         shared.renew_observe();
-        shared.counters.peak_bytes.fetch_max(shared.engine.keyspace.used_bytes(), Ordering::Relaxed);
+        crate::memory::renew_peak(
+            &shared,
+            crate::memory::used_bytes(&shared, &crate::memory::Beside::of(&shared)),
+        );
         (calls_before, ticks_before, at) = (calls, ticks, now);
     }
 }

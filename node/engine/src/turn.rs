@@ -26,6 +26,8 @@ pub struct Turn<'a> {
     /// What [`crate::admission::watched`] says of status and settings.
     pub watched: u32,
     pub now: Now,
+    /// What takes memory beside keys and values and counts for `maxmemory`, in bytes; 0 while there is no limit.
+    pub beside_bytes: u64,
     /// A counter for measuring commands, such as the cycle counter; constant in simulation.
     pub ticks: fn() -> u64,
     /// Commands that take so many ticks are told to the host; 0: all are, since somebody looks on.

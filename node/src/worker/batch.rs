@@ -12,8 +12,9 @@ use storage::{ElementAhead, KeyAhead, Keyspace};
 pub(super) const BATCH_MAX: usize = 32;
 /// Input gathered at which the batch runs before its turn: bounds the worker's buffer.
 pub(super) const INPUT_BYTES_MAX: usize = 1 << 20;
-/// Input of a command that has not come whole at which it is counted as the client's memory.
-pub(super) const LONG_QUERY_BYTES: usize = 32 * 1024;
+/// Input of a command that has not come whole at which it is counted as the client's memory: less is counted with the
+/// next command.
+pub(super) const LONG_QUERY_BYTES: usize = 4 * 1024;
 
 /// A parsed command.
 #[derive(Clone, Copy)]

@@ -188,10 +188,10 @@ impl<E: Env> Worker<E> {
             Letter::Errand(done) => self.finish_errand(*done),
             Letter::Reply { client, bytes, written } => self.on(client, |c| self.answer(c, &bytes, written)),
             Letter::Retry(client) => self.on(client, |c| self.run_again(c)),
-            Letter::Push { client, bytes } => {
+            Letter::Push { client, message } => {
                 let released = self.released();
                 self.on(client, |c| {
-                    c.send_shared(bytes, released);
+                    c.send_shared(message, released);
                     self.count_buffers(c);
                     if c.output_bytes() > 0 {
                         self.check_output(c, &self.shared.settings(), self.shared.env.now());

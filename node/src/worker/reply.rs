@@ -158,6 +158,7 @@ impl<E: Env> Worker<E> {
         client.query_bytes.store(query_bytes, Ordering::Relaxed);
         client.argument_bytes.store(argument_bytes, Ordering::Relaxed);
         client.output_bytes.store(connection.output_bytes(), Ordering::Relaxed);
+        client.shared_bytes.store(connection.shared_bytes(), Ordering::Relaxed);
         self.shared.clients.count_bytes(client);
         self.shared.evict_clients();
     }

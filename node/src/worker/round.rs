@@ -22,6 +22,9 @@ impl<E: Env> Worker<E> {
         let left = self.left_waiters.take();
         self.left_waiters.borrow_mut().extend(left.into_iter().filter(|(w, slot)| !self.take_out(w, *slot)));
         self.refuse_errands(setting);
+        if self.index == 0 {
+            crate::memory::renew(&self.shared);
+        }
         if !status.is_replica
             && !status.is_loading
             && !status.is_paused
@@ -40,7 +43,11 @@ impl<E: Env> Worker<E> {
         }
         for connection in connections {
             self.check_output(&connection, settings, now);
-            if connection.client.output_bytes.load(Ordering::Relaxed) != connection.output_bytes() {
+            // What a replica has not got stands in the feed, and its link counts it.
+            let is_replica = connection.session.borrow().is_replica;
+            if !is_replica
+                && connection.client.output_bytes.load(Ordering::Relaxed) != connection.output_bytes()
+            {
                 self.count_buffers(&connection);
             }
             let idle_ms = now.wall.0 - connection.client.last_active_ms.load(Ordering::Relaxed);

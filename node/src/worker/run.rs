@@ -102,9 +102,30 @@ impl<E: Env> Worker<E> {
             self.open_letters();
         }
         let known = &mut *self.known.borrow_mut();
-        Setting::with_known(&self.shared, known, |setting| self.run_groups(setting, &mut batch));
+        Setting::with_known(&self.shared, known, |setting| {
+            if setting.is_short_of_memory(&self.shared) {
+                self.make_room(setting);
+            }
+            self.run_groups(setting, &mut batch);
+        });
         batch.clear();
         *self.batch.borrow_mut() = batch;
+    }
+
+    /// Evicts before anything runs, whatever it is, as Redis does before each command. Whoever tracks what went learns of
+    /// it before the replies.
+    #[cold]
+    fn make_room(self: &Rc<Self>, setting: &Setting) {
+        {
+            let mut gate = self.gate.borrow_mut();
+            let Some(_inside) = gate.enter_soon() else { return };
+            if setting.is_outdated(&self.shared.state) {
+                return;
+            }
+            // Whether there is room is the business of each command that needs some.
+            let _ = self.with_turn(setting, evict::make_room);
+        }
+        self.open_letters();
     }
 
     fn run_groups(self: &Rc<Self>, setting: &Setting, batch: &mut Batch<E>) {

@@ -18,6 +18,8 @@ pub struct Setting<'a> {
     pub view: Option<&'a ClusterView>,
     pub now: Now,
     pub status: Status,
+    /// See [`Turn::beside_bytes`].
+    pub beside_bytes: u64,
     pub watched: u32,
     /// See [`crate::observe::Observe`].
     pub told_ticks: u64,
@@ -82,11 +84,13 @@ impl<'a> Setting<'a> {
         // Without a view nobody knows whose slots these are, whatever has been published since.
         status.is_loading |= settings.is_cluster && view.is_none();
         let watched = engine::admission::watched(&status, &settings.engine);
+        let has_limit = settings.engine.maxmemory > 0;
         f(&Setting {
             settings,
             view,
             now,
             status,
+            beside_bytes: if has_limit { crate::memory::counted(shared) } else { 0 },
             watched,
             told_ticks: shared.observe.told_ticks(),
             large_bytes: shared.observe.large_bytes(),
@@ -110,6 +114,13 @@ impl<'a> Setting<'a> {
         self.view.is_some() && self.status.has_lease && !shared.status(shared.env.now().mono).has_lease
     }
 
+    /// More memory is used than `maxmemory` allows.
+    #[inline]
+    pub(super) fn is_short_of_memory<E: Env>(&self, shared: &Shared<E>) -> bool {
+        let limit = self.settings.engine.maxmemory;
+        limit > 0 && shared.engine.keyspace.used_bytes() + self.beside_bytes > limit
+    }
+
     pub fn turn<'t, E: Env>(
         &self,
         shared: &'t Shared<E>,
@@ -126,6 +137,7 @@ impl<'a> Setting<'a> {
             settings: &self.settings.engine,
             cluster: self.view,
             status: self.status,
+            beside_bytes: self.beside_bytes,
             watched: self.watched,
             now: self.now,
             ticks: shared.env.ticks(),
