@@ -8,6 +8,7 @@
 
 use crate::config::NodeSettings;
 use crate::connection::{Connection, OUTPUT_PAUSE_BYTES, Phase};
+use crate::debugger;
 use crate::env::Env;
 use crate::errand::{self, Choice, Errands};
 use crate::host::NodeHost;
@@ -849,6 +850,11 @@ impl<E: Env> Worker<E> {
             // It would stand behind the slow script that it is to be told of.
             && !setting.status.is_busy
         {
+            let parts = (raw, spans, item.raw.start);
+            if let Some(outcome) = debugger::intercept(self, connection, spec, args, parts, &mut session, out)
+            {
+                return outcome;
+            }
             let choice = self.errands.borrow().choose(&self.shared, spec, args, &session);
             let Choice::InLine(script) = choice else {
                 return self.send_errand(connection, spec, raw, spans, item.raw.start, &mut session, out);

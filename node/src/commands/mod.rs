@@ -15,6 +15,7 @@ pub mod migrate;
 pub mod module;
 pub mod pubsub;
 pub mod replication;
+pub mod script;
 pub mod server;
 pub mod slowlog;
 
@@ -76,6 +77,7 @@ fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
         command::functions::<E>(),
         debug::functions::<E>(),
         replication::functions::<E>(),
+        script::functions::<E>(),
         failover::functions::<E>(),
         cluster::functions::<E>(),
         migrate::functions::<E>(),
