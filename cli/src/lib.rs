@@ -11,4 +11,5 @@ pub mod docs;
 pub mod format;
 pub mod interactive;
 pub mod options;
+pub mod script;
 pub mod tls;

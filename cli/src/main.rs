@@ -5,7 +5,9 @@ use cli::cluster;
 use cli::format::format;
 use cli::interactive::{self, Session};
 use cli::options::Options;
+use cli::script::{self, End};
 use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,6 +36,18 @@ fn main() -> ExitCode {
     let style = options.style(std::io::stdout().is_terminal());
     let mut session = Session::new(options.address(), login, options.is_cluster);
     let mut command: Vec<Vec<u8>> = options.command.iter().map(|w| w.clone().into_bytes()).collect();
+    if let Some(path) = &options.eval {
+        if options.ldb || options.ldb_sync {
+            return debug(path, &options, style);
+        }
+        command = match script::command(path, &options.command) {
+            Ok(command) => command,
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::from(BAD_USAGE);
+            }
+        };
+    }
     if options.is_last_from_stdin {
         let mut last = Vec::new();
         if let Err(error) = std::io::stdin().read_to_end(&mut last) {
@@ -49,6 +63,36 @@ fn main() -> ExitCode {
         return ExitCode::from(interactive::run(session, style) as u8);
     }
     from_stdin(&mut session, style)
+}
+
+/// Debugs a script; when it has ended, commands are read as without one.
+fn debug(path: &Path, options: &Options, style: cli::format::Style) -> ExitCode {
+    let login = match options.login() {
+        Ok(login) => login,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(BAD_USAGE);
+        }
+    };
+    let target = (&options.address(), &login);
+    match script::debug(target, (path, &options.command), options.ldb_sync, style) {
+        Ok(End::Quit) | Ok(End::Restart) => ExitCode::SUCCESS,
+        Ok(End::Refused) => ExitCode::from(ERROR_REPLY),
+        Ok(End::Answered { is_error }) => {
+            let mut session = Session::new(options.address(), login, options.is_cluster);
+            if std::io::stdin().is_terminal() {
+                return ExitCode::from(interactive::run(session, style) as u8);
+            }
+            match from_stdin(&mut session, style) {
+                ExitCode::SUCCESS if is_error => ExitCode::from(ERROR_REPLY),
+                code => code,
+            }
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(NO_CONNECTION)
+        }
+    }
 }
 
 fn one_shot(

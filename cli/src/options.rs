@@ -59,6 +59,15 @@ pub struct Options {
     /// Wait so many seconds between repetitions.
     #[arg(short = 'i', default_value_t = 0.0)]
     pub interval_s: f64,
+    /// Run the script in this file; keys and arguments follow, with a lone comma between them.
+    #[arg(long)]
+    pub eval: Option<PathBuf>,
+    /// Debug the script of --eval line by line, and forget what it changes.
+    #[arg(long, requires = "eval")]
+    pub ldb: bool,
+    /// Debug the script of --eval line by line, and keep what it changes; others wait meanwhile.
+    #[arg(long = "ldb-sync-mode", requires = "eval")]
+    pub ldb_sync: bool,
     /// Speak TLS.
     #[arg(long)]
     pub tls: bool,

@@ -112,6 +112,10 @@ pub struct Connection<E: Env> {
     waker: RefCell<Option<Waker>>,
     /// PSYNC or SYNC was sent: the connection's task becomes a replica's link.
     pub sync: RefCell<Option<crate::replica::SyncRequest>>,
+    /// SCRIPT DEBUG was sent: the next EVAL is debugged.
+    pub debug_mode: Cell<Option<crate::debugger::Mode>>,
+    /// It came: the connection's task becomes the session's.
+    pub debugged: RefCell<Option<Box<crate::debugger::Request>>>,
     /// What the client waited for when its connection began to end.
     pub left_waiting: RefCell<Option<Arc<Waiter>>>,
     /// Nobody counts on it any more: it is in no register.
@@ -143,6 +147,8 @@ impl<E: Env> Connection<E> {
             has_failed: Cell::new(false),
             waker: RefCell::new(None),
             sync: RefCell::new(None),
+            debug_mode: Cell::new(None),
+            debugged: RefCell::new(None),
             left_waiting: RefCell::new(None),
             has_left: Cell::new(false),
             deadline: RefCell::new(None),
@@ -192,7 +198,13 @@ impl<E: Env> Connection<E> {
 
     /// The connection's task; ends with the connection.
     pub async fn run(self: Rc<Self>, worker: Rc<Worker<E>>) {
-        std::future::poll_fn(|cx| self.poll(cx, &worker)).await;
+        loop {
+            std::future::poll_fn(|cx| self.poll(cx, &worker)).await;
+            let Some(request) = self.debugged.take() else { break };
+            if !self.is_closed() {
+                Box::pin(crate::debugger::serve(&worker, &self, request)).await;
+            }
+        }
         let sync = self.sync.borrow_mut().take();
         if let Some(request) = sync
             && !self.is_closed()
@@ -248,7 +260,7 @@ impl<E: Env> Connection<E> {
                     }
                     Poll::Ready(false) => self.set_phase(Phase::Closed),
                 },
-                Phase::Waiting if self.sync.borrow().is_some() => {
+                Phase::Waiting if self.sync.borrow().is_some() || self.debugged.borrow().is_some() => {
                     let is_sent = self.output.borrow().is_empty();
                     return if is_sent { Poll::Ready(()) } else { Poll::Pending };
                 }

@@ -182,7 +182,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
     state.is_expiring.store(true, Ordering::Relaxed);
     // One for each worker, one for each one's side thread, and one for the control thread, which applies a primary's
     // stream.
-    let stats = (0..=2 * workers).map(|_| Arc::new(Stats::new(table.len()).into())).collect();
+    let stats = (0..2 * workers + 2).map(|_| Arc::new(Stats::new(table.len()).into())).collect();
     let functions = table.specs().iter().map(|s| commands::function::<E>(&s.full_name)).collect();
     let shared = Shared {
         engine: Engine {
@@ -202,6 +202,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         clients: Clients::default(),
         users,
         observe: Default::default(),
+        debugging: Default::default(),
         tracking: Default::default(),
         pause: Default::default(),
         pubsub: PubSub::default(),

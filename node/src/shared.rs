@@ -32,6 +32,8 @@ pub struct Shared<E: Env> {
     pub clients: Clients,
     pub users: crate::users::Users,
     pub observe: crate::observe::Observe,
+    /// A session of the Lua debugger is open.
+    pub debugging: AtomicBool,
     pub tracking: crate::tracking::Tracking,
     pub pause: crate::pause::Pause,
     pub pubsub: PubSub,
@@ -39,8 +41,8 @@ pub struct Shared<E: Env> {
     pub mail: Vec<Arc<Mail<E::Socket>>>,
     /// Clients per worker, for the acceptor.
     pub load: Vec<AtomicUsize>,
-    /// Counters of each worker, then of each worker's side thread, then of the control thread, which applies a primary's
-    /// stream. Each is added to by its thread alone.
+    /// Counters of each worker, then of each worker's side thread, then of the debugger's, then of the control thread, which
+    /// applies a primary's stream. Each is added to by its thread alone.
     pub stats: Vec<Arc<CachePadded<Stats>>>,
     pub counters: Counters,
     pub started: Now,

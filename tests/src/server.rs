@@ -193,6 +193,18 @@ pub fn shoal_binary() -> &'static Path {
     })
 }
 
+/// Our command line client, built as this test was.
+pub fn shoal_cli_binary() -> PathBuf {
+    let profile = shoal_binary().parent().expect("cargo's folder").to_path_buf();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "-q", "-p", "cli", "--bin", "shoal-cli"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if profile.file_name().is_some_and(|n| n == "release") {
+        cargo.arg("--release");
+    }
+    assert!(cargo.status().expect("cargo is there").success(), "the client does not build");
+    profile.join("shoal-cli")
+}
+
 /// Redis's own server, where it is installed.
 pub fn redis_binary() -> Option<&'static Path> {
     let path = Path::new("/usr/bin/redis-server");

@@ -10,10 +10,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use tests::server::{free_port, shoal_binary};
+use tests::server::{free_port, shoal_cli_binary};
 use tests::{DEADLINE, Server, wait_for};
 
 /// A client over TLS.
@@ -259,23 +258,11 @@ fn a_replica_follows_over_tls() {
     assert!(replica.client().call("GET before").as_text().is_none());
 }
 
-/// shoal-cli, built as this test was.
-fn cli() -> PathBuf {
-    let profile = shoal_binary().parent().expect("cargo's folder").to_path_buf();
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "-q", "-p", "cli", "--bin", "shoal-cli"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if profile.file_name().is_some_and(|n| n == "release") {
-        cargo.arg("--release");
-    }
-    assert!(cargo.status().expect("cargo is there").success(), "the client does not build");
-    profile.join("shoal-cli")
-}
-
 #[test]
 fn a_cluster_over_tls_alone_is_formed_and_fails_over() {
     let house = Authority::new("cluster");
     house.issue("client");
-    let (cli, client) = (cli(), ["client.crt", "client.key", "ca.crt"].map(|f| house.path(f)));
+    let (cli, client) = (shoal_cli_binary(), ["client.crt", "client.key", "ca.crt"].map(|f| house.path(f)));
     let [certificate, key, ca] = &client;
     let run = |words: &[&str]| {
         let options = ["--tls", "--cacert", ca, "--cert", certificate, "--key", key];

@@ -129,6 +129,7 @@ fn is_one_key(command: &Command) -> bool {
 }
 
 /// All commands of a node. Lives as long as the process.
+#[derive(Clone)]
 pub struct Table {
     specs: Vec<&'static Spec>,
     /// Top-level commands, in order of name.

@@ -197,6 +197,42 @@ impl Runner {
     pub fn eval(&mut self, script: &str) -> String {
         self.run_args(&[b"EVAL", script.as_bytes(), b"0"])
     }
+    /// Runs EVAL with a debugger. `is_on_copies`: asynchronously.
+    pub fn debug(
+        &mut self,
+        args: &[&[u8]],
+        debugger: std::rc::Rc<crate::script::debug::Debugger>,
+        is_on_copies: bool,
+    ) -> String {
+        let mut session = std::mem::replace(&mut self.session, Session::new(0));
+        let scripts = crate::script::LocalScripts::new(42);
+        let plain = std::mem::replace(&mut self.local.scripts, scripts);
+        self.local.scripts.debugger = Some(debugger.clone());
+        let mut out = Reply::new(session.is_resp3);
+        let keyspace = self.engine.keyspace.clone();
+        let closed = (!is_on_copies).then(|| keyspace.gate().close());
+        let outcome = match is_on_copies {
+            false => self.attempt(&mut session, args, &mut out, closed.as_ref()),
+            true => {
+                let mut turn = self.turn(None);
+                let spec = turn.engine.table.resolve(args).expect("a command");
+                let seed = [3, 4];
+                crate::script::debug::copies::execute_on_copies(
+                    &mut turn,
+                    &mut session,
+                    spec,
+                    args,
+                    seed,
+                    &mut out,
+                )
+            }
+        };
+        assert!(matches!(outcome, Outcome::Done));
+        debugger.end();
+        self.local.scripts = plain;
+        self.session = session;
+        String::from_utf8_lossy(&out.take()).into_owned()
+    }
     /// The payload of DUMP.
     pub fn dump(&mut self, key: &str) -> Vec<u8> {
         self.bytes_of(&[b"DUMP", key.as_bytes()])

@@ -16,6 +16,7 @@ pub mod migrate_links;
 pub mod module;
 pub mod pubsub;
 pub mod replication;
+pub mod script;
 pub mod server;
 pub mod slowlog;
 
@@ -77,6 +78,7 @@ fn functions<E: Env>() -> impl Iterator<Item = (&'static str, HostFn<E>)> {
         command::functions::<E>(),
         debug::functions::<E>(),
         replication::functions::<E>(),
+        script::functions::<E>(),
         failover::functions::<E>(),
         cluster::functions::<E>(),
         migrate::functions::<E>(),

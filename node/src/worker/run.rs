@@ -4,6 +4,7 @@ use super::batch::{BATCH_MAX, Batch, Group, Item};
 use super::setting::Setting;
 use super::{Core, Worker};
 use crate::connection::{Connection, OUTPUT_PAUSE_BYTES, Phase};
+use crate::debugger;
 use crate::env::Env;
 use crate::errand::{self, Choice};
 use crate::host::NodeHost;
@@ -381,6 +382,10 @@ impl<E: Env> Worker<E> {
             // It would stand behind the slow script that it is to be told of.
             && !setting.status.is_busy
         {
+            let parts = (batch.raw(item), item.args(&batch.spans), item.raw.start);
+            if let Some(outcome) = debugger::intercept(self, connection, spec, args, parts, session, out) {
+                return outcome;
+            }
             let choice = self.errands.borrow().choose(&self.shared, spec, args, session);
             let Choice::InLine(script) = choice else { return send_on(*spec, session, out) };
             timed = script.map(|script| (script, self.shared.env.now().mono));

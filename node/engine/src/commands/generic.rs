@@ -178,7 +178,7 @@ fn copy(cx: &mut Cx) -> Result<(), Error> {
     Ok(())
 }
 
-fn copy_of(value: ValueRef<'_>) -> Value {
+pub fn copy_of(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Str(v) => Value::str(v),
         ValueRef::List(v) => Value::List(v.clone()),

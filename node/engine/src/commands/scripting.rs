@@ -89,7 +89,7 @@ pub const SCRIPT: Command = Command {
                 "mode",
                 &[Arg::word("yes", "YES"), Arg::word("sync", "SYNC"), Arg::word("no", "NO")],
             )],
-            run: Handler::Engine(debug),
+            run: Handler::Host,
             ..SUB
         },
         Command {
@@ -188,17 +188,6 @@ pub(super) fn kill(cx: &mut EngineCx<'_, '_>, is_eval: bool) -> Result<(), Error
     cx.turn.engine.scripts.control.kill(is_eval, cx.turn.now.mono, slow_ms)?;
     cx.out.ok();
     Ok(())
-}
-
-fn debug(cx: &mut EngineCx<'_, '_>) -> Result<(), Error> {
-    if cx.is_word(2, "NO") {
-        cx.out.ok();
-        return Ok(());
-    }
-    match cx.is_word(2, "YES") || cx.is_word(2, "SYNC") {
-        true => Err(Error::text("ERR The Lua debugger is not available")),
-        false => Err(Error::text("ERR Use SCRIPT DEBUG YES/SYNC/NO")),
-    }
 }
 
 /// Lines of the container's help.

@@ -2,6 +2,7 @@
 
 use super::args::{Answer, Args, Fail, function, one, to_number};
 use super::convert::error_table;
+use super::debug::Debugger;
 use super::native;
 use super::sandbox::{add, constant};
 use mlua::{Lua, Table, Value};
@@ -26,6 +27,8 @@ pub struct State {
     /// The script asked for RESP3.
     pub is_resp3: Cell<bool>,
     pub log: RefCell<Vec<LogLine>>,
+    /// Who debugs the script, and the tables behind read-only ones.
+    pub debugger: RefCell<Option<(Rc<Debugger>, Table)>>,
     random: Cell<u64>,
 }
 
@@ -35,6 +38,7 @@ impl Default for State {
             is_running: Cell::new(false),
             is_resp3: Cell::new(false),
             log: RefCell::default(),
+            debugger: RefCell::default(),
             // As POSIX's generator begins, and Redis's.
             random: Cell::new(0x1234_ABCD_330E),
         }
@@ -48,6 +52,12 @@ impl State {
         self.random.set(next);
         (next >> 17) as u32
     }
+    /// Tells a debugger of an error that a function of `redis` makes.
+    fn tell_error(&self, text: &[u8]) {
+        if let Some((debugger, _)) = &*self.debugger.borrow() {
+            debugger.tell_error(text);
+        }
+    }
     /// Begins the random numbers anew.
     pub fn seed(&self, seed: i64) {
         self.random.set((seed as u32 as u64) << 16 | 0x330E);
@@ -55,7 +65,8 @@ impl State {
 }
 
 /// An error as `redis.error_reply` makes it.
-fn error(lua: &Lua, text: &str) -> Fail {
+fn error(lua: &Lua, state: &State, text: &str) -> Fail {
+    state.tell_error(text.as_bytes());
     match error_table(lua, &format!("ERR {text}")) {
         Ok(table) => Fail::Raw(Value::Table(table)),
         Err(error) => error.into(),
@@ -83,9 +94,14 @@ pub fn redis(lua: &Lua, state: &Rc<State>, holder: &Table, is_eval: bool) -> mlu
     add(&redis, lua, "pcall", native::call(lua, holder, native::CALL, false, outside)?)?;
     let outside = "ERR redis.acl_check_cmd can only be called inside a script invocation";
     add(&redis, lua, "acl_check_cmd", native::call(lua, holder, native::CHECK, true, outside)?)?;
-    add(&redis, lua, "sha1hex", function(lua, "sha1hex", sha1hex)?)?;
-    add(&redis, lua, "error_reply", function(lua, "error_reply", error_reply)?)?;
-    add(&redis, lua, "status_reply", function(lua, "status_reply", status_reply)?)?;
+    for (name, run) in [
+        ("sha1hex", sha1hex as fn(&Lua, &Args, &State) -> Answer),
+        ("error_reply", error_reply),
+        ("status_reply", status_reply),
+    ] {
+        let of = state.clone();
+        add(&redis, lua, name, function(lua, name, move |lua, args| run(lua, args, &of))?)?;
+    }
     let of = state.clone();
     add(&redis, lua, "setresp", function(lua, "setresp", move |lua, args| set_resp(lua, args, &of))?)?;
     let of = state.clone();
@@ -96,22 +112,40 @@ pub fn redis(lua: &Lua, state: &Rc<State>, holder: &Table, is_eval: bool) -> mlu
         add(&redis, lua, name, flags)?;
     }
     if is_eval {
-        add(&redis, lua, "breakpoint", constant(lua, "breakpoint", false)?)?;
-        add(&redis, lua, "debug", function(lua, "debug", |_, _| Ok(mlua::MultiValue::new()))?)?;
+        let of = state.clone();
+        let breakpoint = function(lua, "breakpoint", move |lua, _| breakpoint(lua, &of))?;
+        add(&redis, lua, "breakpoint", breakpoint)?;
+        let of = state.clone();
+        add(&redis, lua, "debug", function(lua, "debug", move |_, args| debug(args, &of))?)?;
         add(&redis, lua, "replicate_commands", constant(lua, "replicate_commands", true)?)?;
     }
     Ok(redis)
 }
 
+/// Stops a script that is debugged at its next line; says whether it is.
+fn breakpoint(lua: &Lua, state: &State) -> Answer {
+    let debugger = state.debugger.borrow();
+    debugger.iter().for_each(|(debugger, _)| debugger.stop_soon());
+    one(lua, debugger.is_some())
+}
+
+/// Shows values to whoever debugs the script.
+fn debug(args: &Args, state: &State) -> Answer {
+    if let Some((debugger, protected)) = &*state.debugger.borrow() {
+        debugger.tell_values(args.all(), protected);
+    }
+    Ok(mlua::MultiValue::new())
+}
+
 fn log(lua: &Lua, args: &Args, state: &State) -> Answer {
     if args.len() < 2 {
-        return Err(error(lua, "redis.log() requires two arguments or more."));
+        return Err(error(lua, state, "redis.log() requires two arguments or more."));
     }
     let Some(level) = to_number(args.value(0)) else {
-        return Err(error(lua, "First argument must be a number (log level)."));
+        return Err(error(lua, state, "First argument must be a number (log level)."));
     };
     if !(0..=3).contains(&(level as i64)) {
-        return Err(error(lua, "Invalid debug level."));
+        return Err(error(lua, state, "Invalid debug level."));
     }
     let words: Vec<Vec<u8>> = args.all()[1..].iter().filter_map(super::args::to_bytes).collect();
     let mut lines = state.log.borrow_mut();
@@ -121,29 +155,31 @@ fn log(lua: &Lua, args: &Args, state: &State) -> Answer {
     Ok(mlua::MultiValue::new())
 }
 
-fn sha1hex(lua: &Lua, args: &Args) -> Answer {
+fn sha1hex(lua: &Lua, args: &Args, state: &State) -> Answer {
     if args.len() != 1 {
-        return Err(error(lua, "wrong number of arguments"));
+        return Err(error(lua, state, "wrong number of arguments"));
     }
     let bytes = super::args::to_bytes(args.value(0)).unwrap_or_default();
     one(lua, super::cache::hex(&Sha1::digest(bytes).into()))
 }
 
 /// Redis answers with an error instead of raising it where the argument is no string.
-fn one_string(lua: &Lua, args: &Args) -> Result<Vec<u8>, Answer> {
+fn one_string(lua: &Lua, args: &Args, state: &State) -> Result<Vec<u8>, Answer> {
     match args.all() {
         [Value::String(text)] => Ok(text.as_bytes().to_vec()),
-        _ => Err(match error_table(lua, "ERR wrong number or type of arguments") {
-            Ok(table) => one(lua, table),
-            Err(error) => Err(error.into()),
+        _ => Err(match error(lua, state, "wrong number or type of arguments") {
+            Fail::Raw(table) => one(lua, table),
+            fail => Err(fail),
         }),
     }
 }
 
-fn error_reply(lua: &Lua, args: &Args) -> Answer {
-    match one_string(lua, args) {
+fn error_reply(lua: &Lua, args: &Args, state: &State) -> Answer {
+    match one_string(lua, args, state) {
         Ok(bytes) => {
-            let text = bytes.strip_prefix(b"-").unwrap_or(&bytes).trim_ascii_end();
+            let text = bytes.strip_prefix(b"-").unwrap_or(&bytes);
+            state.tell_error(&[b"-", text].concat());
+            let text = text.trim_ascii_end();
             let table = lua.create_table()?;
             let has_code = text.contains(&b' ');
             let text = if has_code { text.to_vec() } else { [b"ERR ", text].concat() };
@@ -154,8 +190,8 @@ fn error_reply(lua: &Lua, args: &Args) -> Answer {
     }
 }
 
-fn status_reply(lua: &Lua, args: &Args) -> Answer {
-    match one_string(lua, args) {
+fn status_reply(lua: &Lua, args: &Args, state: &State) -> Answer {
+    match one_string(lua, args, state) {
         Ok(text) => {
             let table = lua.create_table()?;
             table.raw_set("ok", lua.create_string(text)?)?;
@@ -167,14 +203,14 @@ fn status_reply(lua: &Lua, args: &Args) -> Answer {
 
 fn set_resp(lua: &Lua, args: &Args, state: &State) -> Answer {
     if !state.is_running.get() {
-        return Err(error(lua, "redis.setresp can only be called inside a script invocation"));
+        return Err(error(lua, state, "redis.setresp can only be called inside a script invocation"));
     }
     if args.len() != 1 {
-        return Err(error(lua, "redis.setresp() requires one argument."));
+        return Err(error(lua, state, "redis.setresp() requires one argument."));
     }
     match to_number(args.value(0)).map(|n| n as i64) {
         Some(version @ (2 | 3)) => state.is_resp3.set(version == 3),
-        _ => return Err(error(lua, "RESP version must be 2 or 3.")),
+        _ => return Err(error(lua, state, "RESP version must be 2 or 3.")),
     }
     Ok(mlua::MultiValue::new())
 }
@@ -182,14 +218,18 @@ fn set_resp(lua: &Lua, args: &Args, state: &State) -> Answer {
 /// Accepted and without effect: copies that lack what their primary has would break what replication promises.
 fn set_repl(lua: &Lua, args: &Args, state: &State) -> Answer {
     if !state.is_running.get() {
-        return Err(error(lua, "redis.set_repl can only be called inside a script invocation"));
+        return Err(error(lua, state, "redis.set_repl can only be called inside a script invocation"));
     }
     if args.len() != 1 {
-        return Err(error(lua, "redis.set_repl() requires two arguments."));
+        return Err(error(lua, state, "redis.set_repl() requires two arguments."));
     }
     match to_number(args.value(0)).unwrap_or(0.0) as i64 {
         0..=3 => Ok(mlua::MultiValue::new()),
-        _ => Err(error(lua, "Invalid replication flags. Use REPL_AOF, REPL_REPLICA, REPL_ALL or REPL_NONE.")),
+        _ => Err(error(
+            lua,
+            state,
+            "Invalid replication flags. Use REPL_AOF, REPL_REPLICA, REPL_ALL or REPL_NONE.",
+        )),
     }
 }
 

@@ -3,9 +3,11 @@
 //! Invariant: a script that was killed has written nothing, and one that has written is not killed: both are one
 //! transition of one atomic.
 
+use super::debug::Debugger;
 use crate::{Args, Error};
 use proto::Mono;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -63,6 +65,10 @@ impl Running {
     pub fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::Relaxed)
     }
+    /// Ends it, whatever it has done.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+    }
     fn ms(&self, now: Mono) -> u64 {
         now.as_ms().saturating_sub(self.started.as_ms())
     }
@@ -74,11 +80,20 @@ pub struct Control {
     running: Mutex<Vec<Arc<Running>>>,
     /// As many as are in the list.
     count: AtomicUsize,
+    /// One that is debugged on copies: nobody waits for it.
+    aside: Mutex<Option<Arc<Running>>>,
 }
 
 impl Control {
     fn list(&self) -> MutexGuard<'_, Vec<Arc<Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn aside(&self) -> MutexGuard<'_, Option<Arc<Running>>> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// A script is debugged that makes nobody wait; `None`: it is no more.
+    pub fn set_aside(&self, running: Option<Arc<Running>>) {
+        *self.aside() = running;
     }
     pub fn begin(&self, running: &Arc<Running>) {
         let mut list = self.list();
@@ -108,7 +123,10 @@ impl Control {
     pub fn kill(&self, is_eval: bool, now: Mono, slow_ms: u64) -> Result<(), Error> {
         let list = self.list();
         let Some(oldest) = list.first() else {
-            return Err(Error::text("NOTBUSY No scripts in execution right now."));
+            return match self.aside().as_ref().filter(|_| is_eval) {
+                Some(debugged) if debugged.kill() => Ok(()),
+                _ => Err(Error::text("NOTBUSY No scripts in execution right now.")),
+            };
         };
         if oldest.is_replayed {
             return Err(Error::text(
@@ -132,12 +150,13 @@ impl Control {
     /// stays what it wrote, as when a script fails.
     pub fn stop(&self, now: Mono, ms: u64) {
         for running in self.list().iter().filter(|r| !r.is_replayed && r.ms(now) >= ms) {
-            running.is_stopped.store(true, Ordering::Relaxed);
+            running.stop();
         }
     }
 
     /// Ends all scripts of clients, since the node ends. Whether one goes on, because it has written.
     pub fn kill_all(&self) -> bool {
+        self.aside().iter().for_each(|debugged| debugged.stop());
         self.list().iter().filter(|r| !r.is_replayed && !r.kill()).count() > 0
     }
 
@@ -176,6 +195,8 @@ pub enum End {
     NeedsGate,
     /// It takes long: it runs again where it makes nobody wait.
     Moved,
+    /// Its debugger ends it, with an error of its own.
+    Aborted,
 }
 
 /// What an interpreter looks at while it runs.
@@ -187,6 +208,7 @@ pub struct Watch {
     /// It ends at the next look, to run elsewhere: it has done nothing yet.
     may_move: Cell<bool>,
     end: Cell<Option<End>>,
+    debugger: OnceCell<Rc<Debugger>>,
 }
 
 /// Looks at the watch while a library loads, each after 100 000 instructions. Redis allows half a second; this is
@@ -209,6 +231,13 @@ impl Watch {
         self.looks.set(0);
         self.may_move.set(false);
         self.end.take()
+    }
+    /// All scripts of the interpreter are debugged.
+    pub fn set_debugger(&self, debugger: Rc<Debugger>) {
+        self.debugger.set(debugger).expect("an interpreter has one debugger");
+    }
+    pub fn debugger(&self) -> Option<&Rc<Debugger>> {
+        self.debugger.get()
     }
     pub fn set_end(&self, end: End) {
         self.end.set(Some(end));

@@ -5,6 +5,7 @@
 use super::api::{self, LogLine, State};
 use super::cache::{Script, Sha};
 use super::control::{End, Running, Watch};
+use super::debug::{Console, Debugger};
 use super::library::{Collected, Library};
 use super::sandbox::Sandbox;
 use super::{args, native};
@@ -110,6 +111,13 @@ impl Interpreter {
         })
     }
 
+    /// Makes its scripts stop for a debugger.
+    pub fn debug(&self, debugger: Rc<Debugger>) {
+        *self.state.debugger.borrow_mut() = Some((debugger.clone(), self.sandbox.protected.clone()));
+        Console::open(&self.lua, debugger, &self.sandbox, &self.holder, &self.watch)
+            .expect("a new interpreter has room for a debugger");
+    }
+
     pub fn lua(&self) -> &Lua {
         &self.lua
     }
@@ -183,6 +191,7 @@ impl Interpreter {
         self.state.is_running.set(false);
         match (self.watch.finish(), result) {
             (Some(End::Moved), _) => Finish::Moved,
+            (Some(End::Aborted), Ok((false, value))) => Finish::Failed(value),
             (Some(_), Ok((false, value))) => Finish::Ended(Some(value)),
             (Some(_), _) => Finish::Ended(None),
             (None, Ok((true, value))) => Finish::Returned(value),

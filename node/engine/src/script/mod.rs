@@ -21,6 +21,7 @@ mod cjson;
 mod cmsgpack;
 pub mod control;
 mod convert;
+pub mod debug;
 mod format;
 mod interpreter;
 pub mod library;
@@ -36,6 +37,7 @@ use cache::Cache;
 use control::Control;
 use interpreter::{Interpreter, Kind};
 use library::Libraries;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// What all workers share of scripts.
@@ -71,6 +73,8 @@ pub struct LocalScripts {
     function: Slot,
     /// What the last script did.
     pub last: LastRun,
+    /// Debugs the scripts of this thread, which runs no others.
+    pub debugger: Option<Rc<debug::Debugger>>,
 }
 
 /// What may be said of a run of a script.
@@ -98,6 +102,7 @@ impl LocalScripts {
             eval: Slot::default(),
             function: Slot::default(),
             last: LastRun::default(),
+            debugger: None,
         }
     }
 
@@ -115,6 +120,7 @@ impl LocalScripts {
             Kind::Function => shared.libraries.changes(),
         };
         let seed = self.rng.next_u64();
+        let debugger = self.debugger.clone();
         let slot = self.slot(kind);
         if slot.seen != now {
             match kind {
@@ -129,6 +135,7 @@ impl LocalScripts {
         slot.vm.get_or_insert_with(|| {
             let vm = Box::new(Interpreter::new(kind));
             vm.state().seed(seed as i64);
+            debugger.into_iter().for_each(|debugger| vm.debug(debugger));
             vm
         })
     }
@@ -139,6 +146,9 @@ impl LocalScripts {
     }
 
     fn put_back(&mut self, kind: Kind, vm: Box<Interpreter>, shared: &Scripts) {
+        if self.debugger.is_some() {
+            return;
+        }
         let slot = self.slot(kind);
         let bytes = vm.used_bytes() as i64;
         let total = &shared.vm_bytes[usize::from(kind == Kind::Function)];

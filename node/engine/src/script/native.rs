@@ -34,7 +34,7 @@ pub const ERROR: i32 = 3;
 pub const END: i32 = 4;
 
 /// Instructions between two looks at the watch; the number is Redis's.
-const HOOK_COUNT: c_int = 100_000;
+pub(super) const HOOK_COUNT: c_int = 100_000;
 /// Repeated items of a pattern. Matching recurses once for each; the bound keeps it far from the end of a thread's stack.
 const PATTERN_ITEMS_MAX: usize = 1000;
 
@@ -501,15 +501,18 @@ unsafe extern "C-unwind" fn runner_c(l: *mut lua_State) -> c_int {
     }
 }
 
-unsafe extern "C-unwind" fn hook_c(l: *mut lua_State, _record: *mut ffi::lua_Debug) {
+pub(super) unsafe extern "C-unwind" fn hook_c(l: *mut lua_State, record: *mut ffi::lua_Debug) {
     // SAFETY: the registry holds the watch's address, and the watch lives as long as the interpreter.
     unsafe {
         ffi::lua_pushlightuserdata(l, watch_key());
         ffi::lua_rawget(l, ffi::LUA_REGISTRYINDEX);
         let watch = ffi::lua_touserdata(l, -1).cast::<Watch>();
         ffi::lua_pop(l, 1);
-        if watch.is_null() || !(*watch).is_to_end() {
+        if watch.is_null() {
             return;
+        }
+        if !(*watch).is_to_end() {
+            return super::debug::native::on_hook(l, record, &*watch);
         }
         ffi::lua_pushliteral(l, c"the script is to end");
         ffi::lua_error(l);

@@ -4,6 +4,7 @@
 use super::cache::{Script, ScriptFlags, parse_sha, sha_of};
 use super::control::{End, Running};
 use super::convert::{self, COUNTED, ScriptError, Writer};
+use super::debug::Debugger;
 use super::interpreter::{Finish, Interpreter, Invocation, Kind, MEMORY_MAX};
 use super::library::Library;
 use super::{LastRun, native};
@@ -22,6 +23,7 @@ use proto::Slot;
 use proto::resp::Reply;
 use smallvec::SmallVec;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -225,6 +227,8 @@ pub(crate) fn execute(
     args: Args,
     out: &mut Reply,
 ) -> Result<Outcome, Error> {
+    let debugger = turn.local.scripts.debugger.clone();
+    debugger.iter().for_each(|debugger| debugger.open());
     let prepared = match prepare(turn, command, args) {
         Ok(prepared) => prepared,
         Err(error) => return Ok(fail(turn, spec, &error, out)),
@@ -262,9 +266,12 @@ pub(crate) fn execute(
         keys.give_back(turn);
         return Ok(Outcome::Busy(slot));
     }
-    if let [slot, ..] = *slots
-        && let Err(error) = admission::check_presence(turn, session, route, &mut keys, spec, args, slot)
-    {
+    let brought = debugger.map_or(Ok(true), |debugger| debugger.bring(&mut keys, spec, args));
+    let may_run = brought.and_then(|_| match *slots {
+        [slot, ..] => admission::check_presence(turn, session, route, &mut keys, spec, args, slot),
+        [] => Ok(()),
+    });
+    if let Err(error) = may_run {
         execute::conclude(turn, session, &mut keys, &slots);
         return Err(error);
     }
@@ -354,6 +361,10 @@ fn invoke<'g>(
     let name = prepared.name.clone();
     let running = Arc::new(Running::new(name, is_eval, session.is_primary_link, turn.now.mono, args));
     engine.scripts.control.begin(&running);
+    let debugger = turn.local.scripts.debugger.clone();
+    if let Some(debugger) = &debugger {
+        debugger.begin(&running, turn.settings.busy_reply_threshold_ms);
+    }
     let vm = turn.local.scripts.take(prepared.kind);
     let db = keys.db;
     let mut run = Run {
@@ -368,6 +379,7 @@ fn invoke<'g>(
         has_written: false,
         has_acted: false,
         has_read: false,
+        debugger,
         turn,
         keys,
     };
@@ -380,7 +392,7 @@ fn invoke<'g>(
     let finish = vm.run(&prepared.function, &invocation, |lua, what, values| {
         let values = if what & native::PACKED == 0 { values } else { unpacked(&values)? };
         match what & !native::PACKED {
-            native::CHECK => acl_check(lua, engine, &run.session, &values),
+            native::CHECK => acl_check(lua, engine, &run.session, run.debugger.as_deref(), &values),
             _ => run.call_from_lua(lua, &values),
         }
     });
@@ -478,9 +490,13 @@ fn acl_check(
     lua: &Lua,
     engine: &Engine,
     session: &Session,
+    debugger: Option<&Debugger>,
     values: &MultiValue,
 ) -> mlua::Result<(i32, Value)> {
-    let error = |text: &str| Ok((native::ERROR, Value::Table(convert::error_table(lua, text)?)));
+    let error = |text: &str| {
+        debugger.into_iter().for_each(|debugger| debugger.tell_refusal(text));
+        Ok((native::ERROR, Value::Table(convert::error_table(lua, text)?)))
+    };
     let args: Option<SmallVec<[Vec<u8>; 8]>> = values.iter().map(convert::argument).collect();
     let Some(args) = args else {
         return error("ERR Lua redis lib command arguments must be strings or integers");
@@ -515,6 +531,14 @@ fn refused<T>(text: &'static str) -> Result<T, Refusal> {
     Err(Refusal::Error(Error::text(text)))
 }
 
+/// Tells what a command answered, an error twice as Redis does: as what a script gets, and as the reply.
+fn tell_reply(debugger: &Debugger, reply: &[u8]) {
+    if reply.first() == Some(&b'-') {
+        debugger.tell_error(reply.strip_suffix(b"\r\n").unwrap_or(reply));
+    }
+    debugger.tell_reply(reply);
+}
+
 /// The arguments behind their number and a table of them.
 fn unpacked(values: &MultiValue) -> mlua::Result<MultiValue> {
     let (Some(count), Some(Value::Table(table))) = (values.front().and_then(Value::as_i64), values.get(1))
@@ -542,6 +566,7 @@ struct Run<'r, 'g> {
     has_acted: bool,
     /// It has read keys.
     has_read: bool,
+    debugger: Option<Rc<Debugger>>,
 }
 
 impl Run<'_, '_> {
@@ -550,7 +575,9 @@ impl Run<'_, '_> {
         if self.vm.watch().has_ended() {
             return ended(lua);
         }
+        let debugger = self.debugger.clone();
         let error = |text: &str, is_counted: bool| {
+            debugger.iter().for_each(|debugger| debugger.tell_refusal(text));
             let table = convert::error_table(lua, text)?;
             if is_counted {
                 table.raw_set(COUNTED, true)?;
@@ -567,8 +594,18 @@ impl Run<'_, '_> {
         let args: SmallVec<[&[u8]; 8]> = args.iter().map(|a| a.as_slice()).collect();
         self.out.clear();
         self.out.set_resp3(self.vm.state().is_resp3.get());
+        if let Some(debugger) = &self.debugger {
+            debugger.tell_command(&args);
+            if let Some(now) = debugger.take_now() {
+                self.turn.now = now;
+                self.keys.now_ms = now.wall.0;
+            }
+        }
         match self.call(&args) {
             Ok(()) => {
+                if let Some(debugger) = &self.debugger {
+                    tell_reply(debugger, self.out.as_bytes());
+                }
                 let (value, is_error) = convert::to_lua(lua, self.out.as_bytes())?;
                 if let (true, Value::Table(table)) = (is_error, &value) {
                     table.raw_set(COUNTED, true)?;
@@ -598,6 +635,7 @@ impl Run<'_, '_> {
         let result = self.admit(spec, args).and_then(|()| {
             let (places, slots) = Places::of(self.turn, spec, args, self.session.db);
             let route = self.route(spec, &slots)?;
+            self.bring(spec, args)?;
             self.lock(spec, &slots)?;
             self.check_presence(spec, args, &slots, route)?;
             self.begin_writing(spec)?;
@@ -732,6 +770,16 @@ impl Run<'_, '_> {
         }
     }
 
+    /// Copies the keys of a command, if the script is debugged on copies.
+    fn bring(&mut self, spec: &Spec, args: Args) -> Result<(), Refusal> {
+        let Some(debugger) = &self.debugger else { return Ok(()) };
+        self.keys.db = self.session.db;
+        match debugger.bring(self.keys, spec, args)? {
+            true => Ok(()),
+            false => Err(Refusal::End(End::Killed)),
+        }
+    }
+
     /// Locks what the script has not declared.
     fn lock(&mut self, spec: &Spec, slots: &[Slot]) -> Result<(), Refusal> {
         if self.turn.exclusive.is_some() {
@@ -780,7 +828,8 @@ impl Run<'_, '_> {
             self.has_acted = true;
             self.vm.watch().set_may_move(false);
         }
-        if spec.has(flag::WRITE) && !self.has_written {
+        let is_on_copies = self.debugger.as_ref().is_some_and(|debugger| debugger.copies().is_some());
+        if spec.has(flag::WRITE) && !self.has_written && !is_on_copies {
             if !self.running.begin_writing() {
                 return Err(Refusal::End(End::Killed));
             }

@@ -34,7 +34,8 @@ pub struct Sandbox {
     pub meta: Table,
     /// The table behind `globals`.
     pub behind: Table,
-    protected: Table,
+    /// The tables behind read-only ones, by these.
+    pub protected: Table,
     refuse: Function,
 }
 
