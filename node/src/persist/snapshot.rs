@@ -26,6 +26,10 @@ use storage::{GateClosed, Snapshot, SnapshotOptions};
 const QUEUE_BYTES_MAX: u64 = 32 << 20;
 /// Bytes handed to a sink at a time, about.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Time for one step of the walk, and the most of it: most slots have a few keys, and where others on the control thread
+/// have much to do, each step waits for its turn.
+const STEP: Duration = Duration::from_millis(1);
+const WALKS_MAX: usize = 64;
 /// How often the queue is looked at while the sink is busy.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -295,6 +299,8 @@ impl File {
         let writer = self.writer.as_mut().expect("a complete file is not filled again");
         let snapshot = &active.snapshot;
         let is_walked = snapshot.is_walked();
+        let begun = active.shared.env.now().mono;
+        let mut walks = 0;
         while self.out.len() < CHUNK_BYTES {
             match snapshot.next_block() {
                 Some(block) => {
@@ -307,7 +313,10 @@ impl File {
                 }
                 None => {
                     snapshot.walk_next(&active.shared.engine.keyspace);
-                    break;
+                    walks += 1;
+                    if walks == WALKS_MAX || active.shared.env.now().mono.since(begun) >= STEP {
+                        break;
+                    }
                 }
             }
         }
