@@ -191,7 +191,8 @@ fn psync<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     }
     // On the wire places count from 1, and -1 means nothing.
     let has = replid.and_then(|id| u64::try_from(place - 1).ok().map(|n| (id, Offset(n))));
-    start_sync(cx, SyncRequest { is_psync: true, has })
+    let is_named = !cx.args[1].starts_with(b"?");
+    start_sync(cx, SyncRequest { is_psync: true, is_named, has })
 }
 
 /// Our primary gives its role up and asks us to take it.
@@ -218,7 +219,7 @@ const SYNC: Command = Command {
     ..BASE
 };
 fn sync<E: Env>(cx: &mut HostCx<E>) -> Outcome {
-    start_sync(cx, SyncRequest { is_psync: false, has: None })
+    start_sync(cx, SyncRequest { is_psync: false, is_named: false, has: None })
 }
 
 fn start_sync<E: Env>(cx: &mut HostCx<E>, request: SyncRequest) -> Outcome {

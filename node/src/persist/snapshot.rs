@@ -282,8 +282,11 @@ impl File {
         if let Some(db) = start.stream_db {
             aux.push((b"repl-stream-db", text(db as u64)));
         }
-        aux.push((b"repl-id", replid.into_bytes()));
-        aux.push((b"repl-offset", text(start.offset.0)));
+        // Redis 7.0: without a backlog nobody follows this history, nor will go on from it.
+        if request.is_log_base || shared.feed.is_backlog_on() {
+            aux.push((b"repl-id", replid.into_bytes()));
+            aux.push((b"repl-offset", text(start.offset.0)));
+        }
         aux.push((b"aof-base", text(request.is_log_base as u64)));
         let aux: Vec<(&[u8], &[u8])> = aux.iter().map(|(n, v)| (*n, v.as_slice())).collect();
         writer.header(&aux, &mut out);

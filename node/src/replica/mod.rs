@@ -273,6 +273,11 @@ pub fn start<E: Env>(shared: &Arc<Shared<E>>) {
     if let Some((host, port)) = words.split_once(' ')
         && let Ok(port) = port.trim().parse()
     {
+        {
+            // Redis 7.0: what comes from a snapshot may be gone on from; a history of our own nobody shares.
+            let mut state = shared.replication.state();
+            state.has_history = state.is_history_loaded;
+        }
         follow(shared, Some(Target { host: host.into(), port, node: None, generation: 0, tenure: Epoch(0) }));
     } else {
         lead(shared);

@@ -27,6 +27,8 @@ use tokio::sync::Notify;
 pub struct SyncRequest {
     /// PSYNC, not SYNC: the replica acknowledges and understands +FULLRESYNC.
     pub is_psync: bool,
+    /// It names a history, known here or not: "?" stands for none.
+    pub is_named: bool,
     /// The history it has, and what of it.
     pub has: Option<(ReplId, Offset)>,
 }
@@ -307,8 +309,12 @@ impl<E: Env> Link<'_, E> {
 
     /// A reader from where the replica is, if that is in our history and still held.
     fn try_continue(&self) -> Option<(Reader, ReplId)> {
-        let (replid, offset) = self.request.has?;
         let mut state = self.shared.replication.state();
+        let Some((replid, offset)) = self.request.has else {
+            // Redis 7.0: whoever asks for "?" wants a full sync; that is no failure.
+            state.info.partial_err += self.request.is_named as u64;
+            return None;
+        };
         let reader = match state.history.covers(replid, offset) && state.has_history {
             true => self.shared.feed.attach(offset, Keep::All, self.wake.clone()).ok(),
             false => None,
