@@ -1,6 +1,7 @@
 //! Replication between processes: ours with ours, and ours with a stock Redis in both roles.
 
 #[path = "../src/replication_harness.rs"]
+#[allow(dead_code)]
 mod harness;
 
 use harness::{Client, Server, eventually, eventually_or};

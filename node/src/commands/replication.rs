@@ -26,7 +26,12 @@ const REPLICAOF: Command = Command {
     summary: "Configures a server as replica of another, or promotes it to a primary.",
     since: "5.0.0",
     arity: 3,
-    flags: flag::ADMIN | flag::NOSCRIPT | flag::STALE | flag::LOADING | flag::EXCLUSIVE,
+    flags: flag::ADMIN
+        | flag::NOSCRIPT
+        | flag::STALE
+        | flag::LOADING
+        | flag::NO_ASYNC_LOADING
+        | flag::EXCLUSIVE,
     args: &[Arg::string("host"), Arg::integer("port")],
     ..BASE
 };
@@ -176,7 +181,7 @@ const PSYNC: Command = Command {
     summary: "An internal command used in replication.",
     since: "2.8.0",
     arity: -3,
-    flags: flag::ADMIN | flag::NO_MULTI | flag::NOSCRIPT,
+    flags: flag::ADMIN | flag::NO_ASYNC_LOADING | flag::NO_MULTI | flag::NOSCRIPT,
     args: &[Arg::string("replicationid"), Arg::integer("offset")],
     ..BASE
 };
@@ -215,7 +220,7 @@ const SYNC: Command = Command {
     name: "sync",
     summary: "An internal command used in replication.",
     arity: 1,
-    flags: flag::ADMIN | flag::NO_MULTI | flag::NOSCRIPT,
+    flags: flag::ADMIN | flag::NO_ASYNC_LOADING | flag::NO_MULTI | flag::NOSCRIPT,
     ..BASE
 };
 fn sync<E: Env>(cx: &mut HostCx<E>) -> Outcome {

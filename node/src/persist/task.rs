@@ -180,6 +180,13 @@ impl<E: Env> Persist<E> {
             PersistRequest::ConfigChanged => self.on_config().await,
             PersistRequest::StopLog(done) => {
                 self.is_log_held = true;
+                if let Some(job) = self.saving.take() {
+                    tracing::info!(
+                        "A primary's data replace ours. There is a child saving an .rdb. Killing it!"
+                    );
+                    job.abort().await;
+                    self.shared.persist.status().is_saving = false;
+                }
                 self.stop_log().await;
                 let _ = done.send(());
             }
@@ -203,7 +210,9 @@ impl<E: Env> Persist<E> {
     fn tick(&mut self) {
         self.shared.release_if_open();
         self.keep_log();
-        if self.saving.is_some() || self.rewriting.is_some() {
+        // Half of the data is nothing to save.
+        let is_loading = self.shared.state.is_loading.load(Ordering::Relaxed);
+        if self.saving.is_some() || self.rewriting.is_some() || is_loading {
             return;
         }
         if std::mem::take(&mut self.is_rewrite_scheduled) {

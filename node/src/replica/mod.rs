@@ -12,6 +12,7 @@ mod load;
 mod payload;
 mod primary;
 mod role;
+mod transfer;
 mod wait;
 mod wire;
 
@@ -398,5 +399,24 @@ struct Waker(Notify);
 impl replication::feed::Wake for Waker {
     fn wake(&self) {
         self.0.notify_one();
+    }
+}
+
+/// Removed when it is not needed any more.
+struct TemporaryFile {
+    path: String,
+    disk: Arc<dyn storage::Disk>,
+}
+
+impl TemporaryFile {
+    fn new<E: Env>(env: &E, path: String) -> TemporaryFile {
+        TemporaryFile { path, disk: env.disk() }
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        // A file that was not made, or stays behind, harms nobody: the next life overwrites or ignores it.
+        let _ = self.disk.remove(&self.path);
     }
 }
