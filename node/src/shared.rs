@@ -62,6 +62,8 @@ pub struct Shared<E: Env> {
 #[derive(Default)]
 pub struct State {
     pub is_loading: AtomicBool,
+    /// A primary's data are loaded beside ours, which is served meanwhile.
+    pub is_loading_beside: AtomicBool,
     pub is_replica: AtomicBool,
     pub is_link_up: AtomicBool,
     pub is_save_failing: AtomicBool,
@@ -177,6 +179,7 @@ impl<E: Env> Shared<E> {
         let load = |b: &AtomicBool| b.load(Ordering::Relaxed);
         Status {
             is_loading: load(&s.is_loading),
+            is_loading_beside: load(&s.is_loading_beside),
             is_replica: load(&s.is_replica),
             is_link_up: load(&s.is_link_up),
             has_lease: now.0 < s.lease_until.load(Ordering::Acquire),
@@ -392,18 +395,21 @@ impl<E: Env> Shared<E> {
     /// Removes all data, at once for everybody; it is freed in the background.
     pub fn flush_all(&self) {
         let closed = self.close_gate();
-        let mut garbage: Vec<Box<dyn std::any::Any + Send>> = Vec::new();
-        for slot in proto::Slot::all() {
-            let mut guard = self.engine.keyspace.lock_wait(slot);
-            for db in 0..self.engine.keyspace.databases() {
-                if let Some(table) = guard.db_mut(db).take_table() {
-                    garbage.push(Box::new(table));
-                }
-            }
-        }
-        crate::tracking::invalidate_all(self);
+        let before = self.replace_all(None, &closed);
         drop(closed);
-        self.persist.dispose(garbage);
+        self.persist.dispose(before);
+    }
+
+    /// Puts other data in the place of all, or nothing. What was there before is the caller's to dispose of.
+    pub fn replace_all(
+        &self,
+        next: Option<storage::Keyspace>,
+        closed: &storage::GateClosed<'_>,
+    ) -> crate::free::Garbage {
+        let now_ms = self.env.now().wall.0;
+        let before = engine::replace::replace(&self.engine.keyspace, next, now_ms, closed);
+        crate::tracking::invalidate_all(self);
+        before.into_iter().map(|table| Box::new(table) as Box<dyn std::any::Any + Send>).collect()
     }
 
     /// CONFIG RESETSTAT.

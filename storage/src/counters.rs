@@ -54,6 +54,22 @@ impl Counters {
             self.stripe(slot).dbs[db as usize].field_expires.fetch_add(delta, Ordering::Relaxed);
         }
     }
+    /// Adds what `other` counts, whose database `i` is `homes[i]` here, but for `own_bytes` of its first slot.
+    pub(crate) fn take_over(&self, other: &Counters, homes: &[u16], own_bytes: u64) {
+        self.add_bytes(Slot::default(), -(own_bytes as isize));
+        let add = |to: &AtomicI64, from: &AtomicI64| {
+            to.fetch_add(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        };
+        for (to, from) in self.stripes.iter().zip(&other.stripes) {
+            add(&to.bytes, &from.bytes);
+            for (home, from) in homes.iter().zip(&from.dbs) {
+                let to = &to.dbs[*home as usize];
+                add(&to.keys, &from.keys);
+                add(&to.expires, &from.expires);
+                add(&to.field_expires, &from.field_expires);
+            }
+        }
+    }
     // Stripes are read one after the other, so a sum may briefly be off; it is never reported below zero.
     pub(crate) fn bytes(&self) -> u64 {
         sum(self.stripes.iter().map(|s| &s.bytes))

@@ -5,7 +5,7 @@
 //! last step is a full folded multiplication.
 
 /// A keyed hash function; the same key gives the same hashes in every process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyHasher {
     a: u64,
     b: u64,

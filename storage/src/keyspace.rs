@@ -71,17 +71,27 @@ unsafe impl Sync for Home {}
 // SAFETY: as above.
 unsafe impl Send for Home {}
 
+impl Home {
+    fn own_bytes(&self) -> usize {
+        self.roots.len() * size_of::<Root>() + self.next_expiry.len() * 8 + self.occupied.len() * 8
+    }
+}
+
 static EMPTY: Root = Root::EMPTY;
 
 impl Keyspace {
     /// An empty keyspace with `databases` databases (at least one). The seed keys the hash of all tables: random in
     /// production, fixed in simulations.
     pub fn new(databases: u16, hash_seed: [u64; 2]) -> Keyspace {
+        Keyspace::with_hasher(databases, KeyHasher::new(hash_seed))
+    }
+
+    pub(crate) fn with_hasher(databases: u16, hasher: KeyHasher) -> Keyspace {
         assert!(databases > 0);
         let lines: Box<[SlotLine]> = (0..Slot::COUNT).map(|_| SlotLine::new()).collect();
         let keyspace = Keyspace {
             lines: lines.try_into().ok().expect("one line for each slot"),
-            hasher: KeyHasher::new(hash_seed),
+            hasher,
             places: (0..databases).map(AtomicU16::new).collect(),
             homes: (0..databases).map(|_| OnceLock::new()).collect(),
             counters: Arc::new(Counters::new(databases)),
@@ -90,9 +100,14 @@ impl Keyspace {
             clock: AtomicU32::new(0),
             gate: Gate::default(),
         };
-        let own = Slot::COUNT * size_of::<SlotLine>();
-        keyspace.counters.add_bytes(Slot::default(), own as isize);
+        keyspace.counters.add_bytes(Slot::default(), keyspace.own_bytes() as isize);
         keyspace
+    }
+
+    /// Bytes of the keyspace without any table, all counted with the first slot.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        let homes = self.homes.iter().filter_map(|home| home.get()).map(|home| home.own_bytes());
+        (Slot::COUNT * size_of::<SlotLine>() + homes.sum::<usize>()) as u64
     }
 
     /// The keyed hash under which `key` is stored.
@@ -298,8 +313,7 @@ impl Keyspace {
                 next_expiry: (0..Slot::COUNT).map(|_| AtomicI64::new(i64::MAX)).collect(),
                 occupied: (0..Slot::COUNT / 64).map(|_| AtomicU64::new(0)).collect(),
             };
-            let bytes = roots * size_of::<Root>() + Slot::COUNT * 8 + Slot::COUNT / 8;
-            self.counters.add_bytes(Slot::default(), bytes as isize);
+            self.counters.add_bytes(Slot::default(), home.own_bytes() as isize);
             Box::new(home)
         })
     }
@@ -318,6 +332,10 @@ impl Keyspace {
         } else {
             word.fetch_and(!bit, Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn set_next_expiry(&self, slot: Slot, home: u16, at_ms: i64) {
+        self.home(home).next_expiry[slot.index()].store(at_ms, Ordering::Relaxed);
     }
 
     pub(crate) fn next_expiry(&self, slot: Slot, home: u16) -> i64 {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here knows a command. Nothing reads a clock, starts a thread or draws a random number.
 
+mod adopt;
 pub mod aof;
 mod counters;
 mod crc64;

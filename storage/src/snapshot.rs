@@ -113,6 +113,12 @@ impl Keyspace {
         Ok(snapshot)
     }
 
+    /// As [`Keyspace::end_snapshot`], whichever it is.
+    pub(crate) fn end_any_snapshot(&self) {
+        let active = lock(&self.snapshot).clone();
+        active.iter().for_each(|snapshot| self.end_snapshot(snapshot));
+    }
+
     /// Ends a snapshot: writers owe it nothing any more, and what is queued is dropped. Another may begin.
     pub fn end_snapshot(&self, snapshot: &Arc<Snapshot>) {
         let mut active = lock(&self.snapshot);

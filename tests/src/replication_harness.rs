@@ -106,6 +106,11 @@ impl Server {
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
+    /// Names of what is in the server's folder.
+    pub fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.dir).expect("the server has a folder");
+        entries.map(|e| e.expect("a readable folder").file_name().to_string_lossy().into_owned()).collect()
+    }
     /// Waits until this replica has everything of its primary.
     pub fn catch_up(&self, primary: &Server) {
         let what = || {

@@ -161,6 +161,58 @@ fn the_server_ends_although_a_script_runs() {
 }
 
 #[test]
+fn a_signal_saves_all_of_a_script_or_nothing() {
+    const SAVED: &[&str] = &["--workers", "1", "--save", "3600 1", "--busy-reply-threshold", "50"];
+    for log in ["no", "yes"] {
+        let args = [SAVED, &["--appendonly", log]].concat();
+        let mut server = Server::start(&args);
+        let client = stuck(&server, "for _ = 1, 200000 do redis.call('INCR', '{held}n') end");
+        server.signal(libc::SIGTERM);
+        assert!(server.wait().success());
+        drop(client);
+        server.restart(&args);
+        assert_eq!(server.client().text("GET {held}n"), "200000", "appendonly {log}");
+    }
+}
+
+const WRITES_FOREVER: &str = "redis.call('SET', KEYS[1], 1) while true do end";
+
+#[test]
+fn a_signal_waits_for_a_script_that_has_written_until_it_is_taken_back() {
+    let mut server = start();
+    let mut client = stuck(&server, WRITES_FOREVER);
+    server.signal(libc::SIGTERM);
+    let mut other = server.client();
+    // It is heard at some moment.
+    wait_for("the signal to be taken back", || {
+        let reply = text(&other.call("SHUTDOWN ABORT"));
+        (!reply.contains("No shutdown in progress")).then(|| assert!(reply.contains("OK"), "{reply}"))
+    });
+    other.ok("SET elsewhere 1");
+    assert!(text(&other.call("SHUTDOWN SAVE")).contains("BUSY"));
+    server.signal(libc::SIGTERM);
+    wait_for("the signal to be heard", || {
+        server.log().matches("A signal requested shutdown").nth(1).is_some().then_some(())
+    });
+    let _ = other.send(&["SHUTDOWN", "NOSAVE"]);
+    assert!(server.wait().success());
+    assert!(client.receive().is_err());
+}
+
+/// As in Redis, where its command is read when the script counts as slow.
+#[test]
+fn a_client_is_told_that_its_shutdown_would_save_half_of_a_script() {
+    let server = Server::start(&["--workers", "2", "--save", "3600 1", "--busy-reply-threshold", "700"]);
+    let mut client = server.client();
+    client.send(&["EVAL", WRITES_FOREVER, "1", "held"]).unwrap();
+    let mut other = server.client();
+    wait_for("a script that runs", || text(&other.call("SCRIPT KILL")).contains("UNKILLABLE").then_some(()));
+    let reply = text(&other.call("SHUTDOWN"));
+    assert!(reply.contains("BUSY Redis is busy running a script."), "{reply}");
+    assert_eq!(other.text("PING"), "PONG");
+}
+
+#[test]
 fn a_transaction_runs_its_scripts_in_line() {
     let server = start();
     let mut client = server.client();

@@ -1,6 +1,7 @@
 //! Replication between processes: ours with ours, and ours with a stock Redis in both roles.
 
 #[path = "../src/replication_harness.rs"]
+#[allow(dead_code)]
 mod harness;
 
 use harness::{Client, Server, eventually, eventually_or};
@@ -313,6 +314,38 @@ fn a_configured_primary_is_followed_from_the_start() {
     assert_eq!(replica.run("REPLICAOF 127.0.0.1 0x"), "ERR Invalid master port");
 }
 
+/// A node that was a primary asks whether it may go on from its own history, which counts as refused. One that starts as
+/// a replica has none.
+#[test]
+fn a_first_sync_is_no_failed_partial_one() {
+    let stock = Server::redis(&[]);
+    for primary in stock.into_iter().chain([Server::shoal(&[])]) {
+        let place = format!("127.0.0.1 {}", primary.port);
+        let replica = Server::shoal(&["--replicaof", &place]);
+        replica.catch_up(&primary);
+        assert_eq!((primary.info("sync_full"), primary.info("sync_partial_err")), ("1".into(), "0".into()));
+        let other = Server::shoal(&[]);
+        other.replicate(&primary);
+        other.catch_up(&primary);
+        assert_eq!((primary.info("sync_full"), primary.info("sync_partial_err")), ("2".into(), "1".into()));
+    }
+}
+
+/// A history that cannot be one counts as well; whoever names none wants a full sync.
+#[test]
+fn who_names_a_history_and_gets_a_full_sync_is_counted() {
+    let stock = Server::redis(&[]);
+    for primary in stock.into_iter().chain([Server::shoal(&[])]) {
+        let requests = [("PSYNC ? -1", "0"), ("PSYNC nonsense 1", "1"), ("SYNC", "1")];
+        for (count, (request, errors)) in (1..).zip(requests) {
+            let mut client = primary.client();
+            client.send(&request.split(' ').collect::<Vec<_>>());
+            eventually("the sync begins", || primary.info("sync_full") == count.to_string());
+            assert_eq!(primary.info("sync_partial_err"), errors, "{request}");
+        }
+    }
+}
+
 #[test]
 fn a_restart_of_either_side_goes_on_where_it_was() {
     let mut primary = Server::shoal(&["--repl-backlog-size", "100mb"]);
@@ -489,7 +522,11 @@ fn we_follow_a_stock_redis() {
         replica.replicate(&primary);
         eventually_or("the link is up", || replica.info("master_link_status") == "up", || replica.log());
         chained.replicate(&replica);
-        eventually("its replica is up", || chained.info("master_link_status") == "up");
+        eventually_or(
+            "its replica is up",
+            || chained.info("master_link_status") == "up",
+            || format!("{}\n---\n{}", replica.log(), chained.log()),
+        );
         assert_eq!(primary.run("CLIENT KILL TYPE replica"), "1");
         eventually_or("it goes on", || primary.info("sync_partial_ok") == "1", || replica.log());
         eventually("the link is up", || replica.info("master_link_status") == "up");

@@ -24,7 +24,8 @@ pub fn watched(status: &Status, settings: &Settings) -> u32 {
         || status.is_short_of_copies
         || settings.min_replicas_to_write > 0;
     let writes = if is_write_watched { flag::WRITE | flag::MAY_REPLICATE } else { 0 };
-    writes | if settings.maxmemory > 0 { flag::DENYOOM } else { 0 }
+    let beside = if status.is_loading_beside { flag::NO_ASYNC_LOADING } else { 0 };
+    writes | beside | if settings.maxmemory > 0 { flag::DENYOOM } else { 0 }
 }
 
 /// Gates that need neither keys nor locks.
@@ -78,6 +79,9 @@ pub fn admit_as(
         ));
     }
     if status.is_loading && common & flag::LOADING == 0 {
+        return Err(Error::text("LOADING Redis is loading the dataset in memory"));
+    }
+    if status.is_loading_beside && (flags | queued_flags(session, spec)) & flag::NO_ASYNC_LOADING != 0 {
         return Err(Error::text("LOADING Redis is loading the dataset in memory"));
     }
     if status.is_busy && spec.command.flags & flag::ALLOW_BUSY == 0 {

@@ -32,6 +32,7 @@ pub mod multi;
 pub mod number;
 pub mod propagate;
 pub mod purge;
+pub mod replace;
 pub mod script;
 pub mod session;
 pub mod settings;

@@ -158,6 +158,9 @@ pub mod flag {
     /// About its client: states that hold for one command outlive it.
     pub const KEEPS_STATES: u32 = 1 << 27;
 
+    /// Refused while a primary's data are loaded beside ours.
+    pub const NO_ASYNC_LOADING: u32 = 1 << 29;
+
     /// Counts as set on every command.
     pub const ANY: u32 = 1 << 31;
     /// While its answer is made elsewhere, its client counts as blocked.
@@ -180,6 +183,7 @@ pub mod flag {
         (FAST, "fast"),
         (NO_AUTH, "no_auth"),
         (NO_MANDATORY_KEYS, "no_mandatory_keys"),
+        (NO_ASYNC_LOADING, "no_async_loading"),
         (NO_MULTI, "no_multi"),
         (MOVABLE_KEYS, "movablekeys"),
         (ALLOW_BUSY, "allow_busy"),

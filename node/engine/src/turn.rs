@@ -58,6 +58,8 @@ pub struct Passage<'a>(pub &'a dyn Fn() -> bool);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Status {
     pub is_loading: bool,
+    /// A primary's data are loaded beside ours.
+    pub is_loading_beside: bool,
     pub is_replica: bool,
     /// The link to the primary is up. Meaningless on a primary.
     pub is_link_up: bool,

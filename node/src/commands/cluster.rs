@@ -24,7 +24,7 @@ const SHOW: Command = Command {
 };
 const CHANGE: Command = Command {
     complexity: "One decision of the voters.",
-    flags: flag::ADMIN | flag::STALE | flag::NO_MULTI,
+    flags: flag::ADMIN | flag::STALE | flag::NO_ASYNC_LOADING | flag::NO_MULTI,
     ..SHOW
 };
 const SLOT_LIST: &[Arg] = &[Arg::integer("slot").multiple()];
@@ -201,7 +201,7 @@ pub static COMMANDS: &[Command] = &[Command {
             name: "reset",
             summary: "Makes a node leave its cluster.",
             arity: -2,
-            flags: CHANGE.flags | flag::NOSCRIPT,
+            flags: flag::ADMIN | flag::STALE | flag::NOSCRIPT | flag::NO_MULTI,
             args: &[
                 Arg::one_of("reset-type", &[Arg::word("hard", "HARD"), Arg::word("soft", "SOFT")]).optional()
             ],

@@ -256,15 +256,16 @@ fn loading<E: Env>(i: &mut Info<'_, E>) {
 fn persistence<E: Env>(i: &mut Info<'_, E>) {
     let status = i.shared.persist.status();
     let is_loading = i.shared.state.is_loading.load(Ordering::Relaxed);
+    let is_beside = i.shared.state.is_loading_beside.load(Ordering::Relaxed);
     let settings = i.shared.settings();
     let dirty = i.shared.dirty().saturating_sub(status.dirty_at_save);
     let now_s = i.now.mono.as_ms() / 1000;
     let since = |is_on: bool, began_s: u64| if is_on { now_s.saturating_sub(began_s) as i64 } else { -1 };
     i.line("loading", is_loading as u8);
-    if is_loading {
+    i.line("async_loading", is_beside as u8);
+    if is_loading || is_beside {
         loading(i);
     }
-    i.line("async_loading", 0);
     i.line("current_cow_peak", 0);
     i.line("current_cow_size", 0);
     i.line("current_fork_perc", "0.00");

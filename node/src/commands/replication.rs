@@ -26,7 +26,12 @@ const REPLICAOF: Command = Command {
     summary: "Configures a server as replica of another, or promotes it to a primary.",
     since: "5.0.0",
     arity: 3,
-    flags: flag::ADMIN | flag::NOSCRIPT | flag::STALE | flag::LOADING | flag::EXCLUSIVE,
+    flags: flag::ADMIN
+        | flag::NOSCRIPT
+        | flag::STALE
+        | flag::LOADING
+        | flag::NO_ASYNC_LOADING
+        | flag::EXCLUSIVE,
     args: &[Arg::string("host"), Arg::integer("port")],
     ..BASE
 };
@@ -176,7 +181,7 @@ const PSYNC: Command = Command {
     summary: "An internal command used in replication.",
     since: "2.8.0",
     arity: -3,
-    flags: flag::ADMIN | flag::NO_MULTI | flag::NOSCRIPT,
+    flags: flag::ADMIN | flag::NO_ASYNC_LOADING | flag::NO_MULTI | flag::NOSCRIPT,
     args: &[Arg::string("replicationid"), Arg::integer("offset")],
     ..BASE
 };
@@ -191,7 +196,8 @@ fn psync<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     }
     // On the wire places count from 1, and -1 means nothing.
     let has = replid.and_then(|id| u64::try_from(place - 1).ok().map(|n| (id, Offset(n))));
-    start_sync(cx, SyncRequest { is_psync: true, has })
+    let is_named = !cx.args[1].starts_with(b"?");
+    start_sync(cx, SyncRequest { is_psync: true, is_named, has })
 }
 
 /// Our primary gives its role up and asks us to take it.
@@ -214,11 +220,11 @@ const SYNC: Command = Command {
     name: "sync",
     summary: "An internal command used in replication.",
     arity: 1,
-    flags: flag::ADMIN | flag::NO_MULTI | flag::NOSCRIPT,
+    flags: flag::ADMIN | flag::NO_ASYNC_LOADING | flag::NO_MULTI | flag::NOSCRIPT,
     ..BASE
 };
 fn sync<E: Env>(cx: &mut HostCx<E>) -> Outcome {
-    start_sync(cx, SyncRequest { is_psync: false, has: None })
+    start_sync(cx, SyncRequest { is_psync: false, is_named: false, has: None })
 }
 
 fn start_sync<E: Env>(cx: &mut HostCx<E>, request: SyncRequest) -> Outcome {

@@ -96,7 +96,7 @@ pub static COMMANDS: &[Command] = &[
         name: "save",
         summary: "Synchronously saves the database(s) to disk.",
         complexity: "O(N) where N is the total number of keys in all databases",
-        flags: flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI,
+        flags: flag::ADMIN | flag::NOSCRIPT | flag::NO_ASYNC_LOADING | flag::NO_MULTI,
         ..BASE
     },
     Command {
@@ -104,13 +104,13 @@ pub static COMMANDS: &[Command] = &[
         summary: "Saves the database(s) to disk while serving.",
         arity: -1,
         args: &[Arg::word("schedule", "SCHEDULE").since("3.2.2").optional()],
-        flags: flag::ADMIN | flag::NOSCRIPT,
+        flags: flag::ADMIN | flag::NOSCRIPT | flag::NO_ASYNC_LOADING,
         ..BASE
     },
     Command {
         name: "bgrewriteaof",
         summary: "Rewrites the append-only file while serving.",
-        flags: flag::ADMIN | flag::NOSCRIPT,
+        flags: flag::ADMIN | flag::NOSCRIPT | flag::NO_ASYNC_LOADING,
         ..BASE
     },
     Command {
@@ -217,7 +217,8 @@ fn checked<E: Env>(cx: &HostCx<E>, config: &Config) -> Result<(Pairs, Config), E
                 name.to_lowercase()
             )));
         }
-        if directive.is_for_loaded && cx.host.setting.status.is_loading {
+        let status = &cx.host.setting.status;
+        if directive.is_for_loaded && (status.is_loading || status.is_loading_beside) {
             return Err(Error::text("LOADING Redis is loading the dataset in memory"));
         }
         let words: Vec<String> = match directive.kind {

@@ -400,7 +400,13 @@ pub static DIRECTIVES: &[Directive] = &[
         "Longest argument, in bytes.",
     ),
     d("protected-mode", Bool, "yes", Any, "Refuse clients from elsewhere while there is no password."),
-    d("rdb-del-sync-files", Bool, "no", Any, "Accepted for compatibility."),
+    d(
+        "rdb-del-sync-files",
+        Bool,
+        "no",
+        Any,
+        "Remove the file of a full sync when it is loaded, where nothing else is kept on disk.",
+    ),
     hidden(d(
         "rdb-key-save-delay",
         Int(-I32, I32),
@@ -449,7 +455,7 @@ pub static DIRECTIVES: &[Directive] = &[
         Enum(&["disabled", "on-empty-db", "swapdb"]),
         "disabled",
         Any,
-        "Accepted for compatibility: snapshots are loaded as they arrive.",
+        "How a replica loads a full sync: from a file when that has come whole, as it arrives if there are no keys, or as it arrives beside the old data, which goes when all has come.",
     )),
     d(
         "repl-diskless-sync",

@@ -9,7 +9,7 @@ mod value;
 
 pub use directives::DIRECTIVES;
 pub use file::{FileError, load_args, rewrite};
-pub use settings::{Durability, Fsync, NodeSettings, OutputLimit};
+pub use settings::{DisklessLoad, Durability, Fsync, NodeSettings, OutputLimit};
 pub use value::{Kind, parse_memory};
 
 use engine::glob;

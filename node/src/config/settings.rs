@@ -55,6 +55,9 @@ pub struct NodeSettings {
     pub repl_ping_s: u64,
     pub repl_timeout_s: u64,
     pub replica_priority: u64,
+    pub diskless_load: DisklessLoad,
+    /// `rdb-del-sync-files`.
+    pub is_sync_file_removed: bool,
     pub replica_announce_ip: String,
     pub replica_announce_port: u16,
     pub min_replicas_max_lag_s: u64,
@@ -85,6 +88,14 @@ pub enum Fsync {
     EverySecond,
     Always,
     No,
+}
+
+/// `repl-diskless-load`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DisklessLoad {
+    Disabled,
+    OnEmptyDb,
+    SwapDb,
 }
 
 /// What must hold before a reply leaves.
@@ -221,6 +232,12 @@ impl NodeSettings {
             repl_ping_s: num("repl-ping-replica-period"),
             repl_timeout_s: num("repl-timeout"),
             replica_priority: num("replica-priority"),
+            diskless_load: match config.get("repl-diskless-load") {
+                "on-empty-db" => DisklessLoad::OnEmptyDb,
+                "swapdb" => DisklessLoad::SwapDb,
+                _ => DisklessLoad::Disabled,
+            },
+            is_sync_file_removed: flag("rdb-del-sync-files"),
             replica_announce_ip: text("replica-announce-ip"),
             replica_announce_port: int("replica-announce-port") as u16,
             min_replicas_max_lag_s: num("min-replicas-max-lag"),

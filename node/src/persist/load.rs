@@ -13,9 +13,9 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use storage::GateReader;
 use storage::aof::{AofError, AofOptions, Item, load_manifest};
 use storage::rdb::{Decoder, Event, LoadOptions, RdbError, Record};
+use storage::{GateReader, Keyspace};
 
 /// Bytes read from a file at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -93,7 +93,13 @@ pub struct LoadRule {
     pub is_exclusive: bool,
 }
 
-/// Takes the bytes of an RDB file as they come, and puts its keys into the keyspace.
+/// What an RDB file held, if it was loaded beside the data in use.
+pub struct Beside {
+    pub keyspace: Keyspace,
+    pub libraries: Vec<Vec<u8>>,
+}
+
+/// Takes the bytes of an RDB file as they come, and puts its keys into the keyspace, or into one beside it.
 pub struct RdbLoader<E: Env> {
     keys: KeyLoader<E>,
     decoder: Decoder,
@@ -104,13 +110,26 @@ impl<E: Env> RdbLoader<E> {
         let decoder = Decoder::new(load_options(shared));
         RdbLoader { keys: KeyLoader::new(shared.clone(), rule), decoder }
     }
+    /// As [`RdbLoader::new`], for data that others are not to see yet.
+    pub fn beside(shared: &Arc<Shared<E>>, rule: LoadRule) -> RdbLoader<E> {
+        let mut loader = RdbLoader::new(shared, rule);
+        let keyspace = shared.engine.keyspace.beside();
+        keyspace.set_clock(fresh_clock(shared));
+        loader.keys.gate = None;
+        loader.keys.into.beside = Some(Beside { keyspace, libraries: Vec::new() });
+        loader
+    }
+    /// What was loaded, if that was beside the data in use.
+    pub fn into_beside(self) -> Option<Beside> {
+        self.keys.into.beside
+    }
     /// Takes the next bytes. Returns whether the file's end mark was among them.
     pub fn push(&mut self, bytes: &[u8]) -> Result<bool, LoadError> {
         self.decoder.push(bytes);
-        let KeyLoader { shared, gate, rule, now_ms, loaded } = &mut self.keys;
+        let KeyLoader { shared, gate, into } = &mut self.keys;
         let _inside = gate.as_mut().map(GateReader::enter_wait);
         while let Some(event) = self.decoder.next()? {
-            take(shared, *rule, *now_ms, loaded, event)?;
+            into.take(shared, event)?;
         }
         Ok(self.decoder.is_ended())
     }
@@ -138,7 +157,7 @@ impl<E: Env> RdbLoader<E> {
         self.decoder.offset()
     }
     pub fn loaded(&self) -> &Loaded {
-        &self.keys.loaded
+        &self.keys.into.loaded
     }
 }
 
@@ -150,51 +169,91 @@ fn load_options<E: Env>(shared: &Shared<E>) -> LoadOptions {
 /// Puts the events of an RDB file into the keyspace.
 struct KeyLoader<E: Env> {
     shared: Arc<Shared<E>>,
-    /// `None`: the gate is closed by the caller.
+    /// `None`: the gate is closed by the caller, or nobody else sees what is loaded.
     gate: Option<GateReader>,
+    into: Into,
+}
+
+/// Where events go, and what they have brought.
+struct Into {
+    beside: Option<Beside>,
     rule: LoadRule,
     now_ms: i64,
     loaded: Loaded,
 }
 
+/// The access clock of what is loaded now.
+fn fresh_clock<E: Env>(shared: &Shared<E>) -> u32 {
+    evict::fresh(shared.env.now().wall.0, shared.settings().engine.maxmemory_policy.is_lfu())
+}
+
 impl<E: Env> KeyLoader<E> {
     fn new(shared: Arc<Shared<E>>, rule: LoadRule) -> KeyLoader<E> {
         let now_ms = shared.env.now().wall.0;
-        let is_lfu = shared.settings().engine.maxmemory_policy.is_lfu();
-        shared.engine.keyspace.set_clock(evict::fresh(now_ms, is_lfu));
+        shared.engine.keyspace.set_clock(fresh_clock(&shared));
         let gate = (!rule.is_exclusive).then(|| shared.engine.keyspace.gate().register());
-        KeyLoader { shared, gate, rule, now_ms, loaded: Loaded::default() }
+        KeyLoader { shared, gate, into: Into { beside: None, rule, now_ms, loaded: Loaded::default() } }
     }
     fn take(&mut self, event: Event) -> Result<(), LoadError> {
         let _inside = self.gate.as_mut().map(GateReader::enter_wait);
-        take(&self.shared, self.rule, self.now_ms, &mut self.loaded, event)
+        self.into.take(&self.shared, event)
     }
 }
 
-fn take<E: Env>(
-    shared: &Shared<E>,
-    rule: LoadRule,
-    now_ms: i64,
-    loaded: &mut Loaded,
-    event: Event,
-) -> Result<(), LoadError> {
-    if shared.state.is_shutting_down.load(Ordering::Relaxed) {
-        return Err(LoadError::Ended);
-    }
-    match event {
-        Event::Key(record) => {
-            insert(shared, rule, now_ms, loaded, *record)?;
-            delay(shared);
+impl Into {
+    fn take<E: Env>(&mut self, shared: &Shared<E>, event: Event) -> Result<(), LoadError> {
+        if shared.state.is_shutting_down.load(Ordering::Relaxed) {
+            return Err(LoadError::Ended);
         }
-        Event::Aux(name, value) => take_aux(loaded, &name, &value),
-        Event::EmptyKey(key) => {
-            tracing::info!("rdbLoadObject skipping empty key: {}", String::from_utf8_lossy(&key));
+        match event {
+            Event::Key(record) => {
+                self.insert(shared, *record)?;
+                delay(shared);
+            }
+            Event::Aux(name, value) => take_aux(&mut self.loaded, &name, &value),
+            Event::EmptyKey(key) => {
+                tracing::info!("rdbLoadObject skipping empty key: {}", String::from_utf8_lossy(&key));
+            }
+            Event::Function(text) => match &mut self.beside {
+                Some(beside) => beside.libraries.push(text),
+                None => load_library(shared, self.rule, &text)?,
+            },
+            Event::ModuleAux(name) => tracing::warn!("Data of the module '{name}' were left out"),
+            Event::Header { .. } | Event::Sizes { .. } | Event::End => {}
         }
-        Event::Function(text) => load_library(shared, rule, &text)?,
-        Event::ModuleAux(name) => tracing::warn!("Data of the module '{name}' were left out"),
-        Event::Header { .. } | Event::Sizes { .. } | Event::End => {}
+        Ok(())
     }
-    Ok(())
+
+    fn insert<E: Env>(&mut self, shared: &Shared<E>, record: Record) -> Result<(), LoadError> {
+        let keyspace = self.beside.as_ref().map_or(&*shared.engine.keyspace, |beside| &beside.keyspace);
+        let db = u16::try_from(record.db).ok().filter(|db| *db < keyspace.databases());
+        let db = db.ok_or(LoadError::Database(record.db))?;
+        let Into { rule, now_ms, loaded, .. } = self;
+        if rule.skips_expired && record.expire_ms.is_some_and(|at| at < *now_ms) {
+            loaded.expired += 1;
+            return Ok(());
+        }
+        let (slot, hash) = (Slot::of_key(&record.key), keyspace.hash(&record.key));
+        let mut guard = keyspace.lock_wait(slot);
+        let mut home = guard.db_mut(db);
+        if !rule.may_replace && home.get(&record.key, hash).is_some() {
+            return Err(LoadError::Duplicate(record.key));
+        }
+        home.insert(&record.key, hash, record.value, record.expire_ms);
+        loaded.keys += 1;
+        let is_lfu = shared.settings().engine.maxmemory_policy.is_lfu();
+        let clock = match (record.idle_s, record.frequency) {
+            (Some(idle_s), _) if !is_lfu => {
+                evict::fresh(now_ms.saturating_sub(idle_s.min(1 << 32) as i64 * 1000), false)
+            }
+            (_, Some(count)) if is_lfu => evict::fresh(*now_ms, true) & !0xFF | count as u32,
+            _ => return Ok(()),
+        };
+        if let Some(entry) = home.get(&record.key, hash) {
+            entry.set_clock(clock);
+        }
+        Ok(())
+    }
 }
 
 /// `key-load-delay`, for tests of what happens meanwhile.
@@ -225,42 +284,6 @@ fn take_aux(loaded: &mut Loaded, name: &[u8], value: &[u8]) {
     }
 }
 
-fn insert<E: Env>(
-    shared: &Shared<E>,
-    rule: LoadRule,
-    now_ms: i64,
-    loaded: &mut Loaded,
-    record: Record,
-) -> Result<(), LoadError> {
-    let keyspace = &shared.engine.keyspace;
-    let db = u16::try_from(record.db).ok().filter(|db| *db < keyspace.databases());
-    let db = db.ok_or(LoadError::Database(record.db))?;
-    if rule.skips_expired && record.expire_ms.is_some_and(|at| at < now_ms) {
-        loaded.expired += 1;
-        return Ok(());
-    }
-    let (slot, hash) = (Slot::of_key(&record.key), keyspace.hash(&record.key));
-    let mut guard = keyspace.lock_wait(slot);
-    let mut home = guard.db_mut(db);
-    if !rule.may_replace && home.get(&record.key, hash).is_some() {
-        return Err(LoadError::Duplicate(record.key));
-    }
-    home.insert(&record.key, hash, record.value, record.expire_ms);
-    loaded.keys += 1;
-    let is_lfu = shared.settings().engine.maxmemory_policy.is_lfu();
-    let clock = match (record.idle_s, record.frequency) {
-        (Some(idle_s), _) if !is_lfu => {
-            evict::fresh(now_ms.saturating_sub(idle_s.min(1 << 32) as i64 * 1000), false)
-        }
-        (_, Some(count)) if is_lfu => evict::fresh(now_ms, true) & !0xFF | count as u32,
-        _ => return Ok(()),
-    };
-    if let Some(entry) = home.get(&record.key, hash) {
-        entry.set_clock(clock);
-    }
-    Ok(())
-}
-
 /// Loads `dbfilename`, in one go. `None`: there is none.
 pub fn load_rdb<E: Env>(shared: &Arc<Shared<E>>, rule: LoadRule) -> Result<Option<Loaded>, LoadError> {
     let path = shared.settings().dbfilename.clone();
@@ -283,7 +306,7 @@ pub fn load_rdb<E: Env>(shared: &Arc<Shared<E>>, rule: LoadRule) -> Result<Optio
             Err(e) => return Err(RdbError::Io(e).into()),
         }
         if loader.decoder.is_ended() {
-            return Ok(Some(loader.keys.loaded));
+            return Ok(Some(loader.keys.into.loaded));
         }
     }
 }
@@ -394,9 +417,9 @@ fn load_log<E: Env>(shared: &Arc<Shared<E>>, files: &LogFiles) -> Result<Loaded,
         tracing::warn!("Truncating the AOF {path} at offset {}", tail.valid);
     }
     let mut status = shared.persist.status();
-    status.loaded_keys = keys.loaded.keys;
+    status.loaded_keys = keys.into.loaded.keys;
     drop(status);
-    Ok(keys.loaded)
+    Ok(keys.into.loaded)
 }
 
 /// Puts what the log holds in the place of all data. The log is durable up to the feed's end, and nobody writes.

@@ -18,7 +18,8 @@ mod tests;
 
 pub use apply::{Applied, Applier, ApplyError};
 pub use flush::emptied;
-pub use load::{LoadError, LoadRule, Loaded, RdbLoader};
+pub use load::{Beside, LoadError, LoadRule, Loaded, RdbLoader};
+pub use save::FileSink;
 pub use shutdown::ShutdownState;
 pub use snapshot::{SnapshotDone, SnapshotError, SnapshotRequest, SnapshotSink, SnapshotStart, snapshot};
 pub use task::Persist;

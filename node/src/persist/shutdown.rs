@@ -20,46 +20,125 @@ const ROUNDS_MAX: usize = 100;
 /// How often a snapshot under way is asked to end.
 const LOOK: Duration = Duration::from_millis(2);
 
-impl<E: Env> Persist<E> {
-    /// Ends the node. Returns whether it did: an error is answered, and the node goes on.
-    pub(super) async fn shut_down(
-        &mut self,
-        ticket: Option<Ticket<E::Socket>>,
+/// Who asked for the end, and how.
+pub(super) struct Asked<S> {
+    tickets: Vec<Ticket<S>>,
+    /// A signal asked, alone or as well.
+    is_signal: bool,
+    save: Option<bool>,
+    is_now: bool,
+    is_forced: bool,
+}
+
+impl<S> Asked<S> {
+    pub(super) fn new(
+        ticket: Option<Ticket<S>>,
         save: Option<bool>,
         is_now: bool,
         is_forced: bool,
-    ) -> bool {
-        match ticket {
-            Some(_) => tracing::warn!("User requested shutdown..."),
-            None => tracing::warn!("A signal requested shutdown..."),
+    ) -> Asked<S> {
+        let is_signal = ticket.is_none();
+        Asked { tickets: ticket.into_iter().collect(), is_signal, save, is_now, is_forced }
+    }
+    /// Who asks later waits for the same end; a client's NOSAVE holds for all.
+    fn join(&mut self, other: Asked<S>) {
+        self.is_signal |= other.is_signal;
+        if !other.is_signal && other.save == Some(false) {
+            (self.save, self.is_now) = (other.save, self.is_now || other.is_now);
         }
+        self.tickets.extend(other.tickets);
+    }
+    fn refuse(self, error: &str) {
+        self.tickets.into_iter().for_each(|ticket| ticket.answer(|out| out.error(error)));
+    }
+}
+
+/// What scripts mean for the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Scripts {
+    /// None is inside the gate.
+    Over,
+    /// One that has written runs on, and half of it would be saved.
+    Awaited,
+    /// As [`Scripts::Awaited`], and a client wants the end in its middle.
+    LeftBehind,
+    /// As [`Scripts::Awaited`], and nobody asks any more for whom it is awaited.
+    Dropped,
+}
+
+impl<E: Env> Persist<E> {
+    /// Somebody asks for the end. Returns whether the node ended: an error is answered, and the node goes on.
+    pub(super) async fn shut_down(&mut self, asked: Asked<E::Socket>) -> bool {
+        match asked.is_signal {
+            false => tracing::warn!("User requested shutdown..."),
+            true => tracing::warn!("A signal requested shutdown..."),
+        }
+        match &mut self.asked {
+            Some(before) => before.join(asked),
+            None => {
+                self.shared.persist.shutdown.begin();
+                self.asked = Some(asked);
+            }
+        }
+        self.go_on_ending().await
+    }
+
+    /// Ends the node if it was asked for, unless a script stands in the way. Returns whether it did.
+    ///
+    /// As in Redis 7.0 a script that has written comes to its end first, whatever a signal says; who wants that in its
+    /// middle says SHUTDOWN NOSAVE. Until then the node goes on as if nobody had asked.
+    pub(super) async fn go_on_ending(&mut self) -> bool {
+        let Some(mut asked) = self.asked.take() else { return false };
         let shared = self.shared.clone();
-        shared.state.is_shutting_down.store(true, Ordering::Relaxed);
-        let mut tickets: Vec<Ticket<E::Socket>> = ticket.into_iter().collect();
-        let is_done = self.end(&mut tickets, save, is_now, is_forced).await;
-        if is_done {
-            return true;
+        let state = &shared.persist.shutdown;
+        let found = self.look_at_scripts(&mut asked);
+        if found == Scripts::Awaited && state.is_waiting() {
+            self.asked = Some(asked);
+            return false;
         }
-        shared.state.is_shutting_down.store(false, Ordering::Relaxed);
-        shared.state.set_throttle(throttle::SHUTDOWN, false);
+        let is_taken_back = !state.end_waiting().await;
+        if found == Scripts::Dropped {
+            return false;
+        }
+        if !is_taken_back {
+            shared.state.is_shutting_down.store(true, Ordering::Relaxed);
+            shared.state.set_throttle(throttle::SHUTDOWN, true);
+            let end = self.end(&mut asked, found == Scripts::LeftBehind).await;
+            if end == End::Done {
+                return true;
+            }
+            shared.state.is_shutting_down.store(false, Ordering::Relaxed);
+            shared.state.set_throttle(throttle::SHUTDOWN, false);
+            if end == End::Later {
+                state.begin();
+                self.asked = Some(asked);
+                return false;
+            }
+        }
         tracing::warn!("Errors trying to shut down the server. Check the logs for more information.");
-        for ticket in tickets {
-            ticket.answer(|out| out.error("ERR Errors trying to SHUTDOWN. Check logs."));
-        }
+        asked.refuse("ERR Errors trying to SHUTDOWN. Check logs.");
         false
     }
 
-    async fn end(
-        &mut self,
-        tickets: &mut Vec<Ticket<E::Socket>>,
-        save: Option<bool>,
-        is_now: bool,
-        is_forced: bool,
-    ) -> bool {
+    /// Kills the scripts that have written nothing, and says what the others mean. Clients that want to save are told
+    /// BUSY when one of them counts as slow.
+    fn look_at_scripts(&self, asked: &mut Asked<E::Socket>) -> Scripts {
+        if !self.shared.engine.scripts.control.kill_all() {
+            return Scripts::Over;
+        }
+        let Some(busy) = self.shared.busy_script() else { return Scripts::Awaited };
+        if asked.save == Some(false) && !asked.tickets.is_empty() {
+            return Scripts::LeftBehind;
+        }
+        let busy = busy.to_string();
+        asked.tickets.drain(..).for_each(|ticket| ticket.answer(|out| out.error(&busy)));
+        if asked.is_signal { Scripts::Awaited } else { Scripts::Dropped }
+    }
+
+    async fn end(&mut self, asked: &mut Asked<E::Socket>, is_script_left: bool) -> End {
         let shared = self.shared.clone();
-        shared.state.set_throttle(throttle::SHUTDOWN, true);
-        if !is_now && !self.wait_for_replicas(tickets).await {
-            return false;
+        if !asked.is_now && !self.wait_for_replicas(asked).await {
+            return End::Failed;
         }
         if self.early.iter().any(|request| matches!(request, PersistRequest::ConfigChanged)) {
             self.on_config().await;
@@ -67,10 +146,9 @@ impl<E: Env> Persist<E> {
         let is_first_base = self.rewriting.is_some() && !shared.persist.status().is_log_complete;
         if is_first_base {
             // The base cannot be written while a script is inside the gate, and that one has no other end.
-            let is_stuck = save == Some(false) && shared.engine.scripts.control.has_unkillable();
-            if !is_forced && !is_stuck {
+            if !asked.is_forced && !is_script_left {
                 tracing::warn!("Writing initial AOF, can't exit");
-                return false;
+                return End::Failed;
             }
             tracing::warn!("Writing initial AOF. Exit anyway.");
         }
@@ -84,53 +162,82 @@ impl<E: Env> Persist<E> {
             job.abort().await;
             shared.persist.status().is_rewriting = false;
         }
-        if shared.engine.scripts.control.kill_all() && save == Some(false) {
+        if is_script_left {
             // Redis 7.0: NOSAVE ends the server in the middle of a script that has written.
             tracing::warn!("A script that has written still runs. Exit anyway.");
-            self.sync_log().await;
-            shared.listening.close().await;
-            shared.env.exit(0);
-            return true;
-        }
-        let turn = take_turn(&shared).await;
-        let closed = self.flush_log().await;
-        let is_saved = save.unwrap_or(!shared.settings().save.is_empty());
-        if is_saved && !last_save(&shared, &closed, &turn, is_forced) {
-            return false;
+            self.sync_log(shared.feed.end().0).await;
+        } else {
+            let turn = take_turn(&shared).await;
+            let Some(closed) = self.close_at_end(&shared).await else { return End::Later };
+            let is_saved = asked.save.unwrap_or(!shared.settings().save.is_empty());
+            if is_saved && !last_save(&shared, &closed, &turn, asked.is_forced) {
+                return End::Failed;
+            }
         }
         shared.listening.close().await;
         shared.env.exit(0);
-        true
+        End::Done
     }
 
-    /// Brings the log up to what the feed holds now.
-    async fn sync_log(&self) {
+    /// Makes the log durable up to here.
+    async fn sync_log(&self, at: u64) {
         let Some(log) = self.log.borrow().clone() else { return };
-        let at = self.shared.feed.end().0;
         if let Err(error) = log.ask(|done| Order::Sync { at, done }).await {
             tracing::warn!("Fail to fsync the AOF file: {error}");
         }
     }
 
-    /// Brings the log up to the feed's end and closes the gate there.
-    async fn flush_log(&self) -> GateClosed<'_> {
-        let shared = &self.shared;
-        let Some(log) = self.log.borrow().clone() else { return shared.close_gate() };
-        tracing::info!("Calling fsync() on the AOF file.");
-        for _ in 0..ROUNDS_MAX {
-            let at = self.shared.feed.end().0;
-            if let Err(error) = log.ask(|done| Order::Sync { at, done }).await {
-                tracing::warn!("Fail to fsync the AOF file: {error}");
-                return shared.close_gate();
+    /// Brings the log up to the feed's end and closes the gate there. `None`: a script has written meanwhile, which began
+    /// before writes had to wait.
+    async fn close_at_end<'g>(&self, shared: &'g Shared<E>) -> Option<GateClosed<'g>> {
+        let has_log = self.log.borrow().is_some();
+        if has_log {
+            tracing::info!("Calling fsync() on the AOF file.");
+        }
+        let mut rounds = 0;
+        loop {
+            let at = shared.feed.end().0;
+            self.sync_log(at).await;
+            let Some(closed) = shared.engine.keyspace.gate().try_close() else {
+                if shared.engine.scripts.control.kill_all() {
+                    return None;
+                }
+                tokio::time::sleep(LOOK).await;
+                continue;
+            };
+            rounds += 1;
+            if !has_log || shared.feed.end().0 == at {
+                return Some(closed);
             }
-            let closed = shared.close_gate();
-            if self.shared.feed.end().0 == at {
-                return closed;
+            if rounds == ROUNDS_MAX {
+                tracing::warn!("Writes do not stop: the last of them may be missing in the AOF file");
+                return Some(closed);
             }
         }
-        tracing::warn!("Writes do not stop: the last of them may be missing in the AOF file");
-        shared.close_gate()
     }
+
+    /// Listens for so long to who asks for the end as well.
+    async fn hear(&mut self, asked: &mut Asked<E::Socket>, time: Duration) {
+        tokio::select! {
+            biased;
+            Some(request) = self.inbox.requests.recv(), if self.early.len() < EARLY_MAX => match request {
+                PersistRequest::ShutDown { ticket, save, is_now, is_forced } => {
+                    asked.join(Asked::new(ticket, save, is_now, is_forced));
+                }
+                request => self.early.push_back(request),
+            },
+            () = tokio::time::sleep(time) => {}
+        }
+    }
+}
+
+/// How an attempt to end went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Done,
+    Failed,
+    /// A script came between.
+    Later,
 }
 
 /// A shutdown that may be given up.
@@ -158,29 +265,37 @@ impl ShutdownState {
             at => Some(at.saturating_sub(now.as_ms())),
         }
     }
+    /// A shutdown waits from now on.
+    fn begin(&self) {
+        self.is_waiting.store(true, Ordering::Release);
+    }
+    fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::Acquire)
+    }
+    /// It waits no more. False: it was given up.
+    async fn end_waiting(&self) -> bool {
+        let is_wanted = self.is_waiting.swap(false, Ordering::AcqRel);
+        if !is_wanted {
+            self.aborted.notified().await;
+        }
+        is_wanted
+    }
     /// Waits for `what`; `None`: the shutdown was given up.
     pub async fn wait<T>(&self, what: impl Future<Output = T>) -> Option<T> {
-        self.is_waiting.store(true, Ordering::Release);
+        self.begin();
         let result = tokio::select! {
             biased;
             () = self.aborted.notified() => return None,
             result = what => result,
         };
-        match self.is_waiting.swap(false, Ordering::AcqRel) {
-            true => Some(result),
-            // Given up just now.
-            false => {
-                self.aborted.notified().await;
-                None
-            }
-        }
+        self.end_waiting().await.then_some(result)
     }
 }
 
 impl<E: Env> Persist<E> {
     /// Writes wait already: gives the replicas `shutdown-timeout` to get what was written last. False: the shutdown was
     /// given up. Who asks for it meanwhile waits for the same end.
-    async fn wait_for_replicas(&mut self, tickets: &mut Vec<Ticket<E::Socket>>) -> bool {
+    async fn wait_for_replicas(&mut self, asked: &mut Asked<E::Socket>) -> bool {
         let shared = self.shared.clone();
         let state = &shared.persist.shutdown;
         let timeout = Duration::from_secs(shared.settings().shutdown_timeout_s);
@@ -191,14 +306,7 @@ impl<E: Env> Persist<E> {
             state.deadline_ms.store(deadline.as_ms().max(1), Ordering::Relaxed);
             let waiting = state.wait(async {
                 while lagging() > 0 && shared.env.now().mono < deadline {
-                    tokio::select! {
-                        biased;
-                        Some(request) = self.inbox.requests.recv(), if self.early.len() < EARLY_MAX => match request {
-                            PersistRequest::ShutDown { ticket, .. } => tickets.extend(ticket),
-                            request => self.early.push_back(request),
-                        },
-                        () = tokio::time::sleep(LOOK) => {}
-                    }
+                    self.hear(asked, LOOK).await;
                 }
             });
             let is_over = waiting.await.is_some();

@@ -26,6 +26,10 @@ use storage::{GateClosed, Snapshot, SnapshotOptions};
 const QUEUE_BYTES_MAX: u64 = 32 << 20;
 /// Bytes handed to a sink at a time, about.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Time for one step of the walk, and the most of it: most slots have a few keys, and where others on the control thread
+/// have much to do, each step waits for its turn.
+const STEP: Duration = Duration::from_millis(1);
+const WALKS_MAX: usize = 64;
 /// How often the queue is looked at while the sink is busy.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -278,8 +282,11 @@ impl File {
         if let Some(db) = start.stream_db {
             aux.push((b"repl-stream-db", text(db as u64)));
         }
-        aux.push((b"repl-id", replid.into_bytes()));
-        aux.push((b"repl-offset", text(start.offset.0)));
+        // Redis 7.0: without a backlog nobody follows this history, nor will go on from it.
+        if request.is_log_base || shared.feed.is_backlog_on() {
+            aux.push((b"repl-id", replid.into_bytes()));
+            aux.push((b"repl-offset", text(start.offset.0)));
+        }
         aux.push((b"aof-base", text(request.is_log_base as u64)));
         let aux: Vec<(&[u8], &[u8])> = aux.iter().map(|(n, v)| (*n, v.as_slice())).collect();
         writer.header(&aux, &mut out);
@@ -295,6 +302,8 @@ impl File {
         let writer = self.writer.as_mut().expect("a complete file is not filled again");
         let snapshot = &active.snapshot;
         let is_walked = snapshot.is_walked();
+        let begun = active.shared.env.now().mono;
+        let mut walks = 0;
         while self.out.len() < CHUNK_BYTES {
             match snapshot.next_block() {
                 Some(block) => {
@@ -307,7 +316,10 @@ impl File {
                 }
                 None => {
                     snapshot.walk_next(&active.shared.engine.keyspace);
-                    break;
+                    walks += 1;
+                    if walks == WALKS_MAX || active.shared.env.now().mono.since(begun) >= STEP {
+                        break;
+                    }
                 }
             }
         }

@@ -8,6 +8,7 @@ use super::load::{LoadRule, load, load_rdb, note, reload_log};
 use super::log::{LogEnd, Order};
 use super::rewrite::{LogPlace, begin, resume, rewrite};
 use super::save::{save, save_rdb_exclusive};
+use super::shutdown::Asked;
 use super::snapshot::SnapshotDone;
 use super::{PersistInbox, PersistRequest, ReloadSource};
 use crate::config::Fsync;
@@ -26,6 +27,8 @@ use tokio::task::JoinHandle;
 
 /// How often is looked whether something is due. Redis's `hz 10`.
 const TICK: Duration = Duration::from_millis(100);
+/// How often is looked whether a script still stands in the way of the node's end.
+const END_LOOK: Duration = Duration::from_millis(2);
 /// Time after a failed save or rewrite until the next one that nobody asked for. Redis's CONFIG_BGSAVE_RETRY_DELAY.
 const RETRY: Duration = Duration::from_secs(5);
 /// Time after which a log that has failed begins anew.
@@ -63,6 +66,8 @@ pub struct Persist<E: Env> {
     pub(super) inbox: PersistInbox<E::Socket>,
     /// What was asked while data were loaded, or the node waited for its replicas before its end.
     pub(super) early: VecDeque<PersistRequest<E::Socket>>,
+    /// The end that was asked for, while a script stands in its way.
+    pub(super) asked: Option<Asked<E::Socket>>,
     tell: mpsc::UnboundedSender<Done>,
     told: mpsc::UnboundedReceiver<Done>,
     pub(super) log: LogPlace,
@@ -93,6 +98,7 @@ impl<E: Env> Persist<E> {
             shared,
             inbox,
             early,
+            asked: None,
             tell,
             told,
             log: Rc::new(RefCell::new(None)),
@@ -140,6 +146,11 @@ impl<E: Env> Persist<E> {
                         return;
                     },
                 },
+                () = tokio::time::sleep(END_LOOK), if self.asked.is_some() => {
+                    if self.go_on_ending().await {
+                        return;
+                    }
+                }
                 () = &mut next_tick => {
                     self.tick();
                     next_tick.set(tokio::time::sleep(TICK));
@@ -163,12 +174,19 @@ impl<E: Env> Persist<E> {
             PersistRequest::RewriteLog(ticket) => self.on_rewrite(ticket),
             PersistRequest::Reload { ticket, source } => self.reload(ticket, source).await,
             PersistRequest::ShutDown { ticket, save, is_now, is_forced } => {
-                return self.shut_down(ticket, save, is_now, is_forced).await;
+                return self.shut_down(Asked::new(ticket, save, is_now, is_forced)).await;
             }
             PersistRequest::Emptied(at) => self.on_emptied(at).await,
             PersistRequest::ConfigChanged => self.on_config().await,
             PersistRequest::StopLog(done) => {
                 self.is_log_held = true;
+                if let Some(job) = self.saving.take() {
+                    tracing::info!(
+                        "A primary's data replace ours. There is a child saving an .rdb. Killing it!"
+                    );
+                    job.abort().await;
+                    self.shared.persist.status().is_saving = false;
+                }
                 self.stop_log().await;
                 let _ = done.send(());
             }
@@ -192,7 +210,9 @@ impl<E: Env> Persist<E> {
     fn tick(&mut self) {
         self.shared.release_if_open();
         self.keep_log();
-        if self.saving.is_some() || self.rewriting.is_some() {
+        // Half of the data is nothing to save.
+        let is_loading = self.shared.state.is_loading.load(Ordering::Relaxed);
+        if self.saving.is_some() || self.rewriting.is_some() || is_loading {
             return;
         }
         if std::mem::take(&mut self.is_rewrite_scheduled) {

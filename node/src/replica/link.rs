@@ -23,6 +23,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How often is looked whether the pause is over.
 const HELD_LOOK: Duration = Duration::from_millis(50);
+/// Bytes of the stream that are carried out at a time. Choice: less than a millisecond of short commands.
+const APPLY_BYTES: usize = 16 * 1024;
 /// Redis acknowledges once a second.
 const ACK_EVERY: Duration = Duration::from_secs(1);
 
@@ -287,8 +289,13 @@ async fn stream_from<E: Env>(
         shared.replication.state().link.unapplied_bytes = wire.unused_bytes() as u64;
         if !bytes.is_empty() {
             shared.counters.net_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            let result = applier.push(&bytes, &mut |unit| is_asked |= relay(shared, unit));
-            result.map_err(|error| LinkEnd::Protocol(error.to_string()))?;
+            for piece in bytes.chunks(APPLY_BYTES) {
+                let result = applier.push(piece, &mut |unit| is_asked |= relay(shared, unit));
+                result.map_err(|error| LinkEnd::Protocol(error.to_string()))?;
+                // Others on this thread, such as a snapshot for a replica of ours, have had to wait for that. A primary
+                // that sends all the time would leave them next to nothing.
+                tokio::task::yield_now().await;
+            }
             if is_asked {
                 unsynced = Some(shared.feed.end());
             }

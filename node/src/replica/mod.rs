@@ -12,6 +12,7 @@ mod load;
 mod payload;
 mod primary;
 mod role;
+mod transfer;
 mod wait;
 mod wire;
 
@@ -273,6 +274,11 @@ pub fn start<E: Env>(shared: &Arc<Shared<E>>) {
     if let Some((host, port)) = words.split_once(' ')
         && let Ok(port) = port.trim().parse()
     {
+        {
+            // Redis 7.0: what comes from a snapshot may be gone on from; a history of our own nobody shares.
+            let mut state = shared.replication.state();
+            state.has_history = state.is_history_loaded;
+        }
         follow(shared, Some(Target { host: host.into(), port, node: None, generation: 0, tenure: Epoch(0) }));
     } else {
         lead(shared);
@@ -393,5 +399,24 @@ struct Waker(Notify);
 impl replication::feed::Wake for Waker {
     fn wake(&self) {
         self.0.notify_one();
+    }
+}
+
+/// Removed when it is not needed any more.
+struct TemporaryFile {
+    path: String,
+    disk: Arc<dyn storage::Disk>,
+}
+
+impl TemporaryFile {
+    fn new<E: Env>(env: &E, path: String) -> TemporaryFile {
+        TemporaryFile { path, disk: env.disk() }
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        // A file that was not made, or stays behind, harms nobody: the next life overwrites or ignores it.
+        let _ = self.disk.remove(&self.path);
     }
 }

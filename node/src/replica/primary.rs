@@ -5,7 +5,7 @@
 //! the bytes were taken from the feed and before they are sent.
 
 use super::payload::{Job, Payload, Piece};
-use super::{Greeting, Replica, Stage, Waker, new_replid, wait};
+use super::{Greeting, Replica, Stage, TemporaryFile, Waker, new_replid, wait};
 use crate::connection::Connection;
 use crate::env::Env;
 use crate::shared::Shared;
@@ -27,6 +27,8 @@ use tokio::sync::Notify;
 pub struct SyncRequest {
     /// PSYNC, not SYNC: the replica acknowledges and understands +FULLRESYNC.
     pub is_psync: bool,
+    /// It names a history, known here or not: "?" stands for none.
+    pub is_named: bool,
     /// The history it has, and what of it.
     pub has: Option<(ReplId, Offset)>,
 }
@@ -307,8 +309,12 @@ impl<E: Env> Link<'_, E> {
 
     /// A reader from where the replica is, if that is in our history and still held.
     fn try_continue(&self) -> Option<(Reader, ReplId)> {
-        let (replid, offset) = self.request.has?;
         let mut state = self.shared.replication.state();
+        let Some((replid, offset)) = self.request.has else {
+            // Redis 7.0: whoever asks for "?" wants a full sync; that is no failure.
+            state.info.partial_err += self.request.is_named as u64;
+            return None;
+        };
         let reader = match state.history.covers(replid, offset) && state.has_history {
             true => self.shared.feed.attach(offset, Keep::All, self.wake.clone()).ok(),
             false => None,
@@ -427,7 +433,7 @@ impl<E: Env> Link<'_, E> {
     /// For those that want the length first: through a file.
     async fn send_with_length(&self, payload: &mut Payload) -> Result<(), End> {
         let env = &self.shared.env;
-        let file = TemporaryFile { path: format!("temp-repl-{}.rdb", self.connection.id), disk: env.disk() };
+        let file = TemporaryFile::new(env, format!("temp-repl-{}.rdb", self.connection.id));
         let (disk, path) = (env.disk(), file.path.clone());
         let mut writer = env.blocking(move || disk.create(&path)).await.map_err(End::Io)?;
         while let Some(piece) = self.piece(payload).await? {
@@ -513,18 +519,5 @@ impl<E: Env> Link<'_, E> {
         let net_out = &self.shared.counters.net_out;
         net_out.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
-    }
-}
-
-/// Removed when it is not needed any more.
-struct TemporaryFile {
-    path: String,
-    disk: Arc<dyn storage::Disk>,
-}
-
-impl Drop for TemporaryFile {
-    fn drop(&mut self) {
-        // A file that was not made, or stays behind, harms nobody: the next life overwrites or ignores it.
-        let _ = self.disk.remove(&self.path);
     }
 }
