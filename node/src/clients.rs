@@ -2,6 +2,7 @@
 
 use crate::socket::UNIX_ADDRESS;
 use engine::blocking::Waiter;
+use proto::Now;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -36,6 +37,8 @@ pub struct Client {
     /// Bytes of arguments that have come of a command that has not come whole.
     pub argument_bytes: AtomicUsize,
     pub output_bytes: AtomicUsize,
+    /// What of that others may send as well.
+    pub shared_bytes: AtomicUsize,
     /// Bytes of the arguments that are queued since MULTI.
     pub multi_bytes: AtomicUsize,
     /// Bytes of names that are kept for it: channels, watched keys, prefixes.
@@ -43,8 +46,9 @@ pub struct Client {
     pub prefix_bytes: AtomicUsize,
     /// Keys that it watches.
     pub watched: AtomicUsize,
-    /// What of its memory stands in the sum over all clients.
+    /// What of its memory, and of what it shares, stands in the sums over all clients.
     counted: AtomicUsize,
+    counted_shared: AtomicUsize,
     pub resp: AtomicU32,
     /// Id of the last command's spec plus one; 0: none yet.
     pub command: AtomicUsize,
@@ -93,10 +97,30 @@ pub struct Clients {
     pub accepted: AtomicU64,
     pub rejected: AtomicU64,
     pub evicted: AtomicU64,
-    /// Bytes of all clients' buffers.
+    /// Bytes of all clients' buffers; what several share counts for each.
     bytes: AtomicUsize,
+    /// What of that is shared.
+    shared_bytes: AtomicUsize,
     /// What they may be at most, `maxmemory-clients`; 0: any number.
     pub bytes_max: AtomicUsize,
+}
+
+impl Client {
+    /// Its worker has run so many commands of it.
+    #[inline]
+    pub fn saw(&self, ran: usize, now: Now) {
+        self.last_active_ms.store(now.wall.0, Ordering::Relaxed);
+        // Nobody else counts.
+        let before = self.total_commands.load(Ordering::Relaxed);
+        self.total_commands.store(before + ran as u64, Ordering::Relaxed);
+    }
+    /// Nothing stood in its buffers when they were looked at last, and it is counted so.
+    #[inline]
+    pub fn has_empty_buffers(&self) -> bool {
+        let all = [&self.query_bytes, &self.argument_bytes, &self.output_bytes];
+        all.iter().all(|bytes| bytes.load(Ordering::Relaxed) == 0)
+            && self.counted.load(Ordering::Relaxed) == self.memory_bytes()
+    }
 }
 
 impl Clients {
@@ -124,11 +148,13 @@ impl Clients {
             query_bytes: AtomicUsize::new(0),
             argument_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
+            shared_bytes: AtomicUsize::new(0),
             multi_bytes: AtomicUsize::new(0),
             name_bytes: AtomicUsize::new(0),
             prefix_bytes: AtomicUsize::new(0),
             watched: AtomicUsize::new(0),
             counted: AtomicUsize::new(0),
+            counted_shared: AtomicUsize::new(0),
             resp: AtomicU32::new(2),
             command: AtomicUsize::new(0),
             total_commands: AtomicU64::new(0),
@@ -145,27 +171,47 @@ impl Clients {
         let removed = self.lock().remove(&id);
         if let Some(client) = removed {
             client.is_gone.store(true, Ordering::Relaxed);
-            self.bytes.fetch_sub(client.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+            self.uncount(&client);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
     }
-    /// Bytes of all clients' buffers.
+    /// Bytes of all clients' buffers; what several share counts for each.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
-    /// Counts what a client takes now. Returns what all take.
-    pub fn count_bytes(&self, client: &Client) -> usize {
+    /// Bytes of what is no client's alone.
+    pub fn shared_bytes(&self) -> usize {
+        self.shared_bytes.load(Ordering::Relaxed)
+    }
+    /// Counts what a client takes now, unless it has ended or is about to.
+    pub fn count_bytes(&self, client: &Client) {
         let now = client.memory_bytes();
-        if client.counted.load(Ordering::Relaxed) == now || client.is_gone.load(Ordering::Relaxed) {
-            return self.bytes();
+        let has_ended = || client.is_gone.load(Ordering::Relaxed) || client.is_killed();
+        if client.counted.load(Ordering::Relaxed) == now || has_ended() {
+            return;
         }
-        let change = now.wrapping_sub(client.counted.swap(now, Ordering::Relaxed));
-        self.bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
+        let renew = |sum: &AtomicUsize, counted: &AtomicUsize, now: usize| {
+            sum.fetch_add(now.wrapping_sub(counted.swap(now, Ordering::AcqRel)), Ordering::Relaxed);
+        };
+        renew(&self.bytes, &client.counted, now);
+        let shared = client.shared_bytes.load(Ordering::Relaxed);
+        if client.counted_shared.load(Ordering::Relaxed) != shared {
+            renew(&self.shared_bytes, &client.counted_shared, shared);
+        }
+        if has_ended() {
+            self.uncount(client);
+        }
+    }
+    fn uncount(&self, client: &Client) {
+        self.bytes.fetch_sub(client.counted.swap(0, Ordering::AcqRel), Ordering::Relaxed);
+        self.shared_bytes.fetch_sub(client.counted_shared.swap(0, Ordering::AcqRel), Ordering::Relaxed);
     }
     /// Chooses clients to be disconnected, the largest first, until the others take at most `max` bytes. Links of
     /// replicas and of the primary stay, and who said CLIENT NO-EVICT ON.
     pub fn choose_victims(&self, max: usize) -> Vec<Arc<Client>> {
-        let mut all = self.all();
+        // Held throughout: who comes meanwhile finds the sum as it is then, and does not choose others.
+        let clients = self.lock();
+        let mut all: Vec<_> = clients.values().cloned().collect();
         all.retain(|c| !c.has(state::NO_EVICT | state::REPLICA | state::PRIMARY) && !c.is_killed());
         all.sort_by_key(|c| std::cmp::Reverse(c.counted.load(Ordering::Relaxed)));
         let mut victims = Vec::new();
@@ -176,7 +222,7 @@ impl Clients {
             if !client.kill() {
                 continue;
             }
-            self.bytes.fetch_sub(client.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+            self.uncount(&client);
             self.evicted.fetch_add(1, Ordering::Relaxed);
             victims.push(client);
         }
@@ -350,9 +396,19 @@ mod tests {
             .collect();
         all[3].state.store(state::NO_EVICT, Ordering::Relaxed);
         assert_eq!(clients.bytes(), 180_000 + 4 * 1024);
+        all[0].output_bytes.store(500, Ordering::Relaxed);
+        all[0].shared_bytes.store(400, Ordering::Relaxed);
+        clients.count_bytes(&all[0]);
+        assert_eq!((clients.bytes(), clients.shared_bytes()), (180_500 + 4 * 1024, 400));
+        all[0].output_bytes.store(0, Ordering::Relaxed);
+        all[0].shared_bytes.store(0, Ordering::Relaxed);
+        clients.count_bytes(&all[0]);
+        assert_eq!(clients.shared_bytes(), 0);
         let victims: Vec<u64> = clients.choose_victims(140_000).iter().map(|c| c.id).collect();
         assert_eq!(victims, [all[1].id]);
         assert!(clients.choose_victims(140_000).is_empty());
+        clients.count_bytes(&all[1]);
+        assert_eq!(clients.bytes(), 130_000 + 3 * 1024, "one that is about to end takes nothing");
         clients.remove(all[3].id);
         assert_eq!(clients.bytes(), 40_000 + 2 * 1024);
         clients.count_bytes(&all[3]);

@@ -7,6 +7,7 @@
 
 use crate::clients::Client;
 use crate::env::Env;
+use crate::message::Message;
 use crate::pubsub::Subscriptions;
 use crate::shared::Released;
 use crate::worker::Worker;
@@ -66,7 +67,7 @@ struct Output {
 
 enum Bytes {
     Owned(Vec<u8>),
-    Shared(Arc<[u8]>),
+    Shared(Message),
 }
 
 impl Bytes {
@@ -96,6 +97,8 @@ pub struct Connection<E: Env> {
     is_listening: Cell<bool>,
     output: RefCell<VecDeque<Output>>,
     output_bytes: Cell<usize>,
+    /// What of it others may send as well.
+    shared_bytes: Cell<usize>,
     /// The last flush ended before the output did, although the socket takes more.
     is_cut: Cell<bool>,
     /// Since when the output is above the soft limit, in ms of the monotonic clock; 0: it is not.
@@ -136,6 +139,7 @@ impl<E: Env> Connection<E> {
             is_listening: Cell::new(false),
             output: RefCell::default(),
             output_bytes: Cell::new(0),
+            shared_bytes: Cell::new(0),
             is_cut: Cell::new(false),
             soft_since_ms: Cell::new(0),
             is_postponed: Cell::new(false),
@@ -404,11 +408,12 @@ impl<E: Env> Connection<E> {
     }
 
     /// As [`Connection::send`] for bytes that many connections get.
-    pub fn send_shared(&self, bytes: Arc<[u8]>, released: Released) {
+    pub fn send_shared(&self, message: Message, released: Released) {
         if self.output.borrow().is_empty() {
-            return self.send(&bytes, 0, released);
+            return self.send(&message, 0, released);
         }
-        self.queue(Bytes::Shared(bytes), 0, released.term);
+        self.shared_bytes.set(self.shared_bytes.get() + message.len());
+        self.queue(Bytes::Shared(message), 0, released.term);
     }
 
     fn queue(&self, bytes: Bytes, until: u64, term: u64) {
@@ -449,6 +454,9 @@ impl<E: Env> Connection<E> {
             let (n, len) = (self.write(part)?, part.len());
             front.sent += n;
             self.output_bytes.set(self.output_bytes.get() - n);
+            if let Bytes::Shared(_) = front.bytes {
+                self.shared_bytes.set(self.shared_bytes.get() - n);
+            }
             if front.sent < front.bytes.as_slice().len() {
                 self.is_cut.set(n == len);
                 return Ok(());
@@ -459,6 +467,10 @@ impl<E: Env> Connection<E> {
 
     pub fn output_bytes(&self) -> usize {
         self.output_bytes.get()
+    }
+    /// What of the unsent bytes others may send as well.
+    pub fn shared_bytes(&self) -> usize {
+        self.shared_bytes.get()
     }
 
     /// Whether the client does not read what it asked for. `now_ms`: monotonic.

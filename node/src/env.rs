@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use storage::Disk;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -105,6 +105,8 @@ pub trait Env: Clone + Send + Sync + 'static {
     fn allocator(&self) -> Option<(&'static str, crate::alloc::Memory)>;
     /// Makes the allocator give back what it keeps for later.
     fn purge_allocator(&self) {}
+    /// Gives the process a title, which `make` makes of the name it was started by; `None`: none.
+    fn set_title(&self, _make: &dyn Fn(&str) -> Option<String>) {}
     /// Ends the process, or in simulation the node.
     fn exit(&self, code: i32);
 }
@@ -119,6 +121,14 @@ pub struct Real {
     unix_path: Arc<OnceLock<String>>,
     allocator: Option<&'static str>,
     wall: Arc<WallClock>,
+    title: Option<Arc<Title>>,
+}
+
+/// Where the process's title stands.
+struct Title {
+    /// By which the process was started.
+    program: String,
+    place: Mutex<crate::title::Place>,
 }
 
 /// How far the wall clock is ahead of the monotonic one. Looked at every ten milliseconds: a clock is read for each batch of
@@ -148,7 +158,14 @@ impl WallClock {
 impl Real {
     /// `disk`: the data directory.
     pub fn new(disk: Arc<dyn Disk>) -> Real {
-        Real { disk, pid_file: "".into(), unix_path: Arc::default(), allocator: None, wall: Arc::default() }
+        Real {
+            disk,
+            pid_file: "".into(),
+            unix_path: Arc::default(),
+            allocator: None,
+            wall: Arc::default(),
+            title: None,
+        }
     }
     /// As well with a file that holds the process's id and goes with it.
     pub fn with_pid_file(self, path: &str) -> Real {
@@ -157,6 +174,11 @@ impl Real {
     /// As well with [`crate::alloc::Jemalloc`] as the process's allocator.
     pub fn with_jemalloc(self) -> Real {
         Real { allocator: Some("jemalloc-5.3.1"), ..self }
+    }
+    /// As well with a title that may be set. `program`: by which the process was started.
+    pub fn with_title(self, program: String, place: Option<crate::title::Place>) -> Real {
+        let title = place.map(|place| Arc::new(Title { program, place: Mutex::new(place) }));
+        Real { title, ..self }
     }
     fn remove_pid_file(&self) {
         if !self.pid_file.is_empty() {
@@ -335,6 +357,14 @@ impl Env for Real {
     fn purge_allocator(&self) {
         if self.allocator.is_some() {
             crate::alloc::purge();
+        }
+    }
+
+    fn set_title(&self, make: &dyn Fn(&str) -> Option<String>) {
+        if let Some(Title { program, place }) = self.title.as_deref()
+            && let Some(title) = make(program)
+        {
+            place.lock().unwrap_or_else(PoisonError::into_inner).write(&title);
         }
     }
 

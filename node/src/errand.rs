@@ -224,11 +224,10 @@ pub fn gate_is_held<E: Env>(
     resolved: &Result<&'static Spec, engine::Error>,
     out: &mut Reply,
 ) -> Outcome {
-    turn.now = shared.env.now();
-    match engine::refuse_busy(turn, session, resolved, out) {
-        true => Outcome::Done,
-        false => Outcome::Busy(Slot::default()),
-    }
+    let of_batch = std::mem::replace(&mut turn.now, shared.env.now());
+    let is_refused = engine::refuse_busy(turn, session, resolved, out);
+    turn.now = of_batch;
+    if is_refused { Outcome::Done } else { Outcome::Busy(Slot::default()) }
 }
 
 /// Answers BUSY if a slow script runs.

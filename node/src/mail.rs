@@ -3,6 +3,7 @@
 use crossbeam::queue::SegQueue;
 use engine::blocking::Mailbox;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
 /// What a worker is told.
@@ -16,7 +17,7 @@ pub enum Letter<S> {
     /// The client runs its command again.
     Retry(u64),
     /// Something that no command of the client asked for: a message of a channel.
-    Push { client: u64, bytes: std::sync::Arc<[u8]> },
+    Push { client: u64, message: crate::message::Message },
     /// The connection ends, after what it was sent before if `is_soft`.
     Kill { client: u64, is_soft: bool },
     /// The client's wait was ended by somebody, who claimed it: it is answered with an error, or as if its time were up.
@@ -24,8 +25,8 @@ pub enum Letter<S> {
     Unblock { client: u64, is_error: bool, tally: Option<Vec<u8>> },
     /// Users have changed: whoever waits for what it may not any more is told so.
     UsersChanged,
-    /// Less memory may be used than before.
-    MakeRoom,
+    /// It is time for background work.
+    Round,
     /// Held replies may go.
     Released,
     /// The node ends.
@@ -37,11 +38,13 @@ pub enum Letter<S> {
 pub struct Mail<S> {
     letters: SegQueue<Letter<S>>,
     notify: Notify,
+    /// A letter for a round is on its way.
+    is_round_due: AtomicBool,
 }
 
 impl<S> Default for Mail<S> {
     fn default() -> Self {
-        Mail { letters: SegQueue::new(), notify: Notify::new() }
+        Mail { letters: SegQueue::new(), notify: Notify::new(), is_round_due: AtomicBool::new(false) }
     }
 }
 
@@ -49,6 +52,16 @@ impl<S> Mail<S> {
     pub fn post(&self, letter: Letter<S>) {
         self.letters.push(letter);
         self.notify.notify_one();
+    }
+    /// Asks for a round of background work, unless one is asked for already.
+    pub fn post_round(&self) {
+        if !self.is_round_due.swap(true, Ordering::Relaxed) {
+            self.post(Letter::Round);
+        }
+    }
+    /// The round that was asked for begins.
+    pub fn round_begins(&self) {
+        self.is_round_due.store(false, Ordering::Relaxed);
     }
     pub fn is_empty(&self) -> bool {
         self.letters.is_empty()

@@ -2,6 +2,7 @@
 
 use node::alloc::Jemalloc;
 use node::config::load_args;
+use node::title::Place;
 use node::{Real, log};
 use std::io::Read;
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ use storage::RealDisk;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
+    let program = std::env::args().next().unwrap_or_default();
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("-v" | "--version") => {
@@ -42,11 +44,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let is_titled = config.get("set-proc-title") == "yes";
+    // SAFETY: there is no other thread yet, and the arguments have been read.
+    let title = if is_titled { unsafe { Place::claim() } } else { None };
     if let Err(error) = log::start(config.get("loglevel"), config.get("logfile")) {
         eprintln!("Can't open the log file: {error}");
         return ExitCode::FAILURE;
     }
-    serve(config)
+    serve(config, program, title)
 }
 
 fn local_cluster(args: &[String]) -> ExitCode {
@@ -63,7 +68,7 @@ fn local_cluster(args: &[String]) -> ExitCode {
     }
 }
 
-fn serve(config: node::Config) -> ExitCode {
+fn serve(config: node::Config, program: String, title: Option<Place>) -> ExitCode {
     let dir = config.get("dir").to_string();
     if let Err(error) = std::env::set_current_dir(&dir) {
         eprintln!("Can't chdir to '{dir}': {error}");
@@ -89,7 +94,10 @@ fn serve(config: node::Config) -> ExitCode {
             "The allocator has size classes 16 bytes apart: values above 4 KiB may take a little more memory"
         );
     }
-    let env = Real::new(Arc::new(RealDisk::new("."))).with_pid_file(&pid_file).with_jemalloc();
+    let env = Real::new(Arc::new(RealDisk::new(".")))
+        .with_pid_file(&pid_file)
+        .with_jemalloc()
+        .with_title(program, title);
     let (sender, signals) = tokio::sync::mpsc::unbounded_channel();
     let node = async move {
         tokio::task::spawn_local(listen_to_signals(sender));

@@ -18,6 +18,7 @@ use proto::{Offset, ReplId, Slot};
 use replication::feed::Feed;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use storage::Keyspace;
 
 /// The feed, as the engine sees it.
@@ -65,6 +66,7 @@ pub async fn run_until<E: Env>(
         let (_, nothing) = tokio::sync::mpsc::unbounded_channel();
         crate::free::start(&shared, std::mem::replace(&mut persist_inbox.garbage, nothing));
     }
+    let _supply = shared.env.has_side_threads().then(|| crate::supply::start(&shared));
     crate::users::load_at_start(&shared)?;
     shared.clients.bytes_max.store(shared.settings().clients_bytes_max, Ordering::Relaxed);
     shared.state.is_loading.store(true, Ordering::Release);
@@ -78,12 +80,23 @@ pub async fn run_until<E: Env>(
         };
         shared.env.spawn_thread(&format!("worker-{index}"), Box::new(main));
     }
+    tokio::task::spawn_local(rounds(shared.clone()));
     tokio::task::spawn_local(listening.run());
     tokio::task::spawn_local(sample(shared.clone()));
     tokio::task::spawn_local(obey(shared.clone(), signals));
     let result = serve(&shared, persist_inbox, control_inbox).await;
     shared.mail.iter().for_each(|m| m.post(Letter::Stop));
     result
+}
+
+/// Tells the workers when it is time for background work: expiry, limits, statistics. They have no clock of their own for
+/// it: a thread that waits until some time costs the kernel more than one that waits for what comes.
+async fn rounds<E: Env>(shared: Arc<Shared<E>>) {
+    const ROUND: Duration = Duration::from_millis(100);
+    loop {
+        tokio::time::sleep(ROUND).await;
+        shared.mail.iter().for_each(|mail| mail.post_round());
+    }
 }
 
 /// Loads, and serves until the node ends. Clients may connect already, and are told that data are loaded.
@@ -205,6 +218,8 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         tls: ArcSwapOption::empty(),
         replication: ReplicationState::new(ReplId(random_id())),
         migrations: crate::migrate::Migrations::default(),
+        migrate_links: Default::default(),
+        messages: Default::default(),
         env,
     };
     (Arc::new(shared), persist_inbox, control_inbox)
@@ -247,7 +262,10 @@ async fn sample<E: Env>(shared: Arc<Shared<E>>) {
             .ticks_per_us
             .store((ticks.wrapping_sub(ticks_before) / micros).max(1), Ordering::Relaxed);
         shared.renew_observe();
-        shared.counters.peak_bytes.fetch_max(shared.engine.keyspace.used_bytes(), Ordering::Relaxed);
+        crate::memory::renew_peak(
+            &shared,
+            crate::memory::used_bytes(&shared, &crate::memory::Beside::of(&shared)),
+        );
         (calls_before, ticks_before, at) = (calls, ticks, now);
     }
 }

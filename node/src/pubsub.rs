@@ -1,6 +1,7 @@
 //! Channels: who listens to what, over all workers.
 
 use crate::clients::Client;
+use crate::message::{Message, Messages};
 use engine::glob;
 use proto::resp::Reply;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,15 +61,16 @@ impl PubSub {
         space: Space,
         channel: &[u8],
         message: &[u8],
-        deliver: &mut dyn FnMut(&Receiver, Arc<[u8]>),
+        messages: &Messages,
+        deliver: &mut dyn FnMut(&Receiver, Message),
     ) -> usize {
         let tables = self.lock();
         let mut count = 0;
         let mut send = |receivers: &BTreeMap<u64, Receiver>, pattern: Option<&[u8]>| {
-            let mut encoded: [Option<Arc<[u8]>>; 2] = [None, None];
+            let mut encoded: [Option<Message>; 2] = [None, None];
             for receiver in receivers.values().filter(|r| !r.client.is_killed()) {
                 let bytes = encoded[receiver.is_resp3 as usize].get_or_insert_with(|| {
-                    encode(space, channel, pattern, message, receiver.is_resp3).into()
+                    messages.make(encode(space, channel, pattern, message, receiver.is_resp3))
                 });
                 deliver(receiver, bytes.clone());
                 count += 1;

@@ -37,6 +37,7 @@ pub struct Shared<E: Env> {
     pub tracking: crate::tracking::Tracking,
     pub pause: crate::pause::Pause,
     pub pubsub: PubSub,
+    pub messages: crate::message::Messages,
     pub mail: Vec<Arc<Mail<E::Socket>>>,
     /// Clients per worker, for the acceptor.
     pub load: Vec<AtomicUsize>,
@@ -54,6 +55,7 @@ pub struct Shared<E: Env> {
     pub tls: ArcSwapOption<crate::tls::Tls>,
     pub replication: crate::replica::ReplicationState,
     pub migrations: crate::migrate::Migrations,
+    pub migrate_links: crate::commands::migrate_links::Links,
 }
 
 /// What decides whether commands run; read once per batch.
@@ -83,6 +85,8 @@ pub struct State {
     pub is_short_of_copies: AtomicBool,
     /// What each [`gate`] lets through: `None` for all, else the offset up to which units may be acknowledged.
     gates: Mutex<[Option<u64>; 2]>,
+    /// The append-only file has taken the feed up to here; meaningless while there is none.
+    pub log_taken: AtomicU64,
     /// The append-only file is durable up to here; 0 while there is none.
     pub log_synced: AtomicU64,
     pub is_shutting_down: AtomicBool,
@@ -143,6 +147,8 @@ pub struct Counters {
     pub net_out: AtomicU64,
     pub blocked: AtomicUsize,
     pub peak_bytes: AtomicU64,
+    /// See [`crate::memory::counted`].
+    pub text_bytes: AtomicU64,
     /// Commands a second, sampled by the control thread.
     pub ops_per_s: AtomicU64,
     pub ticks_per_us: AtomicU64,
@@ -336,9 +342,9 @@ impl<E: Env> Shared<E> {
 
     /// Sends a message to all subscribers of this node.
     pub fn publish(&self, space: crate::pubsub::Space, channel: &[u8], message: &[u8]) -> usize {
-        self.pubsub.publish(space, channel, message, &mut |receiver, bytes| {
+        self.pubsub.publish(space, channel, message, &self.messages, &mut |receiver, message| {
             let client = &receiver.client;
-            self.mail[client.worker].post(Letter::Push { client: client.id, bytes });
+            self.mail[client.worker].post(Letter::Push { client: client.id, message });
         })
     }
 
@@ -355,15 +361,24 @@ impl<E: Env> Shared<E> {
             self.users.set_default_password(&crate::users::rules(self), password.as_bytes());
         }
         if is_room_less {
-            self.mail[0].post(Letter::MakeRoom);
+            // Soon, and not with the next round: whoever lowered the limit looks at what went.
+            self.mail[0].post_round();
         }
         self.persist.request(crate::persist::PersistRequest::ConfigChanged);
         self.apply_config();
     }
 
+    /// Gives the process its title, where it is this node's.
+    pub fn renew_title(&self) {
+        let config = self.config();
+        self.env.set_title(&|program| crate::title::of(&config, program));
+    }
+
     /// Carries out what follows from the settings in force.
     pub fn apply_config(&self) {
         let settings = self.settings();
+        self.renew_title();
+        crate::memory::renew(self);
         crate::tracking::trim(self);
         crate::replica::recount(self);
         self.feed.set_backlog_bytes(settings.backlog_bytes);

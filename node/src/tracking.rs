@@ -25,6 +25,8 @@ const CHANNEL: &[u8] = b"__redis__:invalidate";
 const PARTS: usize = 64;
 /// What a prefix takes beside its bytes: places in two tables.
 const PREFIX_BYTES: usize = 128;
+/// What a key takes beside its bytes: its place in the table, of which a third is empty, and an allocation.
+const KEY_BYTES: usize = 96;
 
 /// One client that tracks.
 pub struct Tracker {
@@ -50,6 +52,7 @@ pub struct Tracking {
     parts: [Mutex<Part>; PARTS],
     keys: AtomicUsize,
     items: AtomicUsize,
+    key_bytes: AtomicUsize,
 }
 
 impl Default for Tracking {
@@ -61,6 +64,7 @@ impl Default for Tracking {
             parts: std::array::from_fn(|_| Mutex::default()),
             keys: AtomicUsize::new(0),
             items: AtomicUsize::new(0),
+            key_bytes: AtomicUsize::new(0),
         }
     }
 }
@@ -91,6 +95,11 @@ impl Tracking {
     pub fn figures(&self) -> [usize; 4] {
         let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
         [load(&self.count), load(&self.keys), load(&self.items), read(&self.prefixes).len()]
+    }
+    /// Bytes of the table, about. What is kept for prefixes is counted with their clients.
+    pub fn bytes(&self) -> usize {
+        let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
+        load(&self.key_bytes) + load(&self.items) * size_of::<u64>()
     }
     pub fn get(&self, client: u64) -> Option<Arc<Tracker>> {
         read(&self.clients).get(&client).cloned()
@@ -159,6 +168,7 @@ impl Tracking {
             None => {
                 part.insert(key.to_vec(), SmallVec::from_slice(&[client]));
                 self.keys.fetch_add(1, Ordering::Relaxed);
+                self.key_bytes.fetch_add(key.len() + KEY_BYTES, Ordering::Relaxed);
             }
         }
         self.items.fetch_add(1, Ordering::Relaxed);
@@ -168,6 +178,7 @@ impl Tracking {
     fn forget(&self, key: &[u8]) -> SmallVec<[u64; 2]> {
         let Some(ids) = lock(self.part(key)).remove(key) else { return SmallVec::new() };
         self.keys.fetch_sub(1, Ordering::Relaxed);
+        self.key_bytes.fetch_sub(key.len() + KEY_BYTES, Ordering::Relaxed);
         self.items.fetch_sub(ids.len(), Ordering::Relaxed);
         ids
     }
@@ -176,6 +187,7 @@ impl Tracking {
         for part in &self.parts {
             let part = std::mem::take(&mut *lock(part));
             self.keys.fetch_sub(part.len(), Ordering::Relaxed);
+            self.key_bytes.fetch_sub(part.keys().map(|key| key.len() + KEY_BYTES).sum(), Ordering::Relaxed);
             self.items.fetch_sub(part.values().map(|ids| ids.len()).sum(), Ordering::Relaxed);
         }
     }
@@ -285,7 +297,8 @@ fn send<E: Env>(shared: &Shared<E>, tracker: &Tracker, message: &Message) {
             keys.iter().for_each(|key| out.bulk(key));
         }
     }
-    shared.mail[client.worker].post(Letter::Push { client: client.id, bytes: out.take().into() });
+    shared.mail[client.worker]
+        .post(Letter::Push { client: client.id, message: shared.messages.make(out.take()) });
 }
 
 /// Whoever should be told is gone: the client that tracks learns it.
@@ -299,7 +312,8 @@ fn tell_broken<E: Env>(shared: &Shared<E>, tracker: &Tracker) {
     out.push(2);
     out.bulk(b"tracking-redir-broken");
     out.int(tracker.redirect as i64);
-    shared.mail[client.worker].post(Letter::Push { client: client.id, bytes: out.take().into() });
+    shared.mail[client.worker]
+        .post(Letter::Push { client: client.id, message: shared.messages.make(out.take()) });
 }
 
 #[cfg(test)]
@@ -319,10 +333,12 @@ mod tests {
             .iter()
             .for_each(|(id, k)| tracking.remember(*id, k.as_bytes()));
         assert_eq!(tracking.figures()[1..3], [2, 3]);
+        assert_eq!(tracking.bytes(), 2 * (1 + KEY_BYTES) + 3 * 8);
         assert_eq!(tracking.forget(b"a").as_slice(), [1, 2]);
         assert!(tracking.forget(b"a").is_empty());
+        assert_eq!(tracking.bytes(), 1 + KEY_BYTES + 8);
         tracking.clear();
-        assert_eq!(tracking.figures()[1..3], [0, 0]);
+        assert_eq!((tracking.figures()[1..3].to_vec(), tracking.bytes()), (vec![0, 0], 0));
     }
 
     #[test]

@@ -62,7 +62,8 @@ impl Slot {
     }
     #[inline]
     pub const fn index(self) -> usize {
-        self.0 as usize
+        // What the compiler cannot know: it is below the count. So arrays by slot need no check.
+        self.0 as usize % Slot::COUNT
     }
     pub fn all() -> impl DoubleEndedIterator<Item = Slot> + ExactSizeIterator {
         (0..Slot::COUNT as u16).map(Slot)
@@ -142,11 +143,20 @@ fn has_open_brace(bytes: &[u8]) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let (chunks, rest) = bytes.as_chunks::<8>();
     let mut found = 0;
-    for chunk in chunks {
+    let high_if_any = |chunk: &[u8; 8]| {
         let x = u64::from_ne_bytes(*chunk) ^ (ONES * b'{' as u64);
-        found |= x.wrapping_sub(ONES) & !x;
+        x.wrapping_sub(ONES) & !x
+    };
+    for chunk in chunks {
+        found |= high_if_any(chunk);
     }
-    found & (ONES << 7) != 0 || rest.contains(&b'{')
+    match bytes.last_chunk() {
+        // Overlaps with the chunk before.
+        Some(last) if !rest.is_empty() => found |= high_if_any(last),
+        Some(_) => {}
+        None => return rest.contains(&b'{'),
+    }
+    found & (ONES << 7) != 0
 }
 
 /// CRC16 with polynomial 0x1021, initial value 0. Eight bytes a step: measured 3.4 ns against 14.4 for 16 bytes.

@@ -24,6 +24,9 @@ pub struct Feed {
     /// Mirrors of `inner`, for readers that only look.
     end: AtomicU64,
     kept: AtomicU64,
+    /// Figures, which no reader depends on: loom need not see them.
+    held: std::sync::atomic::AtomicU64,
+    surplus: std::sync::atomic::AtomicU64,
     /// Readers, and 1 while the backlog is on.
     attached: AtomicUsize,
     /// The bytes are another's: only [`Feed::append_stream`] adds to them.
@@ -108,6 +111,8 @@ impl Feed {
             inner: Mutex::new(inner),
             end: AtomicU64::new(start.0),
             kept: AtomicU64::new(0),
+            held: Default::default(),
+            surplus: Default::default(),
             attached: AtomicUsize::new(0),
             is_following: AtomicBool::new(false),
         }
@@ -153,6 +158,7 @@ impl Feed {
             inner.is_backlog_on = true;
             inner.db = None;
             self.count_attached(&inner);
+            self.trim(&mut inner);
         }
     }
     /// Drops the backlog; readers keep what they must.
@@ -174,8 +180,11 @@ impl Feed {
     }
     /// Bytes held, as INFO shows them.
     pub fn held_bytes(&self) -> u64 {
-        let inner = self.lock();
-        inner.end - inner.first
+        self.held.load(Ordering::Relaxed)
+    }
+    /// Bytes held beyond the backlog's size: readers are behind, or have blocks of which they want a part.
+    pub fn surplus_bytes(&self) -> u64 {
+        self.surplus.load(Ordering::Relaxed)
     }
 
     /// The next unit will say its database, so that a reader may begin there.
@@ -276,6 +285,9 @@ impl Feed {
             inner.tail.clear();
             inner.first = inner.end;
         }
+        let held = inner.end - inner.first;
+        self.held.store(held, Ordering::Relaxed);
+        self.surplus.store(held.saturating_sub(backlog), Ordering::Relaxed);
         let marks_from = inner.readers.values().filter(|r| r.wants_marks).map(|r| r.position).min();
         while inner.marks.front().is_some_and(|m| marks_from.is_none_or(|from| m.end.0 <= from)) {
             inner.marks.pop_front();
@@ -510,6 +522,10 @@ mod tests {
             feed.append_stream(&[i as u8; 10_000], None, 0);
         }
         assert!(feed.kept_bytes() >= 900_000);
+        assert_eq!((feed.held_bytes(), feed.surplus_bytes()), (1_000_000, 1_000_000));
+        feed.set_backlog_bytes(400_000);
+        assert_eq!((feed.held_bytes(), feed.surplus_bytes()), (1_000_000, 600_000));
+        feed.set_backlog_bytes(0);
         let mut seen = Vec::new();
         while reader.position() < feed.end() {
             let pieces = reader.pieces(50_000).unwrap();

@@ -5,7 +5,7 @@ use proto::Slot;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use storage::{Expiry, Keyspace};
+use storage::{Expiry, KeyAhead, Keyspace};
 
 const KEYS: u64 = 1_000_000;
 
@@ -45,9 +45,8 @@ fn wanted(keyspace: &Keyspace, from: u64) -> Vec<Wanted> {
 /// Looks a group up as a batch does: all slots, all segments, all entries, then the lookups.
 fn probe(keyspace: &Keyspace, group: &[Wanted]) -> usize {
     if group.len() > 1 {
-        group.iter().for_each(|w| keyspace.prefetch_slot(w.slot));
-        group.iter().for_each(|w| keyspace.prefetch_segment(w.slot, 0, w.hash));
-        group.iter().for_each(|w| keyspace.prefetch_entry(w.slot, 0, w.hash));
+        let ahead: Vec<KeyAhead> = group.iter().map(|w| keyspace.key_ahead(&w.key)).collect();
+        keyspace.prefetch(0, &ahead);
     }
     let found = |w: &&Wanted| {
         let guard = keyspace.try_lock(w.slot).expect("nobody else is here");

@@ -101,7 +101,8 @@ impl NodePtr {
 /// Bits `base .. base + bits` of a hash, from the top.
 #[inline]
 fn slice(hash: u64, base: u32, bits: u32) -> usize {
-    if bits == 0 { 0 } else { ((hash << base) >> (64 - bits)) as usize }
+    // In two steps, since a shift by 64 is none.
+    ((hash << base) >> 1 >> (63 - bits)) as usize
 }
 
 /// Where a segment's pointers stand: in the root (`node` null) or in a node that begins at hash bit `base`.

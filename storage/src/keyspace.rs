@@ -7,6 +7,7 @@ use crate::counters::Counters;
 use crate::directory::Root;
 use crate::gate::{Gate, GateClosed};
 use crate::keyhash::KeyHasher;
+use crate::segment::Seg;
 use crate::slot::{SlotGuard, SlotLine};
 use crate::snapshot::Snapshot;
 use crate::value::ValueRef;
@@ -15,17 +16,33 @@ use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// An element that a command will look up: the slot and the hash of its key, and its bytes.
+/// A key that a command will look up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KeyAhead {
+    pub slot: Slot,
+    /// [`Keyspace::hash`] of the key.
+    pub hash: u64,
+}
+
+/// An element that a command will look up in the collection at a key.
 #[derive(Clone, Copy)]
 pub struct ElementAhead<'a> {
-    pub slot: Slot,
-    pub hash: u64,
+    pub key: KeyAhead,
     pub element: &'a [u8],
+    /// Its hash in the collection, from the first stage on.
+    pub(crate) hash: u64,
+}
+
+impl<'a> ElementAhead<'a> {
+    #[inline]
+    pub fn new(key: KeyAhead, element: &'a [u8]) -> ElementAhead<'a> {
+        ElementAhead { key, element, hash: 0 }
+    }
 }
 
 /// See the module's head.
 pub struct Keyspace {
-    lines: Box<[SlotLine]>,
+    lines: Box<[SlotLine; Slot::COUNT]>,
     hasher: KeyHasher,
     /// Where the tables of a database are: the index into `homes`, changed by SWAPDB.
     places: Box<[AtomicU16]>,
@@ -61,8 +78,9 @@ impl Keyspace {
     /// production, fixed in simulations.
     pub fn new(databases: u16, hash_seed: [u64; 2]) -> Keyspace {
         assert!(databases > 0);
+        let lines: Box<[SlotLine]> = (0..Slot::COUNT).map(|_| SlotLine::new()).collect();
         let keyspace = Keyspace {
-            lines: (0..Slot::COUNT).map(|_| SlotLine::new()).collect(),
+            lines: lines.try_into().ok().expect("one line for each slot"),
             hasher: KeyHasher::new(hash_seed),
             places: (0..databases).map(AtomicU16::new).collect(),
             homes: (0..databases).map(|_| OnceLock::new()).collect(),
@@ -97,16 +115,21 @@ impl Keyspace {
         &self.gate
     }
 
+    #[inline]
+    fn line(&self, slot: Slot) -> &SlotLine {
+        &self.lines[slot.index()]
+    }
+
     /// Locks a slot if it is free: one compare-and-swap on the slot's line.
     #[inline]
     pub fn try_lock(&self, slot: Slot) -> Option<SlotGuard<'_>> {
-        let line = &self.lines[slot.index()];
+        let line = self.line(slot);
         line.lock().try_lock().then(|| SlotGuard::new(self, line, slot))
     }
     /// Locks a slot, spinning for 1-2 µs at most. `None`: still held, the caller should do something else.
     #[inline]
     pub fn lock(&self, slot: Slot) -> Option<SlotGuard<'_>> {
-        let line = &self.lines[slot.index()];
+        let line = self.line(slot);
         (line.lock().try_lock() || line.lock().spin_lock()).then(|| SlotGuard::new(self, line, slot))
     }
     /// Locks a slot, yielding the thread while it is held. For background work, never for workers.
@@ -135,37 +158,29 @@ impl Keyspace {
         })
     }
 
-    /// First stage: asks the CPU for the slot's line.
+    /// Where a key is, whose slot's line is asked for: the first stage of looking it up.
     #[inline]
-    pub fn prefetch_slot(&self, slot: Slot) {
-        crate::segment::prefetch((&raw const self.lines[slot.index()]).cast());
+    pub fn key_ahead(&self, key: &[u8]) -> KeyAhead {
+        let slot = Slot::of_key(key);
+        crate::segment::prefetch((&raw const *self.line(slot)).cast());
+        KeyAhead { slot, hash: self.hash(key) }
     }
-    /// Second stage: asks for the segment of `hash`. Does nothing while the slot is locked.
-    #[inline]
-    pub fn prefetch_segment(&self, slot: Slot, db: u16, hash: u64) {
-        if let Some(_guard) = self.try_lock(slot)
-            && let Some(seg) = self.root_ref(slot, self.place(db)).locate(hash)
-        {
-            seg.prefetch();
-        }
+    /// The stages behind it, for several keys at a time, so that their reads overlap: asks for the segments, then for the
+    /// places in them that point to entries, then for the entries. Leaves out what is in locked slots.
+    pub fn prefetch(&self, db: u16, keys: &[KeyAhead]) {
+        let home = self.place(db);
+        self.each_segment(home, keys, |seg, _| seg.prefetch());
+        self.each_segment(home, keys, Seg::prefetch_pointer);
+        self.each_segment(home, keys, Seg::prefetch_entry);
     }
-    /// Third stage: asks for the place in the segment that points to the entry. Does nothing while the slot is locked.
     #[inline]
-    pub fn prefetch_pointer(&self, slot: Slot, db: u16, hash: u64) {
-        if let Some(_guard) = self.try_lock(slot)
-            && let Some(seg) = self.root_ref(slot, self.place(db)).locate(hash)
-        {
-            seg.prefetch_pointer(hash);
-        }
-    }
-    /// Fourth stage: asks for the entry that `hash` probably belongs to. Does nothing while the slot is locked.
-    #[inline]
-    pub fn prefetch_entry(&self, slot: Slot, db: u16, hash: u64) {
-        if let Some(_guard) = self.try_lock(slot)
-            && let Some(seg) = self.root_ref(slot, self.place(db)).locate(hash)
-            && let Some(i) = seg.probe(hash)
-        {
-            seg.entry(i).prefetch();
+    fn each_segment(&self, home: u16, keys: &[KeyAhead], step: impl Fn(Seg, u64)) {
+        for key in keys {
+            if let Some(_guard) = self.try_lock(key.slot)
+                && let Some(seg) = self.root_ref(key.slot, home).locate(key.hash)
+            {
+                step(seg, key.hash);
+            }
         }
     }
 
@@ -175,20 +190,20 @@ impl Keyspace {
     pub fn prefetch_elements(&self, db: u16, elements: &mut [ElementAhead<'_>], stage: usize) -> usize {
         let (mut from, mut kept) = (0, 0);
         while from < elements.len() {
-            let ElementAhead { slot, hash, .. } = elements[from];
-            let same = |e: &&ElementAhead| (e.slot, e.hash) == (slot, hash);
+            let key = elements[from].key;
+            let same = |e: &&ElementAhead| e.key == key;
             let to = from + elements[from..].iter().take_while(same).count();
-            if let Some(_guard) = self.try_lock(slot)
-                && let Some(seg) = self.root_ref(slot, self.place(db)).locate(hash)
-                && let Some(i) = seg.probe(hash)
+            if let Some(_guard) = self.try_lock(key.slot)
+                && let Some(seg) = self.root_ref(key.slot, self.place(db)).locate(key.hash)
+                && let Some(i) = seg.probe(key.hash)
             {
                 let value = seg.entry(i).value();
                 for at in from..to {
-                    let element = elements[at];
+                    let mut element = elements[at];
                     let has_more = match value {
-                        ValueRef::Set(set) => set.prefetch(element.element, stage),
-                        ValueRef::Hash(hash) => hash.prefetch(element.element, stage),
-                        ValueRef::ZSet(zset) => zset.prefetch(element.element, stage),
+                        ValueRef::Set(set) => set.prefetch(&mut element, stage),
+                        ValueRef::Hash(hash) => hash.prefetch(&mut element, stage),
+                        ValueRef::ZSet(zset) => zset.prefetch(&mut element, stage),
                         ValueRef::Str(_) | ValueRef::List(_) | ValueRef::Stream(_) => false,
                     };
                     elements[kept] = element;
@@ -266,7 +281,7 @@ impl Keyspace {
     pub(crate) fn root_ref(&self, slot: Slot, home: u16) -> &Root {
         if home == 0 {
             // SAFETY: the slot's lock is held by the caller.
-            return unsafe { &*self.lines[slot.index()].root().get() };
+            return unsafe { &*self.line(slot).root().get() };
         }
         match self.homes[home as usize].get() {
             // SAFETY: as above.
@@ -291,7 +306,7 @@ impl Keyspace {
 
     /// The root of a slot in a home, as a cell to be borrowed mutably by a holder of the slot's lock.
     pub(crate) fn root_cell(&self, slot: Slot, home: u16) -> &UnsafeCell<Root> {
-        if home == 0 { self.lines[slot.index()].root() } else { &self.home(home).roots[slot.index()] }
+        if home == 0 { self.line(slot).root() } else { &self.home(home).roots[slot.index()] }
     }
 
     /// Sets or clears the bit that says a slot has keys.

@@ -41,7 +41,7 @@ pub use entry::Entry;
 pub use gate::{Gate, GateClosed, GateInside, GateReader};
 pub use hash::{FIELD_EXPIRY_MAX, Hash, Live};
 pub use keyhash::KeyHasher;
-pub use keyspace::{ElementAhead, Keyspace};
+pub use keyspace::{ElementAhead, KeyAhead, Keyspace};
 pub use list::List;
 pub use pace::set_pace;
 pub use set::{Set, parse_int};

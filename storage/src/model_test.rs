@@ -1,5 +1,6 @@
 //! The keyspace against a model of BTreeMaps.
 
+use crate::KeyAhead;
 use crate::{DbMut, Expiry, Keyspace, Kind, List, Thresholds, Value, ValueMut, ValueRef};
 use proptest::prelude::*;
 use proto::Slot;
@@ -205,9 +206,7 @@ fn swapped_databases_change_names_only() {
     assert_eq!(text(&ks, slot(3), 0, b"k").unwrap(), b"two");
     assert_eq!(text(&ks, slot(3), 2, b"k").unwrap(), b"zero");
     assert_eq!((ks.len(0), ks.expires_len(0), ks.expires_len(2)), (1, 1, 0));
-    ks.prefetch_slot(slot(3));
-    ks.prefetch_segment(slot(3), 0, ks.hash(b"k"));
-    ks.prefetch_entry(slot(3), 0, ks.hash(b"k"));
+    ks.prefetch(0, &[ks.key_ahead(b"k"), KeyAhead { slot: slot(3), hash: ks.hash(b"k") }]);
 }
 
 #[test]
@@ -215,7 +214,7 @@ fn locks_exclude_and_a_held_one_is_not_waited_for() {
     let ks = keyspace();
     let guard = ks.lock(slot(0)).unwrap();
     assert!(ks.try_lock(slot(0)).is_none() && ks.lock(slot(0)).is_none());
-    ks.prefetch_entry(slot(0), 0, 1);
+    ks.prefetch(0, &[KeyAhead { slot: slot(0), hash: 1 }]);
     assert!(ks.try_lock(slot(1)).is_some());
     drop(guard);
     let turns = if cfg!(miri) { 50 } else { 20_000 };

@@ -295,6 +295,14 @@ impl Seg {
         }
     }
 
+    /// Asks the CPU for the entry that `hash` probably belongs to.
+    #[inline]
+    pub(crate) fn prefetch_entry(self, hash: u64) {
+        if let Some(i) = self.probe(hash) {
+            self.entry(i).prefetch();
+        }
+    }
+
     /// Asks the CPU for the head and tag lines.
     #[inline]
     pub(crate) fn prefetch(self) {

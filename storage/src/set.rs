@@ -4,6 +4,7 @@ use crate::hash::element::Element;
 use crate::hash::seeded;
 use crate::hash::table::{self, Table};
 use crate::intset::IntSet;
+use crate::keyspace::ElementAhead;
 use crate::slab::class_size;
 use crate::thin::{View, ViewMut, Word};
 use crate::thresholds::Thresholds;
@@ -187,13 +188,15 @@ impl Set {
 
     /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
     #[inline]
-    pub(crate) fn prefetch(&self, member: &[u8], stage: usize) -> bool {
+    pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>, stage: usize) -> bool {
         let View::Big(table) = self.word.view() else { return stage == 0 && !self.word.prefetch_small() };
-        let hash = seeded::hash(table.seed(), member);
         match stage {
-            0 => table.prefetch_tags(hash),
-            1 => table.prefetch_item(hash),
-            _ => _ = table.find(hash, |_| true).inspect(|element| element.prefetch()),
+            0 => {
+                member.hash = seeded::hash(table.seed(), member.element);
+                table.prefetch_tags(member.hash);
+            }
+            1 => table.prefetch_item(member.hash),
+            _ => _ = table.find(member.hash, |_| true).inspect(|element| element.prefetch()),
         }
         stage < 2
     }

@@ -33,6 +33,11 @@ def directives(unit):
     return [mark.split("=", 1) for mark in marks if "=" in mark]
 
 
+def ordered(unit):
+    """Tests of a unit that are run with one worker, apart from the others."""
+    return [name for of, name in rows(os.path.join(HERE, "ordered.txt")) if of == unit]
+
+
 class Skips:
     """Tests that are not run, each with a reason. `*`: the whole unit."""
 

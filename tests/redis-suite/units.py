@@ -18,7 +18,7 @@ STEP = PORTS + 50  # from one unit's ports to the next one's
 FIRST_PORT, LAST_PORT = 12000, 22000  # with the bus 10000 above, below the ephemeral ports
 STALL = 150  # seconds without progress after which the suite itself gives up
 MARK = "REDIS_SUITE_RUN"
-RUNNING = set()  # marks of the units that run
+RUNNING = {}  # folders of the units that run, by their marks
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -55,19 +55,31 @@ class Runner:
         if whole:
             result.skipped.append(("*", whole))
             return result
+        began = time.monotonic()
+        ordered = lists.ordered(unit)
+        skipped = [("--skiptest", name) for name in [*self.skips.names(unit), *ordered]]
+        self.run_part(result, unit, skipped, ())
+        if ordered:
+            rest = Result(unit)
+            self.run_part(rest, unit, [("--only", name) for name in ordered], [("workers", "1")])
+            result.passed += rest.passed
+            result.failed += rest.failed
+            result.end = result.end or rest.end
+        result.seconds = time.monotonic() - began
+        return result
+
+    def run_part(self, result, unit, choice, directives):
+        """Runs the tests of a unit that `choice` leaves."""
         folder = self.stage(unit)
         output = os.path.join(folder, "output")
-        began = time.monotonic()
-        result.end = self.spawn(unit, folder, output)
-        result.seconds = time.monotonic() - began
+        result.end = self.spawn(unit, folder, output, choice, directives)
         with open(output, errors="replace") as text:
             read(text.read(), result)
         if self.logs:
-            kept = os.path.join(self.logs, unit.replace("/", "-"))
+            kept = os.path.join(self.logs, unit.replace("/", "-") + ("-ordered" if directives else ""))
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(folder, kept, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("socket"))
         shutil.rmtree(folder, ignore_errors=True)
-        return result
 
     def stage(self, unit):
         """A folder that looks like the unpacked source, whose redis-server is ours."""
@@ -85,21 +97,21 @@ class Runner:
             os.symlink(self.certificates, os.path.join(folder, "tests", "tls"))
         return folder
 
-    def spawn(self, unit, folder, output):
+    def spawn(self, unit, folder, output, choice, directives):
         """Runs the unit; says why it did not come to its end, if so."""
         mark = uuid.uuid4().hex
-        RUNNING.add(mark)
+        RUNNING[mark] = folder
         prelude = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prelude.tcl")
         command = [self.suite.tclsh, prelude,
                    "--single", unit, "--clients", "1", "--durable", "--timeout", str(STALL),
                    "--baseport", str(self.ports()), "--portcount", str(PORTS), "--dont-clean"]
-        for name, value in [*lists.directives(unit), *self.directives]:
+        for name, value in [*lists.directives(unit), *self.directives, *directives]:
             command += ["--config", name, value]
         if self.certificates:
             command += ["--tls"]
         protocol = {"SUITE_RESP3": "1"} if self.is_resp3 else {}
-        for name in self.skips.names(unit):
-            command += ["--skiptest", name]
+        for option in choice:
+            command += option
         with open(output, "w") as out:
             child = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT,
                                      stdin=subprocess.DEVNULL, start_new_session=True,
@@ -112,8 +124,8 @@ class Runner:
             finally:
                 kill(lambda: os.killpg(child.pid, signal.SIGKILL))
                 child.wait()
-                sweep(mark)
-                RUNNING.discard(mark)
+                sweep(mark, folder)
+                RUNNING.pop(mark, None)
 
     def ports(self):
         """The first port of a range that nobody seems to use."""
@@ -144,22 +156,24 @@ def kill(act):
         pass
 
 
-def sweep(mark):
-    """Ends what a unit left behind, such as servers that went into the background: they inherited its mark."""
+def sweep(mark, folder):
+    """Ends what a unit left behind, such as servers that went into the background: they inherited its mark. Where a server
+    has written its title over that, it still works in the unit's folder."""
     wanted = f"{MARK}={mark}".encode()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/environ", "rb") as environment:
-                if wanted in environment.read().split(b"\0"):
-                    kill(lambda: os.kill(int(pid), signal.SIGKILL))
+                is_ours = wanted in environment.read().split(b"\0")
+            if is_ours or os.readlink(f"/proc/{pid}/cwd").startswith(os.path.realpath(folder) + os.sep):
+                kill(lambda: os.kill(int(pid), signal.SIGKILL))
         except OSError:
             pass
 
 
 def end_all():
     """Ends all that run."""
-    for mark in list(RUNNING):
-        sweep(mark)
+    for mark, folder in list(RUNNING.items()):
+        sweep(mark, folder)
 
 
 def read(text, result):

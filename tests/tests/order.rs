@@ -160,3 +160,18 @@ fn the_largest_clients_go_first_and_the_others_stay() {
     assert_eq!(other.text("CLIENT LIST").lines().count(), 1);
     drop(clients);
 }
+
+#[test]
+fn what_is_sent_behind_a_command_that_waits_waits_as_well() {
+    let server = start();
+    let (mut waits, mut other) = (server.client(), server.client());
+    let id = id_of(&mut waits);
+    // In one packet: one batch.
+    waits.send_raw(b"SET k 1\r\nBLPOP list 0\r\nSET k 2\r\nGET k\r\n").unwrap();
+    wait_for_flag(&mut other, id, "b");
+    assert_eq!(other.text("GET k"), "1");
+    other.ok("RPUSH list a");
+    let replies: Vec<_> = (0..4).map(|_| waits.receive().unwrap()).collect();
+    assert!(matches!(&replies[1], Value::Array(items) if items.len() == 2), "{replies:?}");
+    assert_eq!(replies[3].as_text(), Some("2"));
+}

@@ -54,7 +54,9 @@ pub fn admit_as(
         turn.host.denied(&denied, context, spec, args, session);
         return Err(denied.error(spec));
     }
-    if (flags | queued_flags(session, spec)) & flag::DENYOOM != 0 {
+    // Redis: whatever is queued takes memory, be it a command that takes none.
+    let is_queued = session.in_multi() && !spec.has(flag::NOT_QUEUED);
+    if is_queued || (flags | queued_flags(session, spec)) & flag::DENYOOM != 0 {
         evict::make_room(turn)?;
     }
     let is_write = (flags | queued_flags(session, spec)) & flag::WRITE != 0;

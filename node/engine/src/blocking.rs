@@ -231,19 +231,18 @@ impl SlotSide {
 /// Puts a client into the queues of the keys it waits for. Their slots are locked.
 pub fn enqueue(
     keys: &mut Keys<'_>,
-    session: u64,
-    is_resp3: bool,
+    session: &Session,
     spec: &'static Spec,
     args: Args,
     request: WaitRequest,
     mailbox: &Arc<dyn Mailbox>,
 ) -> Arc<Waiter> {
     let waiter = Arc::new(Waiter {
-        session,
+        session: session.id,
         spec,
         args: request.args.unwrap_or_else(|| args.iter().map(|a| a.to_vec()).collect()),
         db: keys.db,
-        is_resp3,
+        is_resp3: session.is_resp3,
         keys: request.keys,
         timeout_ms: request.timeout_ms,
         ends_on_error: request.ends_on_error,

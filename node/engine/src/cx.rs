@@ -32,7 +32,7 @@ pub struct Cx<'a, 'g> {
 /// Why a command has no reply yet.
 pub(crate) enum Unfinished {
     /// Its client waits.
-    Waits(WaitRequest),
+    Waits(Box<WaitRequest>),
     /// It is to run again with the gate closed, and has changed nothing.
     NeedsGate,
 }
@@ -47,6 +47,7 @@ pub(crate) enum Replay {
 }
 
 impl<'a, 'g> Cx<'a, 'g> {
+    #[inline]
     pub(crate) fn new(
         args: Args<'a>,
         keys: &'a mut Keys<'g>,
@@ -89,7 +90,7 @@ impl<'a, 'g> Cx<'a, 'g> {
     pub fn block_with(&mut self, request: WaitRequest, nothing: Nothing) {
         assert!(!request.keys.is_empty());
         if self.waiting == Waiting::Allowed {
-            self.unfinished = Some(Unfinished::Waits(request));
+            self.unfinished = Some(Unfinished::Waits(Box::new(request)));
         } else {
             nothing.write(self.out);
         }

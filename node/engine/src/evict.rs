@@ -1,4 +1,5 @@
-//! Room for new data when `maxmemory` is reached: keys are sampled and the best of the sample goes, as in Redis.
+//! Room for new data when `maxmemory` is reached: keys are sampled and the best of the sample goes, as in Redis. What the
+//! node says it takes beside keys and values counts as well ([`Turn::beside_bytes`]).
 //!
 //! The access clock of an entry is 24 bits: seconds for LRU; minutes (16 bits) and a logarithmic counter (8) for LFU.
 //!
@@ -6,8 +7,8 @@
 
 use crate::keys::Keys;
 use crate::locks::Locks;
-use crate::settings::{EvictionPolicy, notify};
-use crate::{Error, Turn};
+use crate::settings::{EvictionPolicy, Settings, notify};
+use crate::{Error, Status, Turn};
 use proto::Slot;
 use smallvec::SmallVec;
 use storage::Keyspace;
@@ -36,6 +37,12 @@ pub fn touched(clock: u32, now_ms: i64, is_lfu: bool) -> u32 {
     lfu_minutes(now_ms) << 8 | counter
 }
 
+/// The clock of any entry that is used now; `None` under an LFU policy.
+#[inline]
+pub fn plain_clock(settings: &Settings, now_ms: i64) -> Option<u32> {
+    (!settings.maxmemory_policy.is_lfu()).then(|| touched(0, now_ms, false))
+}
+
 /// The clock of a new entry.
 pub fn fresh(now_ms: i64, is_lfu: bool) -> u32 {
     if is_lfu { lfu_minutes(now_ms) << 8 | LFU_NEW } else { touched(0, now_ms, false) }
@@ -56,15 +63,15 @@ fn lfu_minutes(now_ms: i64) -> u32 {
     (now_ms / 60_000) as u32 & 0xFFFF
 }
 
+/// More is used than `maxmemory` allows.
+pub fn is_over(turn: &Turn) -> bool {
+    let limit = turn.settings.maxmemory;
+    limit > 0 && turn.engine.keyspace.used_bytes() + turn.beside_bytes > limit
+}
+
 /// Evicts until the limit is kept. `Err`: the policy forbids it or nothing can go.
 pub fn make_room(turn: &mut Turn) -> Result<(), Error> {
-    let limit = turn.settings.maxmemory;
-    // A replica keeps what its primary keeps, and nothing goes from data that are not whole.
-    if limit == 0
-        || turn.status.is_replica
-        || turn.status.is_loading
-        || turn.engine.keyspace.used_bytes() <= limit
-    {
+    if !is_over(turn) || !may_evict(turn) {
         return Ok(());
     }
     if turn.settings.maxmemory_policy == EvictionPolicy::NoEviction {
@@ -74,11 +81,18 @@ pub fn make_room(turn: &mut Turn) -> Result<(), Error> {
         if !evict_one(turn) {
             return Err(Error::Oom);
         }
-        if turn.engine.keyspace.used_bytes() <= limit {
+        if !is_over(turn) {
             break;
         }
     }
     Ok(())
+}
+
+/// Whether the data are this node's to remove: a replica keeps what its primary keeps, as does a primary that may have
+/// been replaced; nothing goes from data that are not whole, nor while writes wait, since those are to stay as they are.
+fn may_evict(turn: &Turn) -> bool {
+    let Status { is_replica, is_loading, is_paused, has_lease, .. } = turn.status;
+    !is_replica && !is_loading && !is_paused && (has_lease || turn.cluster.is_none())
 }
 
 struct Candidate {
@@ -210,6 +224,48 @@ mod tests {
         r.settings.maxmemory_policy = EvictionPolicy::AllKeysLru;
         r.run("SET d 1");
         assert_eq!(r.run("EXISTS a c"), ":0\r\n");
+    }
+
+    #[test]
+    fn what_the_node_takes_beside_keys_and_values_counts() {
+        let mut r = crate::testing::Runner::default();
+        r.all(&["SET a 1", "SET b 1"]);
+        r.settings.maxmemory = r.engine.keyspace.used_bytes() + 100_000;
+        r.settings.maxmemory_policy = EvictionPolicy::AllKeysLru;
+        r.beside_bytes = 90_000;
+        r.run("SET c 1");
+        assert_eq!(r.run("EXISTS a b c"), ":3\r\n");
+        r.beside_bytes = 200_000;
+        assert_eq!(r.run("SET d 1"), "-OOM command not allowed when used memory > 'maxmemory'.\r\n");
+        assert_eq!(r.run("EXISTS a b c"), ":0\r\n");
+    }
+
+    #[test]
+    fn a_transaction_does_not_grow_where_there_is_no_room() {
+        let mut r = crate::testing::Runner::default();
+        r.run("MULTI");
+        r.settings.maxmemory = 1;
+        assert_eq!(r.run("GET a"), "-OOM command not allowed when used memory > 'maxmemory'.\r\n");
+        assert!(r.run("EXEC").starts_with("-EXECABORT"));
+    }
+
+    #[test]
+    fn while_writes_wait_nothing_goes() {
+        let mut r = crate::testing::Runner::default();
+        r.run("SET a 1");
+        r.settings.maxmemory = 1;
+        r.settings.maxmemory_policy = EvictionPolicy::AllKeysLru;
+        let evicted =
+            |r: &mut crate::testing::Runner| r.make_room().is_err() || r.run("EXISTS a") == ":0\r\n";
+        for held in [
+            Status { is_paused: true, ..Status::default() },
+            Status { is_replica: true, is_link_up: true, ..Status::default() },
+        ] {
+            r.status = held;
+            assert!(!evicted(&mut r), "{held:?}");
+        }
+        r.status = Status::default();
+        assert!(evicted(&mut r));
     }
 
     #[test]

@@ -328,7 +328,7 @@ fn run_keys(
 ) -> Result<Outcome, Error> {
     if spec.is_single_key {
         let place = Place::of_only(turn, args[1]);
-        return run_placed(turn, session, spec, args, raw, out, place.into(), &[place.slot]);
+        return run_placed(turn, session, spec, args, raw, out, place.into(), &[place.at.slot]);
     }
     if spec.is_routed
         && let Some(slot) = spec.routed_slot(args)
@@ -381,24 +381,29 @@ fn run_placed(
     if session.is_watched() {
         remember(turn, session, &mut keys, spec, args);
     }
-    let outcome = match unfinished {
+    let outcome = outcome(turn, session, &mut keys, spec, args, unfinished);
+    conclude(turn, session, &mut keys, slots);
+    Ok(outcome)
+}
+
+/// What becomes of a command that ran under its locks, which are still held.
+#[inline]
+pub(crate) fn outcome(
+    turn: &Turn,
+    session: &Session,
+    keys: &mut Keys<'_>,
+    spec: &'static Spec,
+    args: Args,
+    unfinished: Option<Unfinished>,
+) -> Outcome {
+    match unfinished {
         None => Outcome::Done,
         Some(Unfinished::NeedsGate) => Outcome::NeedsGate,
         Some(Unfinished::Waits(request)) => {
             let mailbox = &turn.local.mailbox;
-            Outcome::Blocked(blocking::enqueue(
-                &mut keys,
-                session.id,
-                session.is_resp3,
-                spec,
-                args,
-                request,
-                mailbox,
-            ))
+            Outcome::Blocked(blocking::enqueue(keys, session, spec, args, *request, mailbox))
         }
-    };
-    conclude(turn, session, &mut keys, slots);
-    Ok(outcome)
+    }
 }
 
 /// A slot that pauses for a hand-over: its commands wait.
@@ -420,6 +425,7 @@ pub(crate) fn keys<'g>(turn: &mut Turn<'g>, session: &Session, locks: Locks<'g>)
 }
 
 /// Runs one command whose slots are locked; writes its reply or its error, or tells why there is none.
+#[inline]
 pub(crate) fn run_one(
     turn: &mut Turn,
     spec: &'static Spec,
@@ -494,13 +500,22 @@ fn push(keys: &mut Keys<'_>, args: Args, raw: Option<&[u8]>) {
 /// released, replies of the served and notifications go out.
 #[inline]
 pub(crate) fn conclude<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
-    keys.stats.dirty.add(keys.effects.dirty);
+    settle(turn, session, keys, slots);
+    keys.give_back(turn);
+}
+
+/// As [`conclude`], where another command follows with the same [`Keys`].
+#[inline]
+pub(crate) fn settle<'g>(turn: &mut Turn<'g>, session: &mut Session, keys: &mut Keys<'g>, slots: &[Slot]) {
+    if keys.effects.dirty > 0 {
+        keys.stats.dirty.add(keys.effects.dirty);
+    }
     if !keys.effects.ready.is_empty() {
         serve(turn, session, keys, slots);
     } else if !keys.unit.is_empty() {
         append(turn, session, keys, slots);
     }
-    keys.give_back(turn);
+    keys.release(turn);
 }
 
 /// What serves a client that waited is replayed after what it waited for, as a unit of its own. Their slots are locked:

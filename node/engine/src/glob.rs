@@ -2,9 +2,13 @@
 //!
 //! Invariant: time is at most the product of both lengths; there is no recursion.
 
+/// Stars with something behind them that a pattern may have. Redis, which recurses there, gives up at more: such a
+/// pattern matches nothing.
+const STARS_MAX: usize = 1000;
+
 /// Whether `text` matches `pattern`, both taken as bytes.
 pub fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
-    let (mut p, mut t) = (0, 0);
+    let (mut p, mut t, mut stars) = (0, 0, 0);
     // Where to go on after a mismatch: behind the last star, with one more byte under it.
     let mut star: Option<(usize, usize)> = None;
     loop {
@@ -14,6 +18,10 @@ pub fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
             }
             if p == pattern.len() {
                 return true;
+            }
+            stars += 1;
+            if stars > STARS_MAX {
+                return false;
             }
             star = Some((p, t));
             continue;
@@ -114,6 +122,13 @@ mod tests {
         assert!(m("*a*b*", "xxaxxbxx") && !m("*a*b", "xxaxxbx"));
         assert!(!m("", "a") && m("", ""));
         assert!(matches(b"HeLLo*", b"hello world", true));
+    }
+
+    #[test]
+    fn patterns_of_too_many_stars_match_nothing() {
+        let text = "a".repeat(5000);
+        assert!(m(&"*a".repeat(1000), &text) && !m(&"*a".repeat(1001), &text));
+        assert!(m(&format!("{}*", "*a".repeat(1000)), &text));
     }
 
     #[test]

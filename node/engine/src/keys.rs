@@ -14,7 +14,8 @@ use proto::{ClusterView, Slot};
 use smallvec::SmallVec;
 use std::any::Any;
 use storage::{
-    Db, DbMut, Entry, EntryMut, Expiry, Hash, Keyspace, List, Set, Stream, Value, ValueMut, ValueRef, ZSet,
+    Db, DbMut, Entry, EntryMut, Expiry, Hash, KeyAhead, Keyspace, List, Set, Stream, Value, ValueMut,
+    ValueRef, ZSet,
 };
 
 /// A change that notifications tell of.
@@ -60,7 +61,6 @@ impl Effects {
         !self.garbage.is_empty() || !self.events.is_empty() || !self.ready.is_empty() || self.is_emptied
     }
 
-    #[cold]
     fn carry_out(&mut self, notified: u32, host: &mut dyn Host) {
         self.ready.clear();
         let garbage = std::mem::take(&mut self.garbage);
@@ -79,6 +79,8 @@ pub struct Keys<'g> {
     pub settings: &'g Settings,
     pub db: u16,
     pub now_ms: i64,
+    /// What an entry that is used now has for a clock, but under an LFU policy, where it depends on what it had.
+    clock: Option<u32>,
     /// False on a replica and while a stream is applied: expired keys are hidden or kept, never removed.
     pub may_expire: bool,
     /// True while a stream is applied: an expired key is still there, its primary will delete it.
@@ -157,8 +159,6 @@ impl<'g> Keys<'g> {
     /// Borrows the worker's unit and list of effects; [`Keys::give_back`] returns them.
     #[inline]
     pub fn new(turn: &mut Turn<'g>, locks: Locks<'g>, db: u16) -> Keys<'g> {
-        let mut unit = turn.local.unit.lend();
-        unit.clear();
         Keys {
             locks,
             places: Places::default(),
@@ -166,6 +166,7 @@ impl<'g> Keys<'g> {
             settings: turn.settings,
             db,
             now_ms: turn.now.wall.0,
+            clock: evict::plain_clock(turn.settings, turn.now.wall.0),
             // While writes wait nothing is removed by itself either.
             may_expire: !turn.status.is_replica && !turn.status.is_paused,
             sees_expired: false,
@@ -175,26 +176,37 @@ impl<'g> Keys<'g> {
             cluster: turn.cluster,
             passage: turn.passage,
             effects: turn.local.effects.lend(),
-            unit,
+            unit: turn.local.unit.lend(),
             stats: turn.stats,
         }
     }
 
-    /// Unlocks and hands back what was borrowed; what was removed and what is to be told goes to the host.
+    /// Ends a command: unlocks; what was removed and what is to be told goes to the host. Others may follow.
     #[inline]
-    pub fn give_back(&mut self, turn: &mut Turn<'g>) {
+    pub fn release(&mut self, turn: &mut Turn<'g>) {
         if self.is_tracked {
             self.tell_changes(turn.host);
         }
         self.locks.release();
-        turn.local.unit = self.unit.lend();
+        self.unit.clear();
         self.effects.dirty = 0;
         if self.effects.has_more() {
-            self.effects.carry_out(self.settings.notify_keyspace_events, turn.host);
-            if std::mem::take(&mut self.effects.is_emptied) {
-                turn.host.emptied(self.locks.closed().expect("who empties everything has closed the gate"));
-            }
+            self.carry_out(turn);
         }
+    }
+    #[cold]
+    fn carry_out(&mut self, turn: &mut Turn<'g>) {
+        self.effects.carry_out(self.settings.notify_keyspace_events, turn.host);
+        if std::mem::take(&mut self.effects.is_emptied) {
+            turn.host.emptied(self.locks.closed().expect("who empties everything has closed the gate"));
+        }
+    }
+
+    /// As [`Keys::release`], and hands back what was borrowed.
+    #[inline]
+    pub fn give_back(&mut self, turn: &mut Turn<'g>) {
+        self.release(turn);
+        turn.local.unit = self.unit.lend();
         turn.local.effects = self.effects.lend();
     }
 
@@ -248,7 +260,8 @@ impl<'g> Keys<'g> {
     /// Slot and hash of a key.
     #[inline]
     fn place(&mut self, key: &[u8]) -> (Slot, u64) {
-        self.places.find(key).unwrap_or_else(|| (Slot::of_key(key), self.keyspace.hash(key)))
+        let KeyAhead { slot, hash } = self.places.find(key).unwrap_or_else(|| self.keyspace.key_ahead(key));
+        (slot, hash)
     }
 
     #[inline]
@@ -356,17 +369,13 @@ impl<'g> Keys<'g> {
     pub fn read(&mut self, key: &[u8]) -> Option<Entry<'_>> {
         let (slot, hash) = self.place(key);
         let is_gone = self.may_be_due(slot) && !self.exists(key);
-        let Keys { locks, stats, effects, settings, db, now_ms, is_no_touch, .. } = self;
+        let Keys { locks, stats, effects, settings, db, now_ms, clock, is_no_touch, .. } = self;
         let entry = if is_gone { None } else { locks.guard(slot).db(*db).get(key, hash) };
         match &entry {
             Some(entry) => {
                 stats.hits.add(1);
                 if !*is_no_touch {
-                    entry.set_clock(evict::touched(
-                        entry.clock(),
-                        *now_ms,
-                        settings.maxmemory_policy.is_lfu(),
-                    ));
+                    entry.set_clock(clock.unwrap_or_else(|| evict::touched(entry.clock(), *now_ms, true)));
                 }
             }
             None => {
@@ -385,11 +394,11 @@ impl<'g> Keys<'g> {
         if self.may_be_due(slot) && !self.exists(key) {
             return None;
         }
-        let Keys { locks, settings, db, now_ms, is_no_touch, .. } = self;
+        let Keys { locks, db, now_ms, clock, is_no_touch, .. } = self;
         let entry = locks.guard(slot).db_mut(*db).into_entry(key, hash)?;
         if !*is_no_touch {
-            let clock = entry.read().clock();
-            entry.read().set_clock(evict::touched(clock, *now_ms, settings.maxmemory_policy.is_lfu()));
+            let old = entry.read();
+            old.set_clock(clock.unwrap_or_else(|| evict::touched(old.clock(), *now_ms, true)));
         }
         Some(entry)
     }

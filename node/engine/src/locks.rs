@@ -4,7 +4,7 @@ use crate::turn::Turn;
 use crate::{Args, Error, Spec};
 use proto::Slot;
 use smallvec::SmallVec;
-use storage::{GateClosed, Keyspace, SlotGuard};
+use storage::{GateClosed, KeyAhead, Keyspace, SlotGuard};
 
 /// Locked slots. Ascending, all taken before the first effect; with the gate closed they are taken as they are met,
 /// since nobody else runs.
@@ -13,6 +13,8 @@ pub struct Locks<'g> {
     first: Option<SlotGuard<'g>>,
     /// The others, ascending.
     more: Vec<SlotGuard<'g>>,
+    /// Which of these was used last.
+    last: usize,
     exclusive: Option<&'g GateClosed<'g>>,
 }
 
@@ -21,19 +23,23 @@ impl<'g> Locks<'g> {
     #[inline(always)] // returned through memory it costs a stall
     pub fn take(keyspace: &'g Keyspace, slots: &[Slot]) -> Result<Locks<'g>, Slot> {
         let [first, more @ ..] = slots else {
-            return Ok(Locks { keyspace, first: None, more: Vec::new(), exclusive: None });
+            return Ok(Locks::none(keyspace));
         };
         let Some(guard) = keyspace.lock(*first) else { return Err(*first) };
         let more = if more.is_empty() { Vec::new() } else { Locks::take_more(keyspace, more)? };
-        Ok(Locks { keyspace, first: Some(guard), more, exclusive: None })
+        Ok(Locks { keyspace, first: Some(guard), more, last: 0, exclusive: None })
     }
     fn take_more(keyspace: &'g Keyspace, slots: &[Slot]) -> Result<Vec<SlotGuard<'g>>, Slot> {
-        slots.iter().map(|slot| keyspace.lock(*slot).ok_or(*slot)).collect()
+        let mut guards = Vec::with_capacity(slots.len());
+        for slot in slots {
+            guards.push(keyspace.lock(*slot).ok_or(*slot)?);
+        }
+        Ok(guards)
     }
 
     /// With the gate closed: every slot may be used.
     pub fn exclusive(keyspace: &'g Keyspace, closed: &'g GateClosed<'g>) -> Locks<'g> {
-        Locks { keyspace, first: None, more: Vec::new(), exclusive: Some(closed) }
+        Locks { exclusive: Some(closed), ..Locks::none(keyspace) }
     }
 
     /// Locks the slots, or none where the gate is closed.
@@ -61,8 +67,16 @@ impl<'g> Locks<'g> {
 
     /// Whether this slot is locked by now.
     pub fn holds(&self, slot: Slot) -> bool {
-        self.first.as_ref().is_some_and(|g| g.slot() == slot)
-            || self.more.binary_search_by_key(&slot, |g| g.slot()).is_ok()
+        self.first.as_ref().is_some_and(|g| g.slot() == slot) || self.place(slot).is_some()
+    }
+
+    /// Which of the others is this slot's.
+    fn place(&self, slot: Slot) -> Option<usize> {
+        const FEW: usize = 16; // among which to look at each is quicker
+        if self.more.len() <= FEW {
+            return self.more.iter().position(|g| g.slot() == slot);
+        }
+        self.more.binary_search_by_key(&slot, |g| g.slot()).ok()
     }
 
     /// Number of slots that are held at present.
@@ -81,6 +95,17 @@ impl<'g> Locks<'g> {
     /// Proof that the gate is closed, if it is.
     pub fn closed(&self) -> Option<&'g GateClosed<'g>> {
         self.exclusive
+    }
+
+    /// No locks.
+    #[inline]
+    pub(crate) fn none(keyspace: &'g Keyspace) -> Locks<'g> {
+        Locks { keyspace, first: None, more: Vec::new(), last: 0, exclusive: None }
+    }
+    /// Takes the lock that a command of one key needs, when none is held.
+    #[inline]
+    pub(crate) fn set_only(&mut self, guard: SlotGuard<'g>) {
+        self.first = Some(guard);
     }
 
     /// Unlocks all.
@@ -102,7 +127,12 @@ impl<'g> Locks<'g> {
     }
 
     fn other_guard(&mut self, slot: Slot) -> &mut SlotGuard<'g> {
-        if let Ok(place) = self.more.binary_search_by_key(&slot, |g| g.slot()) {
+        // A command looks several times at a key before it comes to the next.
+        if self.more.get(self.last).is_some_and(|g| g.slot() == slot) {
+            return &mut self.more[self.last];
+        }
+        if let Some(place) = self.place(slot) {
+            self.last = place;
             return &mut self.more[place];
         }
         assert!(self.exclusive.is_some(), "slot {slot} is not locked: a key outside the declared key specs");
@@ -128,21 +158,18 @@ impl<'g> Locks<'g> {
 pub(crate) struct Place {
     /// Where the key's bytes stand: which argument it is.
     key: (usize, usize),
-    pub slot: Slot,
-    hash: u64,
+    pub at: KeyAhead,
 }
 
 impl Place {
     #[inline]
-    fn new(key: &[u8], slot: Slot, hash: u64) -> Place {
-        Place { key: (key.as_ptr().addr(), key.len()), slot, hash }
+    pub(crate) fn new(key: &[u8], at: KeyAhead) -> Place {
+        Place { key: (key.as_ptr().addr(), key.len()), at }
     }
     /// The place of the only key of a command.
     #[inline]
     pub(crate) fn of_only(turn: &Turn, key: &[u8]) -> Place {
-        let (slot, hash) =
-            turn.first_key.unwrap_or_else(|| (Slot::of_key(key), turn.engine.keyspace.hash(key)));
-        Place::new(key, slot, hash)
+        Place::new(key, turn.first_key.unwrap_or_else(|| turn.engine.keyspace.key_ahead(key)))
     }
     #[inline]
     fn is_of(&self, key: &[u8]) -> bool {
@@ -167,7 +194,7 @@ impl From<Place> for Places {
 }
 
 /// Slots of the keys, ascending and each once.
-pub(crate) type Slots = SmallVec<[Slot; 4]>;
+pub(crate) type Slots = SmallVec<[Slot; 16]>;
 
 impl Places {
     /// The places of a command's keys, whose memory is asked for meanwhile, and their slots. Both are empty when the
@@ -180,16 +207,13 @@ impl Places {
         let mut slots = Slots::with_capacity(numbers.len());
         let mut places = Vec::with_capacity(numbers.len());
         for i in &numbers {
-            let place = Place::new(args[*i], Slot::of_key(args[*i]), keyspace.hash(args[*i]));
-            keyspace.prefetch_slot(place.slot);
-            slots.push(place.slot);
-            places.push(place);
+            let at = keyspace.key_ahead(args[*i]);
+            slots.push(at.slot);
+            places.push(Place::new(args[*i], at));
         }
         if places.len() > 1 && turn.exclusive.is_none() {
-            let ahead = &places[..places.len().min(AHEAD_MAX)];
-            ahead.iter().for_each(|p| keyspace.prefetch_segment(p.slot, db, p.hash));
-            ahead.iter().for_each(|p| keyspace.prefetch_pointer(p.slot, db, p.hash));
-            ahead.iter().for_each(|p| keyspace.prefetch_entry(p.slot, db, p.hash));
+            let ahead: SmallVec<[KeyAhead; 16]> = places.iter().take(AHEAD_MAX).map(|p| p.at).collect();
+            keyspace.prefetch(db, &ahead);
         }
         slots.sort_unstable();
         slots.dedup();
@@ -198,16 +222,16 @@ impl Places {
 
     /// Slot and hash of a key that is one of the command's arguments.
     #[inline]
-    pub(crate) fn find(&mut self, key: &[u8]) -> Option<(Slot, u64)> {
+    pub(crate) fn find(&mut self, key: &[u8]) -> Option<KeyAhead> {
         match &self.at {
-            Some(place) if place.is_of(key) => Some((place.slot, place.hash)),
+            Some(place) if place.is_of(key) => Some(place.at),
             _ => self.find_next(key),
         }
     }
-    fn find_next(&mut self, key: &[u8]) -> Option<(Slot, u64)> {
+    fn find_next(&mut self, key: &[u8]) -> Option<KeyAhead> {
         let place = self.more.get(self.next).filter(|place| place.is_of(key))?;
         self.next += 1;
         self.at = Some(*place);
-        Some((place.slot, place.hash))
+        Some(place.at)
     }
 }

@@ -17,12 +17,14 @@ struct Op {
 }
 
 impl Unit {
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
     pub fn len(&self) -> usize {
         self.ops.len()
     }
+    #[inline]
     pub fn clear(&mut self) {
         self.buf.clear();
         self.ops.clear();

@@ -23,6 +23,8 @@ pub struct Spec {
     pub is_first_key_plain: bool,
     /// Argument 1 is the only key.
     pub is_single_key: bool,
+    /// It runs under the lock of that key.
+    pub is_plain: bool,
     /// Something that is no key says where it runs.
     pub is_routed: bool,
 }
@@ -43,7 +45,7 @@ impl Spec {
         if arity >= 0 { args as isize == arity } else { args as isize >= -arity }
     }
     /// Places of the keys among the arguments. `None`: the arguments do not fit.
-    pub fn key_positions(&self, args: Args) -> Option<SmallVec<[usize; 4]>> {
+    pub fn key_positions(&self, args: Args) -> Option<SmallVec<[usize; 16]>> {
         let mut places = SmallVec::new();
         for spec in self.command.keys.iter().filter(|k| k.flags & crate::spec::key::NOT_KEY == 0) {
             spec.positions(args, &mut |place| places.push(place))?;
@@ -195,6 +197,7 @@ impl Table {
 
     fn add(&mut self, command: &'static Command, parent: Option<&'static Command>) -> &'static Spec {
         let subcommands = command.subcommands.iter().map(|sub| self.add(sub, Some(command))).collect();
+        let is_single_key = is_first_key_plain(command) && command.keys.len() == 1 && is_one_key(command);
         let spec: &'static Spec = Box::leak(Box::new(Spec {
             command,
             id: self.specs.len(),
@@ -204,7 +207,8 @@ impl Table {
             is_subcommand: parent.is_some(),
             is_first_key_plain: is_first_key_plain(command),
             is_routed: command.keys.iter().any(|k| k.flags & crate::spec::key::ROUTES != 0),
-            is_single_key: is_first_key_plain(command) && command.keys.len() == 1 && is_one_key(command),
+            is_single_key,
+            is_plain: is_single_key && matches!(command.run, crate::spec::Handler::Keys(_)),
         }));
         self.specs.push(spec);
         spec

@@ -82,6 +82,7 @@ pub struct Runner {
     pub engine: Engine,
     pub settings: Settings,
     pub status: Status,
+    pub beside_bytes: u64,
     pub now_ms: i64,
     /// The cluster that the node is part of.
     pub cluster: Option<Arc<proto::ClusterView>>,
@@ -109,6 +110,7 @@ impl Default for Runner {
             },
             settings: Settings::default(),
             status: Status::default(),
+            beside_bytes: 0,
             now_ms: 1_700_000_000_000,
             cluster: None,
             session: Session::new(1),
@@ -242,6 +244,11 @@ impl Runner {
         crate::expire::cycle(&mut turn, 0, 1, Default::default(), usize::MAX).1
     }
 
+    /// What a batch begins with where memory is short.
+    pub fn make_room(&mut self) -> Result<(), crate::Error> {
+        crate::evict::make_room(&mut self.turn(None))
+    }
+
     fn attempt(
         &mut self,
         session: &mut Session,
@@ -260,6 +267,7 @@ impl Runner {
             settings: &self.settings,
             cluster: self.cluster.as_deref(),
             status: self.status,
+            beside_bytes: self.beside_bytes,
             now: Now { mono: Mono(0), wall: WallMs(self.now_ms) },
             ticks: || 0,
             told_ticks: u64::MAX,

@@ -11,10 +11,10 @@ use crate::stats::Stats;
 use crate::table::Spec;
 use crate::{Args, Engine, Error, Kept, Rng, Settings};
 use proto::resp::Reply;
-use proto::{ClusterView, Now, Slot};
+use proto::{ClusterView, Now};
 use std::any::Any;
 use std::sync::Arc;
-use storage::GateClosed;
+use storage::{GateClosed, KeyAhead};
 
 /// Surroundings of a batch.
 pub struct Turn<'a> {
@@ -26,6 +26,8 @@ pub struct Turn<'a> {
     /// What [`crate::admission::watched`] says of status and settings.
     pub watched: u32,
     pub now: Now,
+    /// What takes memory beside keys and values and counts for `maxmemory`, in bytes; 0 while there is no limit.
+    pub beside_bytes: u64,
     /// A counter for measuring commands, such as the cycle counter; constant in simulation.
     pub ticks: fn() -> u64,
     /// Commands that take so many ticks are told to the host; 0: all are, since somebody looks on.
@@ -37,7 +39,7 @@ pub struct Turn<'a> {
     /// A script that takes long may be given up before it has done anything, to run elsewhere.
     pub may_move: bool,
     /// Slot and hash of the command's first key, where whoever runs it has them already.
-    pub first_key: Option<(Slot, u64)>,
+    pub first_key: Option<KeyAhead>,
     /// The gate is closed: this worker alone runs, and may take any slot.
     pub exclusive: Option<&'a GateClosed<'a>>,
     /// Where a long command that holds no lock may let closers of the gate pass; `None`: it may not.

@@ -131,6 +131,7 @@ impl Bench {
             settings: &self.settings,
             cluster: None,
             status: Status::default(),
+            beside_bytes: 0,
             now: Now { mono: Mono(0), wall: WallMs(1_700_000_000_000) },
             ticks: || 0,
             told_ticks: u64::MAX,

@@ -1,6 +1,7 @@
 //! INFO: sections of `key:value` lines, in the form that exporters parse.
 
 use crate::env::Env;
+use crate::memory::{self, Beside};
 use crate::shared::Shared;
 use engine::Spec;
 use engine::acl::Reason;
@@ -30,7 +31,7 @@ fn sections<E: Env>() -> [(&'static str, bool, Section<E>); 12] {
     [
         ("server", true, server),
         ("clients", true, clients),
-        ("memory", true, memory),
+        ("memory", true, memory_section),
         ("persistence", true, persistence),
         ("stats", true, stats),
         ("replication", true, replication),
@@ -141,9 +142,10 @@ fn clients<E: Env>(i: &mut Info<'_, E>) {
     i.line("clients_in_timeout_table", 0);
 }
 
-fn memory<E: Env>(i: &mut Info<'_, E>) {
-    let used = i.shared.engine.keyspace.used_bytes();
-    let peak = i.shared.counters.peak_bytes.fetch_max(used, Ordering::Relaxed).max(used);
+fn memory_section<E: Env>(i: &mut Info<'_, E>) {
+    let beside = Beside::of(i.shared);
+    let used = memory::used_bytes(i.shared, &beside);
+    let peak = memory::renew_peak(i.shared, used);
     let rss = resident_bytes().unwrap_or(used);
     let limit = i.shared.settings().engine.maxmemory;
     let config = i.shared.config();
@@ -156,8 +158,10 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
     i.line("used_memory_peak", peak);
     i.line("used_memory_peak_human", human(peak));
     i.line("used_memory_peak_perc", format!("{:.2}%", used as f64 * 100.0 / peak.max(1) as f64));
-    i.line("used_memory_dataset", used);
-    i.line("used_memory_overhead", 0);
+    i.line("used_memory_overhead", beside.total());
+    i.line("used_memory_dataset", used - beside.total());
+    let dataset = (used - beside.total()) as f64 * 100.0 / used.max(1) as f64;
+    i.line("used_memory_dataset_perc", format!("{dataset:.2}%"));
     i.line("used_memory_startup", 0);
     scripts(i);
     i.line("maxmemory", limit);
@@ -165,12 +169,12 @@ fn memory<E: Env>(i: &mut Info<'_, E>) {
     i.line("maxmemory_policy", policy);
     i.line("mem_fragmentation_ratio", format!("{:.2}", rss as f64 / used.max(1) as f64));
     i.line("mem_fragmentation_bytes", rss as i64 - used as i64);
-    i.line("mem_replication_backlog", i.shared.feed.end().0.saturating_sub(i.shared.feed.first().0));
-    // Buffers of clients and replicas stand beside what maxmemory limits.
-    i.line("mem_total_replication_buffers", i.shared.feed.held_bytes());
-    i.line("mem_not_counted_for_evict", 0);
-    i.line("mem_clients_normal", i.shared.clients.bytes());
-    i.line("mem_aof_buffer", i.shared.feed.kept_bytes());
+    i.line("mem_not_counted_for_evict", beside.not_counted());
+    i.line("mem_replication_backlog", beside.backlog);
+    i.line("mem_total_replication_buffers", beside.backlog + beside.replicas);
+    i.line("mem_clients_slaves", memory::replica_buffer_bytes(i.shared, &beside));
+    i.line("mem_clients_normal", beside.clients);
+    i.line("mem_aof_buffer", beside.log);
     let allocator = i.shared.env.allocator();
     i.line("mem_allocator", allocator.map_or("system", |(name, _)| name));
     let slab = storage::slab::usage();
@@ -293,7 +297,7 @@ fn persistence<E: Env>(i: &mut Info<'_, E>) {
         i.line("aof_current_size", status.log_bytes);
         i.line("aof_base_size", status.log_base_bytes);
         i.line("aof_pending_rewrite", 0);
-        i.line("aof_buffer_length", i.shared.feed.kept_bytes());
+        i.line("aof_buffer_length", Beside::of(i.shared).log);
         i.line("aof_pending_bio_fsync", 0);
         i.line("aof_delayed_fsync", 0);
     }
@@ -329,7 +333,7 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("pubsubshard_channels", s.pubsub.len(crate::pubsub::Space::Sharded));
     i.line("latest_fork_usec", 0);
     i.line("total_forks", 0);
-    i.line("migrate_cached_sockets", 0);
+    i.line("migrate_cached_sockets", s.migrate_links.len());
     i.line("slave_expires_tracked_keys", 0);
     for (name, reason) in
         [("auth", Reason::Auth), ("cmd", Reason::Command), ("key", Reason::Key), ("channel", Reason::Channel)]

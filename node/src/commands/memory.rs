@@ -3,8 +3,8 @@
 use super::Functions;
 use crate::env::Env;
 use crate::host::HostCx;
+use crate::memory::{self, Beside};
 use engine::{Error, HostOutcome};
-use std::sync::atomic::Ordering;
 
 type Outcome = Result<HostOutcome, Error>;
 
@@ -13,11 +13,9 @@ struct Figures {
     peak: u64,
     total: u64,
     resident: u64,
-    backlog: u64,
-    clients: u64,
-    scripts: u64,
-    functions: u64,
-    log: u64,
+    beside: Beside,
+    /// Buffers of the replicas that are there.
+    replicas: u64,
     keys: u64,
     dataset: u64,
     allocated: u64,
@@ -28,23 +26,21 @@ struct Figures {
 fn figures<E: Env>(cx: &HostCx<E>) -> Figures {
     let shared = cx.shared();
     let keyspace = &shared.engine.keyspace;
-    let dataset = keyspace.used_bytes();
+    let beside = Beside::of(shared);
+    let total = memory::used_bytes(shared, &beside);
     let slab = storage::slab::usage();
     let allocator = shared.env.allocator().map(|(_, memory)| memory);
-    let allocated = allocator.map_or(dataset, |m| m.allocated + slab.object_bytes);
+    let allocated = allocator.map_or(total, |m| m.allocated + slab.object_bytes);
     let active = allocator.map_or(allocated, |m| m.active + slab.span_bytes);
     let allocator_resident = allocator.map_or(active, |m| m.resident + slab.span_bytes);
     Figures {
-        peak: shared.counters.peak_bytes.fetch_max(dataset, Ordering::Relaxed).max(dataset),
-        total: dataset,
+        peak: memory::renew_peak(shared, total),
+        total,
         resident: super::info::resident_bytes().unwrap_or(allocator_resident),
-        backlog: shared.feed.end().0.saturating_sub(shared.feed.first().0),
-        clients: shared.clients.all().iter().map(|c| c.memory_bytes() as u64).sum(),
-        scripts: shared.engine.scripts.cache.bytes() as u64,
-        functions: shared.engine.scripts.libraries.set().bytes() as u64,
-        log: shared.feed.kept_bytes(),
+        beside,
+        replicas: memory::replica_buffer_bytes(shared, &beside),
         keys: (0..keyspace.databases()).map(|db| keyspace.len(db)).sum(),
-        dataset,
+        dataset: total - beside.total(),
         allocated,
         active,
         allocator_resident,
@@ -68,13 +64,13 @@ fn stats<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     int("peak.allocated", f.peak);
     int("total.allocated", f.total);
     int("startup.allocated", 0);
-    int("replication.backlog", f.backlog);
-    int("clients.slaves", 0);
-    int("clients.normal", f.clients);
+    int("replication.backlog", f.beside.backlog);
+    int("clients.slaves", f.replicas);
+    int("clients.normal", f.beside.clients);
     int("cluster.links", 0);
-    int("aof.buffer", f.log);
-    int("lua.caches", f.scripts);
-    int("functions.caches", f.functions);
+    int("aof.buffer", f.beside.log);
+    int("lua.caches", f.beside.scripts);
+    int("functions.caches", f.beside.functions);
     for db in dbs {
         out.bulk(format!("db.{db}").as_bytes());
         out.map(3);
@@ -90,7 +86,7 @@ fn stats<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         out.bulk(name.as_bytes());
         out.int(value);
     };
-    int("overhead.total", (f.backlog + f.clients + f.scripts + f.functions + f.log) as i64);
+    int("overhead.total", f.beside.total() as i64);
     int("keys.count", f.keys as i64);
     int("keys.bytes-per-key", f.dataset.checked_div(f.keys).unwrap_or(0) as i64);
     int("dataset.bytes", f.dataset as i64);
@@ -135,7 +131,7 @@ fn doctor<E: Env>(cx: &mut HostCx<E>) -> Outcome {
         if ratio(f.active, f.allocated) > 1.1 && f.active.saturating_sub(f.allocated) > MUCH {
             found += " * High allocator fragmentation: pages are more than a tenth empty. Tables are compacted by and by.\n\n";
         }
-        if f.clients / (cx.shared().clients.all().len() as u64).max(1) > 200 << 10 {
+        if f.beside.clients / (cx.shared().clients.all().len() as u64).max(1) > 200 << 10 {
             found += " * Big client buffers: clients do not read their replies. See CLIENT LIST.\n\n";
         }
         if cx.shared().engine.scripts.cache.len() > 1000 {

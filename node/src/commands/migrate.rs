@@ -1,21 +1,21 @@
-//! MIGRATE: keys to another server, one connection per call. The key-by-key way in which older tools reshard.
+//! MIGRATE: keys to another server. The key-by-key way in which older tools reshard.
 //!
 //! Invariant: while a key is on its way nobody reads or writes its slot here, so that it is at one place at any time.
 
 use super::Functions;
+use super::migrate_links::{self as links, Target};
 use crate::env::Env;
 use crate::host::HostCx;
 use crate::shared::Shared;
 use engine::spec::{Arg, Command, Group, Handler, KeySpec, acl, flag, key};
 use engine::{Args, Error, HostOutcome, purge};
 use proto::Slot;
-use proto::resp::{Value, decode, encode_command};
+use proto::resp::{Value, encode_command};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::Ownership;
 use storage::rdb::{Format, dump};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Outcome = Result<HostOutcome, Error>;
 
@@ -81,14 +81,12 @@ fn is_secret(args: Args, index: usize) -> bool {
 
 /// What a call asks for.
 struct Request {
-    host: String,
-    port: u16,
+    target: Target,
     db: u16,
     target_db: i64,
     timeout: Duration,
     is_copy: bool,
     is_replace: bool,
-    login: Vec<Vec<u8>>,
     keys: Vec<Vec<u8>>,
     /// A cluster's target takes keys of a slot that it does not own yet.
     verb: &'static [u8],
@@ -99,14 +97,16 @@ fn parse<E: Env>(cx: &HostCx<E>) -> Result<Request, Error> {
     let target_db = cx.int(4).map_err(|_| Error::NotInteger)?;
     let timeout_ms = cx.int(5).map_err(|_| Error::NotInteger)?;
     let mut request = Request {
-        host: cx.text(1),
-        port: cx.text(2).parse().map_err(|_| Error::NotInteger)?,
+        target: Target {
+            host: cx.text(1),
+            port: cx.text(2).parse().map_err(|_| Error::NotInteger)?,
+            login: Vec::new(),
+        },
         db: cx.session.db,
         target_db,
         timeout: Duration::from_millis(if timeout_ms <= 0 { 1000 } else { timeout_ms as u64 }),
         is_copy: false,
         is_replace: false,
-        login: Vec::new(),
         keys: vec![cx.args[3].to_vec()],
         verb: if settings.is_cluster { b"RESTORE-ASKING" } else { b"RESTORE" },
     };
@@ -118,10 +118,10 @@ fn parse<E: Env>(cx: &HostCx<E>) -> Result<Request, Error> {
         } else if cx.is_word(i, "REPLACE") {
             request.is_replace = true;
         } else if cx.is_word(i, "AUTH") && left >= 1 {
-            request.login = vec![cx.args[i + 1].to_vec()];
+            request.target.login = vec![cx.args[i + 1].to_vec()];
             i += 1;
         } else if cx.is_word(i, "AUTH2") && left >= 2 {
-            request.login = vec![cx.args[i + 1].to_vec(), cx.args[i + 2].to_vec()];
+            request.target.login = vec![cx.args[i + 1].to_vec(), cx.args[i + 2].to_vec()];
             i += 2;
         } else if cx.is_word(i, "KEYS") && left >= 1 {
             if !cx.args[3].is_empty() {
@@ -155,14 +155,12 @@ fn migrate<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let pause = Pause::begin(&shared, &request.keys)?;
     let ticket = cx.ticket();
     tokio::task::spawn_local(async move {
-        let timeout = request.timeout;
-        let done = tokio::time::timeout(timeout, send(&shared, &request)).await;
+        let done = send(&shared, &request).await;
         drop(pause);
         ticket.answer(|out| match done {
-            Ok(Ok(0)) => out.simple("NOKEY"),
-            Ok(Ok(_)) => out.ok(),
-            Ok(Err(text)) => out.error(&text),
-            Err(_) => out.error("IOERR error or timeout reading from target instance"),
+            Ok(0) => out.simple("NOKEY"),
+            Ok(_) => out.ok(),
+            Err(text) => out.error(&text),
         });
     });
     Ok(HostOutcome::Later)
@@ -205,17 +203,7 @@ impl<E: Env> Drop for Pause<E> {
 /// target did not confirm are still here.
 async fn send<E: Env>(shared: &Arc<Shared<E>>, request: &Request) -> Result<usize, String> {
     let now_ms = shared.env.now().wall.0;
-    let (mut out, mut sent, mut heads) = (Vec::new(), Vec::new(), 0);
-    if !request.login.is_empty() {
-        let mut login: Vec<&[u8]> = vec![b"AUTH"];
-        login.extend(request.login.iter().map(|w| w.as_slice()));
-        encode_command(&login, &mut out);
-        heads += 1;
-    }
-    if request.target_db != 0 {
-        encode_command(&[b"SELECT".as_slice(), request.target_db.to_string().as_bytes()], &mut out);
-        heads += 1;
-    }
+    let (mut commands, mut sent) = (Vec::new(), Vec::new());
     for name in &request.keys {
         let guard = shared.engine.keyspace.lock_wait(Slot::of_key(name));
         let Some(entry) = guard.db(request.db).get(name, shared.engine.keyspace.hash(name)) else { continue };
@@ -231,44 +219,23 @@ async fn send<E: Env>(shared: &Arc<Shared<E>>, request: &Request) -> Result<usiz
         if request.is_replace {
             words.push(b"REPLACE");
         }
-        encode_command(&words, &mut out);
+        encode_command(&words, &mut commands);
         sent.push(name.clone());
     }
     if sent.is_empty() {
         return Ok(0);
     }
-    let target = |e: std::io::Error| format!("IOERR error or timeout talking to the target instance: {e}");
-    let is_tls = shared.settings().is_cluster_tls;
-    let connect = crate::tls::connect(shared, "", &request.host, request.port, is_tls);
-    let mut stream = connect.await.map_err(target)?;
-    stream.write_all(&out).await.map_err(target)?;
-    let (mut input, mut chunk, mut replies) = (Vec::new(), vec![0u8; 16 * 1024], Vec::new());
-    while replies.len() < heads + sent.len() {
-        match decode(&input) {
-            Ok(Some((value, used))) => {
-                input.drain(..used);
-                replies.push(value);
-            }
-            Ok(None) => match stream.read(&mut chunk).await.map_err(target)? {
-                0 => return Err("IOERR error or timeout reading from target instance".into()),
-                n => input.extend_from_slice(&chunk[..n]),
-            },
-            Err(error) => return Err(format!("IOERR {}", error.0)),
-        }
-    }
-    let failure = |v: &Value| match v {
-        Value::Error(text) => Some(format!("ERR Target instance replied with error: {text}")),
-        _ => None,
-    };
-    if let Some(text) = replies[..heads].iter().find_map(failure) {
-        return Err(text);
-    }
-    let arrived: Vec<Vec<u8>> =
-        sent.iter().zip(&replies[heads..]).filter(|(_, v)| !v.is_error()).map(|(k, _)| k.clone()).collect();
+    let (commands, count) = (Arc::new(commands), sent.len());
+    let ask = links::Request { db: request.target_db, commands, count, timeout: request.timeout };
+    let answer = links::ask(shared, &request.target, ask).await;
     if !request.is_copy {
+        let has_arrived = |(_, reply): &(&Vec<u8>, &Value)| !reply.is_error();
+        let arrived: Vec<Vec<u8>> =
+            sent.iter().zip(&answer.replies).filter(has_arrived).map(|(key, _)| key.clone()).collect();
         delete(shared, request.db, &arrived);
     }
-    match replies[heads..].iter().find_map(failure) {
+    // Redis: what the target says goes before what became of the connection.
+    match answer.replies.iter().find_map(links::failure).or(answer.error) {
         Some(text) => Err(text),
         None => Ok(sent.len()),
     }

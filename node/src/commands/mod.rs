@@ -12,6 +12,7 @@ pub mod latency;
 pub mod lolwut;
 pub mod memory;
 pub mod migrate;
+pub mod migrate_links;
 pub mod module;
 pub mod pubsub;
 pub mod replication;

@@ -1,6 +1,6 @@
 //! All directives, with the names and defaults of redis.conf 7.0. Those of Shoal alone stand at the end.
 
-use super::Change::{Any, AtStart};
+use super::Change::{Any, AtStart, Repeatable};
 use super::Kind::*;
 use super::{Change, Directive, Kind};
 
@@ -222,8 +222,8 @@ pub static DIRECTIVES: &[Directive] = &[
         ),
     ),
     d("cluster-require-full-coverage", Bool, "yes", Any, "Serve nothing while a slot has no owner."),
-    d("crash-log-enabled", Bool, "yes", AtStart, "Accepted for compatibility."),
-    d("crash-memcheck-enabled", Bool, "yes", AtStart, "Accepted for compatibility."),
+    d("crash-log-enabled", Bool, "yes", Any, "Accepted for compatibility."),
+    d("crash-memcheck-enabled", Bool, "yes", Any, "Accepted for compatibility."),
     d("daemonize", Bool, "no", AtStart, "Go into the background."),
     d("databases", Int(1, 1024), "16", AtStart, "Number of databases."),
     protected(d("dbfilename", Text, "dump.rdb", Any, "Name of the snapshot.")),
@@ -378,7 +378,13 @@ pub static DIRECTIVES: &[Directive] = &[
     d("oom-score-adj-values", Words, "0 200 800", Any, "Accepted for compatibility."),
     d("pidfile", Text, "", AtStart, "File for the process id."),
     d("port", Int(0, 65535), "6379", Any, "Port for clients; 0: none."),
-    d("proc-title-template", Text, "{title} {listen-addr} {server-mode}", Any, "Accepted for compatibility."),
+    d(
+        "proc-title-template",
+        Title,
+        "{title} {listen-addr} {server-mode}",
+        Any,
+        "The process's title, as ps shows it; in braces title, listen-addr, server-mode, port, tls-port, unixsocket or config-file.",
+    ),
     d(
         "propagation-error-behavior",
         Enum(&["ignore", "panic", "panic-on-replicas"]),
@@ -480,7 +486,7 @@ pub static DIRECTIVES: &[Directive] = &[
     d("save", Save, "3600 1 300 100 60 10000", Any, "When to save: seconds and changes."),
     d("server_cpulist", Text, "", AtStart, "Accepted for compatibility."),
     d("set-max-intset-entries", Int(0, I32), "512", Any, "Members of a set of integers."),
-    d("set-proc-title", Bool, "yes", AtStart, "Accepted for compatibility."),
+    d("set-proc-title", Bool, "yes", AtStart, "Whether the process gives itself a title."),
     d("shutdown-on-sigint", Flags(SHUTDOWN), "default", Any, "How to end on SIGINT."),
     d("shutdown-on-sigterm", Flags(SHUTDOWN), "default", Any, "How to end on SIGTERM."),
     d("shutdown-timeout", Int(0, I32), "10", Any, "Seconds that a shutdown waits for replicas."),
@@ -603,17 +609,17 @@ pub static DIRECTIVES: &[Directive] = &[
         "cluster-secret",
         Secret,
         "",
-        AtStart,
+        Repeatable,
         "Shared secret that authenticates packets of the bus; empty: none.",
     ),
     d(
         "durability",
         Enum(&["async", "in-sync", "in-sync-fsync"]),
         "async",
-        AtStart,
+        Repeatable,
         "What must hold before a write is acknowledged: nothing, that all in-sync replicas have it, that they have it on disk.",
     ),
     d("min-in-sync", Int(1, 9), "1", Any, "Copies below which in-sync writes are refused."),
     d("rdb-version", Int(9, 12), "10", Any, "Version of the snapshots that are written."),
-    d("workers", Int(0, 1024), "0", AtStart, "Threads that serve clients; 0: one per core."),
+    d("workers", Int(0, 1024), "0", Repeatable, "Threads that serve clients; 0: one per core."),
 ];

@@ -37,6 +37,9 @@ pub struct Directive {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
     AtStart,
+    /// As `AtStart`, and CONFIG SET may repeat what it is: those of Shoal alone, which Redis's tools do not know to leave
+    /// out when they set what CONFIG GET gave them.
+    Repeatable,
     Any,
 }
 
@@ -136,6 +139,9 @@ impl Config {
         }
         let old = self.get(directive.name);
         let text = directive.kind.canonical(words, old).map_err(SetError::Invalid)?;
+        if directive.change == Change::Repeatable && !at_start && text != old {
+            return Err(SetError::Immutable);
+        }
         self.values.insert(directive.name, text);
         Ok(())
     }
@@ -157,7 +163,7 @@ mod tests {
             assert!(d.alias.is_none_or(|a| names.insert(a)), "alias of {} is taken", d.name);
             assert!(!d.doc.is_empty(), "{} has no doc", d.name);
             let words = match d.kind {
-                Kind::Text | Kind::Secret => vec![d.default.to_string()],
+                Kind::Text | Kind::Title | Kind::Secret => vec![d.default.to_string()],
                 _ => engine_words(d.default),
             };
             let fresh = if d.kind.is_accumulating() { "" } else { d.default };
@@ -178,6 +184,8 @@ mod tests {
         assert!(matches!(set(&mut config, "appendfsync", &["maybe"]), Err(SetError::Invalid(_))));
         assert_eq!(set(&mut config, "nonsense", &["1"]), Err(SetError::Unknown));
         assert_eq!(set(&mut config, "databases", &["3"]), Err(SetError::Immutable));
+        assert_eq!(set(&mut config, "workers", &["0"]), Ok(()));
+        assert_eq!(set(&mut config, "workers", &["3"]), Err(SetError::Immutable));
         assert_eq!(set(&mut config, "slave-read-only", &["no"]), Ok(()));
         assert_eq!(config.get("replica-read-only"), "no");
     }

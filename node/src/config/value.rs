@@ -16,6 +16,8 @@ pub enum Kind {
     /// Host and port of a primary, or nothing.
     Primary,
     Text,
+    /// A template of the process's title.
+    Title,
     /// Text that logs must not show.
     Secret,
     /// Numbers from 0 to 100.
@@ -102,6 +104,10 @@ impl Kind {
                 }
             }
             Kind::Text | Kind::Secret => Ok(one()?.to_string()),
+            Kind::Title => match crate::title::is_valid(one()?) {
+                true => Ok(one()?.to_string()),
+                false => Err("template format is invalid or contains unknown variables".into()),
+            },
             Kind::Percentiles => percentiles(words),
             Kind::MemoryOrPercent => memory_or_percent(one()?),
             Kind::Words => Ok(words.iter().flat_map(|w| w.split_whitespace()).collect::<Vec<_>>().join(" ")),

@@ -17,7 +17,7 @@ use engine::{Args, Ran, Spec};
 use latency::Events;
 use logs::{CommandLog, Entry};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Kinds of logs, by place.
 pub const SLOW: usize = 0;
@@ -168,8 +168,8 @@ pub fn show<E: Env>(shared: &Shared<E>, client: &Client, ran: &Ran) {
         }
     }
     line.extend_from_slice(b"\r\n");
-    let line: Arc<[u8]> = line.into();
+    let line = shared.messages.make(line);
     for (client, worker) in monitors.iter() {
-        shared.mail[*worker].post(Letter::Push { client: *client, bytes: line.clone() });
+        shared.mail[*worker].post(Letter::Push { client: *client, message: line.clone() });
     }
 }

@@ -263,6 +263,7 @@ impl<E: Env> Applier<E> {
             view: None,
             now,
             status: Status::default(),
+            beside_bytes: 0,
             watched: 0,
             told_ticks: u64::MAX,
             large_bytes: usize::MAX,

@@ -123,6 +123,7 @@ pub fn start<E: Env>(
     let (orders, inbox) = mpsc::unbounded_channel();
     let is_complete = Rc::new(Cell::new(matches!(begin, Begin::Continue(_))));
     let position = reader.position().0;
+    shared.state.log_taken.store(position, Ordering::Relaxed);
     let log = Log {
         shared: shared.clone(),
         files,
@@ -279,6 +280,7 @@ impl<E: Env> Log<E> {
         match result {
             Ok(()) => {
                 self.reader.advance(proto::Offset(position + bytes));
+                self.shared.state.log_taken.store(position + bytes, Ordering::Relaxed);
                 self.shared.persist.status().log_bytes = self.other_bytes + len;
                 if self.failed_at.take().is_some() {
                     tracing::warn!("AOF write error looks solved. The server can write again.");

@@ -7,5 +7,5 @@ mod request;
 pub use decode::{DecodeError, Value, decode};
 pub use reply::{Reply, format_double};
 pub use request::{
-    Limits, Partial, ProtocolError, Request, Span, encode_command, parse_request, split_inline,
+    Limits, Partial, ProtocolError, Request, Span, encode_command, parse_request, short_command, split_inline,
 };

@@ -137,7 +137,7 @@ pub fn parse_request(
 /// The usual command: at most 99 arguments of at most 99 bytes, all of it there. `None`, and `args` as it was, for
 /// anything else, which is not said to be wrong.
 #[inline]
-fn short_command(buf: &[u8], at: usize, args: &mut Vec<Span>) -> Option<usize> {
+pub fn short_command(buf: &[u8], at: usize, args: &mut Vec<Span>) -> Option<usize> {
     let (count, mut pos) = short_length(buf, at, b'*')?;
     let first = args.len();
     args.reserve(count);
@@ -156,6 +156,9 @@ fn short_command(buf: &[u8], at: usize, args: &mut Vec<Span>) -> Option<usize> {
 /// A length of one or two digits behind `kind`, and the place after its line.
 #[inline]
 fn short_length(buf: &[u8], at: usize, kind: u8) -> Option<(usize, usize)> {
+    if let Some(word) = buf.get(at..at + 8).and_then(|bytes| bytes.first_chunk()) {
+        return short_length_of(u64::from_le_bytes(*word), at, kind);
+    }
     let &[k, a, b, c, d] = buf.get(at..at + 5)?.first_chunk()?;
     let (tens, ones) = (a.wrapping_sub(b'0'), b.wrapping_sub(b'0'));
     if k != kind || tens > 9 {
@@ -163,6 +166,23 @@ fn short_length(buf: &[u8], at: usize, kind: u8) -> Option<(usize, usize)> {
     } else if b == b'\r' && c == b'\n' {
         Some((tens as usize, at + 4))
     } else if tens > 0 && ones <= 9 && c == b'\r' && d == b'\n' {
+        Some((tens as usize * 10 + ones as usize, at + 5))
+    } else {
+        None
+    }
+}
+
+/// As [`short_length`] of the eight bytes at `at`, the first one lowest.
+#[inline]
+fn short_length_of(word: u64, at: usize, kind: u8) -> Option<(usize, usize)> {
+    const CRLF: u64 = u16::from_le_bytes(*b"\r\n") as u64;
+    let tens = (word >> 8 & 0xFF).wrapping_sub(b'0' as u64);
+    let ones = (word >> 16 & 0xFF).wrapping_sub(b'0' as u64);
+    if word & 0xFF != kind as u64 || tens > 9 {
+        None
+    } else if word >> 16 & 0xFFFF == CRLF {
+        Some((tens as usize, at + 4))
+    } else if tens > 0 && ones <= 9 && word >> 24 & 0xFFFF == CRLF {
         Some((tens as usize * 10 + ones as usize, at + 5))
     } else {
         None

@@ -6,6 +6,7 @@ pub mod seeded;
 mod segment;
 pub(crate) mod table;
 
+use crate::keyspace::ElementAhead;
 use crate::packed::{self, PACKED_BYTES_MAX, Packed};
 use crate::slab::class_size;
 use crate::thin::{View, ViewMut, Word};
@@ -213,17 +214,19 @@ impl Hash {
 
     /// Asks the CPU for what a look-up of a field will read, one step further at each `stage`; whether there is another.
     #[inline]
-    pub(crate) fn prefetch(&self, field: &[u8], stage: usize) -> bool {
+    pub(crate) fn prefetch(&self, field: &mut ElementAhead<'_>, stage: usize) -> bool {
         let table = match self.word.view() {
             View::Small(_) => return stage == 0 && !self.word.prefetch_small(),
             View::Big(Big::Table(table)) => table,
             View::Big(Big::Expiring(e)) => return e.fields.prefetch(field, stage),
         };
-        let hash = seeded::hash(table.seed(), field);
         match stage {
-            0 => table.prefetch_tags(hash),
-            1 => table.prefetch_item(hash),
-            _ => _ = table.find(hash, |_| true).inspect(|element| element.prefetch()),
+            0 => {
+                field.hash = seeded::hash(table.seed(), field.element);
+                table.prefetch_tags(field.hash);
+            }
+            1 => table.prefetch_item(field.hash),
+            _ => _ = table.find(field.hash, |_| true).inspect(|element| element.prefetch()),
         }
         stage < 2
     }

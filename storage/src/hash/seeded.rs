@@ -1,36 +1,15 @@
-//! The keyed hash of collection elements: 16 bytes at a time, folded by a 64 x 64 -> 128 bit multiplication.
+//! The keyed hash of collection elements: that of keys, with a seed of each collection's own.
 //!
-//! The key is secret to the process, so that clients cannot choose members that collide. The same seed gives the same
-//! hash on every machine (bytes are read little-endian), which keeps iteration order reproducible.
+//! The seed is secret to the process, so that clients cannot choose members that collide. The same seed gives the same
+//! hash on every machine, which keeps iteration order reproducible.
 
-const K0: u64 = 0x9e37_79b9_7f4a_7c15;
-const K1: u64 = 0xd1b5_4a32_d192_ed03;
-const K2: u64 = 0x8cb9_2ba7_2f3d_8dd7;
+use crate::keyhash::KeyHasher;
 
 /// The hash of `bytes` under `seed`.
+#[inline]
 pub fn hash(seed: u64, bytes: &[u8]) -> u64 {
-    let mut state = fold(seed ^ K0, K1 ^ bytes.len() as u64);
-    let mut chunks = bytes.chunks_exact(16);
-    for chunk in &mut chunks {
-        state = fold(word(&chunk[..8]) ^ K1 ^ state, word(&chunk[8..]) ^ K2 ^ seed);
-    }
-    let rest = chunks.remainder();
-    let (low, high) = rest.split_at(rest.len().min(8));
-    state = fold(word(low) ^ K2 ^ state, word(high) ^ K0 ^ seed);
-    fold(state ^ K1, K0)
-}
-
-/// Up to eight bytes as a little-endian number.
-fn word(bytes: &[u8]) -> u64 {
-    match bytes.first_chunk::<8>() {
-        Some(all) => u64::from_le_bytes(*all),
-        None => bytes.iter().rev().fold(0, |sum, &b| sum << 8 | u64::from(b)),
-    }
-}
-
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    (product >> 64) as u64 ^ product as u64
+    const OTHER: u64 = 0x8cb9_2ba7_2f3d_8dd7;
+    KeyHasher::new([seed, seed ^ OTHER]).hash(bytes)
 }
 
 #[cfg(test)]

@@ -112,20 +112,17 @@ impl<T> Segment<T> {
         unsafe { at.as_ptr().add(HEADER + i) }
     }
 
-    /// Number of the first item with this tag that `is` accepts. Eight tags are compared at a time, without branches.
+    /// Number of the first item with this tag that `is` accepts. Sixteen tags are compared at a time, without branches.
     #[inline]
     pub fn position(&self, tag: u8, is: impl Fn(&T) -> bool) -> Option<usize> {
-        const ONES: u64 = 0x0101_0101_0101_0101;
-        const SEVENS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-        let items = self.items();
-        let mut skip = !0 << (8 * HEADER);
-        for (number, word) in self.words().iter().enumerate() {
-            let x = u64::from_le(*word) ^ (ONES * u64::from(tag));
-            // The high bit of exactly those bytes that are zero.
-            let mut equal = !((((x & SEVENS) + SEVENS) | x) | SEVENS) & skip;
+        let (items, words) = (self.items(), self.words());
+        let mut skip = !0 << HEADER;
+        for number in (0..words.len()).step_by(2) {
+            let pair = [words[number], words.get(number + 1).copied().unwrap_or(0)];
+            let mut equal = equal_bytes(pair, tag) & skip;
             skip = !0;
             while equal != 0 {
-                let i = 8 * number + equal.trailing_zeros() as usize / 8 - HEADER;
+                let i = 8 * number + equal.trailing_zeros() as usize - HEADER;
                 match items.get(i) {
                     Some(item) if is(item) => return Some(i),
                     Some(_) => equal &= equal - 1,
@@ -250,6 +247,24 @@ fn bytes_of(cap: usize) -> usize {
 /// Bytes that the allocator gives for a segment with room for `cap` items.
 pub fn segment_bytes(cap: usize) -> usize {
     if cap == 0 { 0 } else { class_size(bytes_of(cap)) }
+}
+
+/// Which of sixteen bytes are `byte`, as a bit mask.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn equal_bytes(words: [u64; 2], byte: u8) -> u32 {
+    use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi8};
+    // SAFETY: SSE2 is part of x86_64.
+    unsafe {
+        let bytes = _mm_set_epi64x(words[1] as i64, words[0] as i64);
+        _mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(byte as i8))) as u32
+    }
+}
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn equal_bytes(words: [u64; 2], byte: u8) -> u32 {
+    let bytes = words.map(u64::to_ne_bytes);
+    bytes.as_flattened().iter().enumerate().fold(0, |mask, (i, &b)| mask | ((b == byte) as u32) << i)
 }
 
 #[cfg(test)]

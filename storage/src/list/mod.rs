@@ -246,6 +246,13 @@ impl<'a> Iterator for Iter<'a> {
     fn size_hint(&self) -> (usize, Option<usize>) {
         (self.left, Some(self.left))
     }
+
+    fn fold<B, F: FnMut(B, &'a [u8]) -> B>(self, init: B, f: F) -> B {
+        match self.body {
+            IterBody::Small { iter, .. } => iter.take(self.left).fold(init, f),
+            IterBody::Big(iter) => iter.fold(init, f),
+        }
+    }
 }
 
 impl<'a> DoubleEndedIterator for Iter<'a> {

@@ -1,28 +1,62 @@
 //! Spans in no use, and the regions of memory that they are cut from.
+//!
+//! The first regions are of ordinary pages, so that a small keyspace takes no more than it needs. What a large one needs
+//! beyond is of huge pages, where the kernel has them: most of a look-up there is waiting for entries, and part of that is
+//! for the translation of their addresses. To clear a huge page takes longer than any insert may, so a supplier does it
+//! ahead, on a thread of its own ([`supply`]); while there is none, or it is late, ordinary pages do.
 
 use super::span::SPAN_BYTES;
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::{self, NonNull};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Spans asked of the kernel at a time. Choice: 4 MiB, two huge pages; untouched spans take no memory.
 const REGION_SPANS: usize = 64;
 const REGION_BYTES: usize = REGION_SPANS * SPAN_BYTES;
 /// Spans kept with their memory for whoever needs one next: 2 MiB.
 const WARM_MAX: usize = 32;
+/// Regions of ordinary pages before the first of huge ones: behind 48 MiB, the huge page that is kept ready is little.
+const PLAIN_REGIONS: usize = 12;
+const HUGE_PAGE: usize = 2 << 20;
+const HUGE_PAGE_SPANS: usize = HUGE_PAGE / SPAN_BYTES;
+/// Huge pages mapped at a time. Choice: 32 MiB of addresses, so that the largest keyspace has few mappings.
+const HUGE_REGION_PAGES: usize = 16;
 
 struct Pool {
     /// Spans whose memory was given back, or never touched.
     cold: Stack,
     /// Spans whose memory is still there.
     warm: Stack,
+    /// Spans of huge pages that the supplier has cleared.
+    ready: Stack,
+    plain_regions: usize,
+    /// The supplier was called and has not come yet.
+    is_called: bool,
 }
+
+/// Where huge pages are cut from.
+struct HugeRegion {
+    next: Option<NonNull<u8>>,
+    left: usize,
+}
+// SAFETY: memory that nobody uses.
+unsafe impl Send for HugeRegion {}
+
+static HUGE: Mutex<HugeRegion> = Mutex::new(HugeRegion { next: None, left: 0 });
+/// Calls the supplier.
+static CALL: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
 struct Spare(NonNull<u8>);
 // SAFETY: memory that nobody uses.
 unsafe impl Send for Spare {}
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { cold: Stack::NEW, warm: Stack::NEW });
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    cold: Stack::NEW,
+    warm: Stack::NEW,
+    ready: Stack::NEW,
+    plain_regions: 0,
+    is_called: false,
+});
 
 /// Spares in blocks: one more never copies those that are there, as a `Vec` that doubles would.
 struct Stack {
@@ -64,37 +98,115 @@ impl Stack {
     }
 }
 
+impl Pool {
+    /// From the low end upwards.
+    fn cut(spans: &mut Stack, memory: NonNull<u8>, count: usize) {
+        for i in (0..count).rev() {
+            // SAFETY: inside the region.
+            spans.push(Spare(unsafe { memory.add(i * SPAN_BYTES) }));
+        }
+    }
+
+    fn take(&mut self) -> NonNull<u8> {
+        // What was given back goes first: else addresses would be used up where keys come and go.
+        let spare = self.warm.pop().or_else(|| self.cold.pop()).or_else(|| self.ready.pop());
+        if let Some(spare) = spare {
+            return spare.0;
+        }
+        self.plain_regions += 1;
+        Pool::cut(&mut self.cold, map(REGION_BYTES, SPAN_BYTES), REGION_SPANS);
+        self.cold.pop().expect("a region has spans").0
+    }
+
+    /// Another huge page will be needed soon.
+    fn is_short(&self) -> bool {
+        self.plain_regions >= PLAIN_REGIONS && self.cold.len + self.ready.len < HUGE_PAGE_SPANS
+    }
+}
+
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Memory of a span, aligned to its size. Ends the process when there is none.
 pub(super) fn take() -> NonNull<u8> {
-    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(spare) = pool.warm.pop().or_else(|| pool.cold.pop()) {
-        return spare.0;
+    let mut pool = pool();
+    let memory = pool.take();
+    let is_short = !pool.is_called && pool.is_short();
+    if is_short && let Some(call) = CALL.get() {
+        pool.is_called = true;
+        drop(pool);
+        call();
     }
-    let region = map_region();
-    // From the low end upwards.
-    for i in (1..REGION_SPANS).rev() {
-        // SAFETY: inside the region.
-        pool.cold.push(Spare(unsafe { region.add(i * SPAN_BYTES) }));
+    memory
+}
+
+/// Says how the thread that calls [`supply`] is called. The first that says so stays.
+pub fn set_supplier(call: Box<dyn Fn() + Send + Sync>) {
+    let _ = CALL.set(call);
+}
+
+/// Clears a huge page if one will be needed soon: takes the kernel some hundred microseconds, or milliseconds where the
+/// machine is virtual and has not had the memory yet. To be called by the supplier, which was called.
+pub fn supply() {
+    if pool().is_short()
+        && let Some(page) = clear_huge_page()
+    {
+        Pool::cut(&mut pool().ready, page, HUGE_PAGE_SPANS);
     }
-    region
+    pool().is_called = false;
+}
+
+/// `None`: the kernel has none.
+fn clear_huge_page() -> Option<NonNull<u8>> {
+    let mut region = HUGE.lock().unwrap_or_else(PoisonError::into_inner);
+    const REGION: usize = HUGE_REGION_PAGES * HUGE_PAGE;
+    if region.left == 0 {
+        let memory = map(REGION, REGION);
+        // SAFETY: the region was just mapped.
+        if unsafe { libc::madvise(memory.as_ptr().cast(), REGION, libc::MADV_HUGEPAGE) } != 0 {
+            // SAFETY: as above; nobody knows it.
+            unsafe { libc::munmap(memory.as_ptr().cast(), REGION) };
+            return None;
+        }
+        *region = HugeRegion { next: Some(memory), left: HUGE_REGION_PAGES };
+    }
+    let page = region.next.expect("a region has pages left");
+    region.left -= 1;
+    // SAFETY: inside the region, or at its end.
+    region.next = Some(unsafe { page.add(HUGE_PAGE) });
+    let populate = || {
+        // SAFETY: mapped above, used by nobody; a kernel that does not know how refuses.
+        unsafe { libc::madvise(page.as_ptr().cast(), HUGE_PAGE, libc::MADV_POPULATE_WRITE) == 0 }
+    };
+    let is_there = populate();
+    if region.left == 0 {
+        // SAFETY: the whole region. The kernel is not to make up huge pages of what is left when spans went back.
+        unsafe {
+            let start = page.sub((HUGE_REGION_PAGES - 1) * HUGE_PAGE);
+            libc::madvise(start.as_ptr().cast(), REGION, libc::MADV_NOHUGEPAGE);
+        }
+    }
+    is_there.then_some(page)
 }
 
 /// Takes a span's memory back.
 /// SAFETY: it came from [`take`], and nobody uses it.
 pub(super) unsafe fn give(memory: NonNull<u8>) {
-    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-    if pool.warm.len < WARM_MAX {
-        return pool.warm.push(Spare(memory));
+    {
+        let mut pool = pool();
+        if pool.warm.len < WARM_MAX {
+            return pool.warm.push(Spare(memory));
+        }
     }
-    drop(pool);
     // SAFETY: whole pages that nobody uses; they read as zeros when next touched. A kernel that refuses keeps them.
     unsafe { libc::madvise(memory.as_ptr().cast(), SPAN_BYTES, libc::MADV_DONTNEED) };
-    POOL.lock().unwrap_or_else(PoisonError::into_inner).cold.push(Spare(memory));
+    pool().cold.push(Spare(memory));
 }
 
-/// A region aligned to a span: the kernel aligns to pages only, so a span more is mapped and the ends are cut off.
-fn map_region() -> NonNull<u8> {
-    let length = REGION_BYTES + SPAN_BYTES;
+/// Maps memory with an alignment: the kernel aligns to pages only, so more is mapped and the ends are cut off.
+fn map(bytes: usize, align: usize) -> NonNull<u8> {
+    let length = bytes + align;
     // SAFETY: a new private mapping; what is cut off was just mapped and is nobody's.
     unsafe {
         let p = libc::mmap(
@@ -106,16 +218,16 @@ fn map_region() -> NonNull<u8> {
             0,
         );
         if p == libc::MAP_FAILED {
-            handle_alloc_error(Layout::from_size_align(REGION_BYTES, SPAN_BYTES).expect("a constant layout"));
+            handle_alloc_error(Layout::from_size_align(bytes, align).expect("a constant layout"));
         }
-        let before = p.addr().next_multiple_of(SPAN_BYTES) - p.addr();
+        let before = p.addr().next_multiple_of(align) - p.addr();
         if before > 0 {
             libc::munmap(p, before);
         }
         let start = p.byte_add(before);
-        let after = length - before - REGION_BYTES;
+        let after = length - before - bytes;
         if after > 0 {
-            libc::munmap(start.byte_add(REGION_BYTES), after);
+            libc::munmap(start.byte_add(bytes), after);
         }
         NonNull::new(start.cast()).expect("a mapping is not at zero")
     }
@@ -124,6 +236,17 @@ fn map_region() -> NonNull<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_huge_page_is_cleared_and_writable() {
+        // The kernel may have none; then it says so.
+        let Some(page) = clear_huge_page() else { return };
+        assert!(page.addr().get().is_multiple_of(HUGE_PAGE));
+        // SAFETY: nobody else has it.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(page.as_ptr(), HUGE_PAGE) };
+        assert!(bytes.iter().all(|b| *b == 0));
+        bytes.fill(1);
+    }
 
     #[test]
     fn a_stack_gives_back_in_reverse() {

@@ -64,13 +64,17 @@ impl Probe<'_> {
 
     /// Whether to look for the place in a child with this separator or a later one, rather than an earlier. `first` is asked
     /// for the child's first element when the separator alone does not tell.
+    #[inline]
     pub fn is_at_or_behind<'b>(&self, sep: Separator, first: impl FnOnce() -> (u64, &'b [u8])) -> bool {
         match *self {
-            Probe::Element { score, member } => match sep.cmp(&Separator::of(score, member)) {
-                Ordering::Less => true,
-                Ordering::Greater => false,
-                Ordering::Equal => first() <= (score, member),
-            },
+            // Scores tell nearly all apart.
+            Probe::Element { score, member } => {
+                match sep.score.cmp(&score).then_with(|| sep.prefix.cmp(&prefix(member))) {
+                    Ordering::Less => true,
+                    Ordering::Greater => false,
+                    Ordering::Equal => first() <= (score, member),
+                }
+            }
             Probe::Score { .. } => self.is_below(sep.score, &[]),
             Probe::Member { member, .. } => match sep.prefix.cmp(&prefix(member)) {
                 Ordering::Less => true,

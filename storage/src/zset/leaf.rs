@@ -94,7 +94,7 @@ impl Leaf {
             return prefetch(self.0.start().wrapping_add(64));
         }
         let n = self.len();
-        if let Some(i) = self.body()[..n].iter().position(|&t| t == tag) {
+        if let Some(i) = memchr::memchr(tag, &self.body()[..n]) {
             let start = self.body().as_ptr();
             prefetch(start.wrapping_add(2 * n + 8 * i));
             prefetch(start.wrapping_add(self.offset(i)));
@@ -132,12 +132,35 @@ impl Leaf {
 
     /// Where the bytes of element `i` start.
     pub fn offset(&self, i: usize) -> usize {
-        let lens = &self.lens()[..i];
         let start = FIXED * self.len();
-        if !lens.contains(&LONG) {
-            return start + lens.iter().map(|&l| l as usize).sum::<usize>();
+        match self.short_lens(i) {
+            Some(sum) => start + sum,
+            None => self.lens()[..i]
+                .iter()
+                .fold(start, |at, &l| at + if l == LONG { 4 + self.long_len(at) } else { l as usize }),
         }
-        lens.iter().fold(start, |at, &l| at + if l == LONG { 4 + self.long_len(at) } else { l as usize })
+    }
+
+    /// Sum of the first `i` lengths, eight at a time; `None` if one of them is LONG.
+    #[inline]
+    fn short_lens(&self, i: usize) -> Option<usize> {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        const EVENS: u64 = 0x00ff_00ff_00ff_00ff;
+        // Behind the lengths stand eight bytes of score for each: the last word is whole as well.
+        let lens = self.body().get(self.len()..).unwrap_or(&[]);
+        let (words, _) = lens.as_chunks::<8>();
+        let (mut lanes, mut long) = (0u64, 0);
+        let mut add = |word: u64| {
+            // Four sums of sixteen bits: a leaf of short members has less than 2^16 bytes.
+            lanes += (word & EVENS) + (word >> 8 & EVENS);
+            long |= (!word).wrapping_sub(ONES) & word;
+        };
+        words[..i / 8].iter().for_each(|word| add(u64::from_le_bytes(*word)));
+        if !i.is_multiple_of(8) {
+            add(u64::from_le_bytes(words[i / 8]) & ((1 << (8 * (i % 8))) - 1));
+        }
+        let is_short = long & (ONES << 7) == 0;
+        is_short.then(|| (lanes.wrapping_mul(0x0001_0001_0001_0001) >> 48) as usize)
     }
 
     /// The element `member`, if it is here.
@@ -145,7 +168,7 @@ impl Leaf {
         let len = member.len().min(LONG as usize) as u8;
         let n = self.len();
         let (tags, lens) = self.body().get(..2 * n)?.split_at(n);
-        (0..n).find(|&i| tags[i] == tag && lens[i] == len && self.member(i) == member)
+        memchr::memchr_iter(tag, tags).find(|&i| lens[i] == len && self.member(i) == member)
     }
 
     /// Number of elements before a place.

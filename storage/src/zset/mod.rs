@@ -10,6 +10,7 @@ mod leaf;
 mod range;
 mod tree;
 
+use crate::keyspace::ElementAhead;
 use crate::packed::{PACKED_BYTES_MAX, Packed};
 use crate::slab::class_size;
 use crate::thin::{View, ViewMut, Word};
@@ -208,7 +209,7 @@ impl ZSet {
 
     /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
     #[inline]
-    pub(crate) fn prefetch(&self, member: &[u8], stage: usize) -> bool {
+    pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>, stage: usize) -> bool {
         match self.word.view() {
             View::Small(_) => stage == 0 && !self.word.prefetch_small(),
             View::Big(tree) => tree.prefetch(member, stage),

@@ -10,6 +10,7 @@ use super::key::{Probe, Separator};
 use super::leaf::{Leaf, NONE};
 use crate::hash::seeded;
 use crate::hash::table::{Slot, Table};
+use crate::keyspace::ElementAhead;
 use smallvec::SmallVec;
 use std::cell::Cell;
 
@@ -114,14 +115,16 @@ impl Tree {
     }
 
     /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
-    pub fn prefetch(&self, member: &[u8], stage: usize) -> bool {
-        let hash = self.hash(member);
+    pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>, stage: usize) -> bool {
         match stage {
-            0 => self.index.prefetch_tags(hash),
-            1 => self.index.prefetch_item(hash),
+            0 => {
+                member.hash = self.hash(member.element);
+                self.index.prefetch_tags(member.hash);
+            }
+            1 => self.index.prefetch_item(member.hash),
             _ => {
-                if let Some(place) = self.index.find(hash, |_| true) {
-                    self.leaves.get(place.leaf()).prefetch(hash as u8, stage - 2);
+                if let Some(place) = self.index.find(member.hash, |_| true) {
+                    self.leaves.get(place.leaf()).prefetch(member.hash as u8, stage - 2);
                 }
             }
         }

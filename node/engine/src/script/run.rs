@@ -303,8 +303,7 @@ pub(crate) fn execute_queued<'g>(
 ) {
     let prepared = prepare(turn, command, args).and_then(|prepared| {
         // Room was made, or not, when EXEC came: here slots are locked.
-        let limit = turn.settings.maxmemory;
-        let is_oom = limit > 0 && !turn.status.is_replica && turn.engine.keyspace.used_bytes() > limit;
+        let is_oom = !turn.status.is_replica && evict::is_over(turn);
         check(turn, session, &prepared, is_oom).map(|()| (prepared, is_oom))
     });
     let prepared = prepared.map_err(|error| fail(turn, spec, &error, out));

@@ -1,0 +1,184 @@
+//! What one turn works on: the input of all connections that were ready, as commands.
+
+use crate::connection::Connection;
+use crate::env::Env;
+use engine::Spec;
+use proto::resp::Span;
+use std::ops::Range;
+use std::rc::Rc;
+use storage::{ElementAhead, KeyAhead, Keyspace};
+
+/// Commands prefetched at a time. 16 does as well, more does not help.
+pub(super) const BATCH_MAX: usize = 32;
+/// Input gathered at which the batch runs before its turn: bounds the worker's buffer.
+pub(super) const INPUT_BYTES_MAX: usize = 1 << 20;
+/// Input of a command that has not come whole at which it is counted as the client's memory: less is counted with the
+/// next command.
+pub(super) const LONG_QUERY_BYTES: usize = 4 * 1024;
+
+/// A parsed command.
+#[derive(Clone, Copy)]
+pub(super) struct Item {
+    /// Its first argument, among the batch's.
+    first: u32,
+    args: u32,
+    /// Where it stands in its buffer.
+    pub raw: Span,
+    pub buffer: Buffer,
+    /// No command but what is wrong with the input.
+    pub is_error: bool,
+    pub spec: Option<&'static Spec>,
+    /// Slot and hash of the first key, where it is argument 1.
+    pub first_key: Option<KeyAhead>,
+}
+
+/// Arguments of a command; nearly all have few.
+pub(super) type ArgList<'a> = smallvec::SmallVec<[&'a [u8]; 8]>;
+
+/// Where the bytes of a command are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Buffer {
+    /// In the batch's input.
+    Input,
+    /// In a buffer that came with it.
+    Own(u32),
+}
+
+/// The commands of one connection, which stand together.
+pub(super) struct Group<E: Env> {
+    pub connection: Rc<Connection<E>>,
+    pub items: Range<usize>,
+}
+
+/// See the module's head.
+pub(super) struct Batch<E: Env> {
+    pub input: Vec<u8>,
+    /// Buffers of long commands, and of those that were put off.
+    pub own: Vec<Vec<u8>>,
+    pub spans: Vec<Span>,
+    pub items: Vec<Item>,
+    pub groups: Vec<Group<E>>,
+    /// The most of input, spans and items that a turn had since the last round.
+    peak: [usize; 3],
+}
+
+impl<E: Env> Default for Batch<E> {
+    fn default() -> Self {
+        Batch {
+            input: Vec::new(),
+            own: Vec::new(),
+            spans: Vec::new(),
+            items: Vec::new(),
+            groups: Vec::new(),
+            peak: [0; 3],
+        }
+    }
+}
+
+impl Item {
+    /// A command of the arguments from `first` on, which were pushed last.
+    #[inline]
+    pub fn new(spans: &[Span], first: usize, raw: Span, buffer: Buffer) -> Item {
+        let args = (spans.len() - first) as u32;
+        Item { first: first as u32, args, raw, buffer, is_error: false, spec: None, first_key: None }
+    }
+    #[inline]
+    pub fn args(self, spans: &[Span]) -> &[Span] {
+        &spans[self.first as usize..][..self.args as usize]
+    }
+}
+
+impl<E: Env> Batch<E> {
+    /// Ends a turn.
+    pub fn clear(&mut self) {
+        for (peak, len) in self.peak.iter_mut().zip([self.input.len(), self.spans.len(), self.items.len()]) {
+            *peak = len.max(*peak);
+        }
+        self.input.clear();
+        self.input.shrink_to(INPUT_BYTES_MAX);
+        self.own.clear();
+        self.spans.clear();
+        self.items.clear();
+    }
+
+    /// Between turns: gives up half of the room that no turn needed since it was last called.
+    pub fn give_back(&mut self) {
+        let [input, spans, items] = std::mem::take(&mut self.peak);
+        give_back(&mut self.input, input);
+        give_back(&mut self.spans, spans);
+        give_back(&mut self.items, items);
+    }
+
+    #[inline]
+    pub fn bytes(&self, buffer: Buffer) -> &[u8] {
+        match buffer {
+            Buffer::Input => &self.input,
+            Buffer::Own(place) => &self.own[place as usize],
+        }
+    }
+    /// A buffer, and where its arguments and commands go.
+    #[inline]
+    pub fn parts(&mut self, buffer: Buffer) -> (&[u8], &mut Vec<Span>, &mut Vec<Item>) {
+        let bytes = match buffer {
+            Buffer::Input => &self.input,
+            Buffer::Own(place) => &self.own[place as usize],
+        };
+        (bytes, &mut self.spans, &mut self.items)
+    }
+    /// A command as it came.
+    #[inline]
+    pub fn raw(&self, item: &Item) -> &[u8] {
+        item.raw.of(self.bytes(item.buffer))
+    }
+    /// A command's arguments.
+    #[inline]
+    pub fn args<'a>(&'a self, item: &Item) -> ArgList<'a> {
+        let buf = self.bytes(item.buffer);
+        item.args(&self.spans).iter().map(|span| span.of(buf)).collect()
+    }
+
+    /// Asks for the memory that the commands at `places` will look at, stage by stage.
+    pub fn prefetch(&self, keyspace: &Keyspace, places: Range<usize>) {
+        // Alone, a command waits for its memory one way or the other.
+        const WORTH_IT_MIN: usize = 2;
+        if places.len() < WORTH_IT_MIN {
+            return;
+        }
+        let items = &self.items[places];
+        let mut keys = [KeyAhead::default(); BATCH_MAX];
+        let mut count = 0;
+        for key in items.iter().filter_map(|item| item.first_key) {
+            keys[count] = key;
+            count += 1;
+        }
+        keyspace.prefetch(0, &keys[..count]);
+        let mut elements: smallvec::SmallVec<[ElementAhead<'_>; BATCH_MAX]> =
+            items.iter().filter_map(|item| self.element(item)).collect();
+        let mut stage = 0;
+        while !elements.is_empty() {
+            let left = keyspace.prefetch_elements(0, &mut elements, stage);
+            elements.truncate(left);
+            stage += 1;
+        }
+    }
+
+    /// The element that a command names in the collection at its first key.
+    #[inline]
+    fn element<'a>(&'a self, item: &'a Item) -> Option<ElementAhead<'a>> {
+        let place = item.spec?.command.element;
+        if place == 0 {
+            return None;
+        }
+        let key = item.first_key?;
+        let span = item.args(&self.spans).get(place as usize)?;
+        Some(ElementAhead::new(key, span.of(self.bytes(item.buffer))))
+    }
+}
+
+/// Gives up half of a buffer's room if not even a quarter is needed. Small ones are kept.
+fn give_back<T>(buffer: &mut Vec<T>, needed: usize) {
+    const KEPT: usize = 256;
+    if buffer.capacity() > KEPT.max(needed * 4) {
+        buffer.shrink_to(buffer.capacity() / 2);
+    }
+}
