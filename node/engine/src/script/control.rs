@@ -208,16 +208,21 @@ pub struct Watch {
     /// It ends at the next look, to run elsewhere: it has done nothing yet.
     may_move: Cell<bool>,
     end: Cell<Option<End>>,
+    short_looks: Cell<u32>,
     debugger: OnceCell<Rc<Debugger>>,
 }
 
-/// Looks at the watch while a library loads, each after 100 000 instructions. Redis allows half a second; this is
+/// Looks at the watch that count as one: what takes long is judged after 100 000 instructions, as by Redis.
+const LOOKS: u32 = 100;
+
+/// Long looks at the watch while a library loads, each after 100 000 instructions. Redis allows half a second; this is
 /// about as long, and the same everywhere.
 const LOAD_LOOKS_MAX: u64 = 500;
 
 impl Watch {
     pub fn begin(&self, running: Option<Arc<Running>>) {
         self.looks.set(if running.is_none() { LOAD_LOOKS_MAX } else { 0 });
+        self.short_looks.set(0);
         *self.running.borrow_mut() = running;
         self.end.set(None);
     }
@@ -245,11 +250,21 @@ impl Watch {
     pub fn has_ended(&self) -> bool {
         self.end.get().is_some()
     }
-    /// A look: whether the script is to end.
+    /// A look, each 1000 instructions: whether the script is to end.
     pub fn is_to_end(&self) -> bool {
         if self.running.borrow().as_ref().is_some_and(|r| r.is_killed() || r.is_stopped()) {
             self.end.set(Some(End::Killed));
-        } else if self.may_move.get() {
+            return true;
+        }
+        self.short_looks.set((self.short_looks.get() + 1) % LOOKS);
+        match self.short_looks.get() {
+            0 => self.is_too_long(),
+            _ => self.has_ended(),
+        }
+    }
+    /// A long look: whether it has taken too long for what it is.
+    fn is_too_long(&self) -> bool {
+        if self.may_move.get() {
             self.end.set(Some(End::Moved));
         }
         match self.looks.get() {
@@ -340,6 +355,13 @@ mod tests {
             "while true do coroutine.resume(coroutine.create(function() while true do end end)) end",
             "while true do redis.pcall('get', 'k') end",
             "local s = string.rep('a', 100) while true do s:gsub('.', function() while true do end end) end",
+            "while true do string.rep('x', 1e6):upper():reverse() end",
+            "return ('a'):rep(40):find(('a?'):rep(40) .. ('a'):rep(41))",
+            "return ('a'):rep(40):match(('a?'):rep(40) .. ('a'):rep(41))",
+            "return ('a'):rep(40):gsub(('a?'):rep(40) .. ('a'):rep(41), '')",
+            "return ('a'):rep(40):gmatch(('a?'):rep(40) .. ('a'):rep(41))()",
+            "return ('a'):rep(1e6):gsub('.-b', '')",
+            "return ('('):rep(1e6):gsub('%b()', '')",
         ] {
             let mut r = crate::testing::Runner::default();
             let scripts = r.engine.scripts.clone();

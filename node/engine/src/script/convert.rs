@@ -10,6 +10,9 @@ use proto::resp::Reply;
 /// far earlier, and a thread's stack has to hold them.
 const DEPTH_MAX: usize = 200;
 
+/// Tables in what a script returns: more than an interpreter has room for. Tables that hold one another have no end otherwise.
+const TABLES_MAX: usize = BYTES_MAX / 128;
+
 /// The reply at the start of `buf` as a Lua value, and whether it is an error. It was written by a command: it is
 /// well-formed.
 pub fn to_lua(lua: &Lua, buf: &[u8]) -> mlua::Result<(Value, bool)> {
@@ -173,6 +176,8 @@ pub fn put_line(out: &mut Reply, kind: u8, bytes: &[u8]) {
 
 /// What a script returned, as a reply.
 pub struct Writer<'a> {
+    /// Tables written so far.
+    pub tables: usize,
     pub out: &'a mut Reply,
     /// The script has chosen RESP3: its booleans are booleans.
     pub is_script_resp3: bool,
@@ -182,7 +187,10 @@ pub struct Writer<'a> {
 
 impl Writer<'_> {
     pub fn put(&mut self, value: &Value, depth: usize) -> mlua::Result<()> {
-        if depth > DEPTH_MAX || self.out.len() > BYTES_MAX {
+        if self.out.len() > BYTES_MAX || self.tables > TABLES_MAX {
+            return Err(mlua::Error::external("the reply is too long"));
+        }
+        if depth > DEPTH_MAX {
             self.out.error("ERR reached lua stack limit");
             return Ok(());
         }
@@ -192,7 +200,10 @@ impl Writer<'_> {
             Value::Boolean(true) => self.out.int(1),
             Value::Integer(n) => self.out.int(*n),
             Value::Number(n) => self.out.int(to_integer(*n)),
-            Value::Table(table) => self.table(table, depth)?,
+            Value::Table(table) => {
+                self.tables += 1;
+                self.table(table, depth)?;
+            }
             _ => self.out.null(),
         }
         Ok(())

@@ -27,8 +27,10 @@ mod interpreter;
 pub mod library;
 mod native;
 mod pack;
+mod pattern;
 pub mod run;
 mod sandbox;
+mod search;
 #[cfg(test)]
 mod tests;
 

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use super::control::Watch;
+use super::interpreter::MEMORY_MAX;
 use mlua::ffi::{self, lua_State, lua_upvalueindex};
 use mlua::{Function, Lua, Result, Table, Value};
 use std::ffi::{c_int, c_void};
@@ -33,10 +34,13 @@ pub const ERROR: i32 = 3;
 /// As [`ERROR`], and `redis.pcall` raises it too: the script ends.
 pub const END: i32 = 4;
 
-/// Instructions between two looks at the watch; the number is Redis's.
-pub(super) const HOOK_COUNT: c_int = 100_000;
-/// Repeated items of a pattern. Matching recurses once for each; the bound keeps it far from the end of a thread's stack.
-const PATTERN_ITEMS_MAX: usize = 1000;
+/// Instructions between two looks at whether the script was killed. Redis has 100 000; but functions in C that take long are
+/// one instruction each, and so many of them would be an hour.
+pub(super) const HOOK_COUNT: c_int = 1000;
+/// Places that `table.insert` moves at most: more than a table has room for.
+const MOVED_MAX: i64 = 1 << 24;
+/// Bytes that Lua's own `string.rep` makes: some tens of microseconds.
+const REPEATED_BYTES_MAX: usize = 1 << 16;
 
 /// Makes a C function of a closure that answers `(OK, results...)` or `(ERROR.., error)`.
 pub fn api(lua: &Lua, closure: Function) -> Result<Function> {
@@ -67,6 +71,11 @@ pub fn reads(lua: &Lua, protected: &Table, original: Function) -> Result<Functio
 pub fn writes(lua: &Lua, protected: &Table, original: Function) -> Result<Function> {
     closure_of(lua, writes_c, (protected, original))
 }
+/// `table.insert`: as [`writes`], and with a bound on what is moved: Lua 5.1 moves up what stands at places below 1, be it
+/// there or not.
+pub fn insert(lua: &Lua, protected: &Table, original: Function) -> Result<Function> {
+    closure_of(lua, insert_c, (protected, original))
+}
 /// `pairs`.
 pub fn pairs(lua: &Lua, protected: &Table, next: Function, guarded_next: Function) -> Result<Function> {
     closure_of(lua, pairs_c, (protected, next, guarded_next))
@@ -75,9 +84,9 @@ pub fn pairs(lua: &Lua, protected: &Table, next: Function, guarded_next: Functio
 pub fn collect(lua: &Lua, original: Function) -> Result<Function> {
     closure_of(lua, collect_c, (original,))
 }
-/// A function of the string library that takes a pattern as its second argument. `is_find`: the fourth says that it is none.
-pub fn pattern(lua: &Lua, original: Function, is_find: bool) -> Result<Function> {
-    closure_of(lua, pattern_c, (original, is_find))
+/// `string.rep`. `long`: does the same for results that would take long.
+pub fn repeat(lua: &Lua, original: Function, long: Function) -> Result<Function> {
+    closure_of(lua, repeat_c, (original, long))
 }
 /// `unpack` that refuses ranges which Lua 5.1 cannot count: their length overflows there, and its check with it.
 pub fn unpack(lua: &Lua, original: Function) -> Result<Function> {
@@ -115,7 +124,7 @@ pub fn set_hook(lua: &Lua, watch: &Watch) -> Result<()> {
     }
 }
 
-fn pointer(watch: &Watch) -> Value {
+pub(super) fn pointer(watch: &Watch) -> Value {
     Value::LightUserData(mlua::LightUserData(std::ptr::from_ref(watch).cast_mut().cast()))
 }
 
@@ -126,7 +135,11 @@ fn watch_key() -> *mut c_void {
 }
 
 /// A C function with these values bound to it.
-fn closure_of(lua: &Lua, f: ffi::lua_CFunction, values: impl mlua::IntoLuaMulti) -> Result<Function> {
+pub(super) fn closure_of(
+    lua: &Lua,
+    f: ffi::lua_CFunction,
+    values: impl mlua::IntoLuaMulti,
+) -> Result<Function> {
     // SAFETY: the closure takes everything that stands on the stack it is given, which are the values, and leaves one
     // function. Each function takes as many as its maker gives.
     unsafe {
@@ -199,7 +212,7 @@ unsafe extern "C-unwind" fn call_c(l: *mut lua_State) -> c_int {
 ///
 /// # Safety
 /// Only in functions whose first bound value is made by [`pointer`].
-unsafe fn watch_of<'a>(l: *mut lua_State) -> &'a Watch {
+pub(super) unsafe fn watch_of<'a>(l: *mut lua_State) -> &'a Watch {
     // SAFETY: the watch lives as long as the interpreter, which is running.
     unsafe { &*ffi::lua_touserdata(l, lua_upvalueindex(1)).cast::<Watch>() }
 }
@@ -352,6 +365,20 @@ unsafe extern "C-unwind" fn writes_c(l: *mut lua_State) -> c_int {
     }
 }
 
+unsafe extern "C-unwind" fn insert_c(l: *mut lua_State) -> c_int {
+    // SAFETY: bound are the protected tables and a function.
+    unsafe {
+        if ffi::lua_gettop(l) == 3 && ffi::lua_istable(l, 1) != 0 && ffi::lua_isnumber(l, 2) != 0 {
+            // As C's cast to int, which the original reads.
+            let place = i64::from(ffi::lua_tointeger(l, 2) as i32);
+            if ffi::lua_objlen(l, 1) as i64 - place > MOVED_MAX {
+                ffi::luaL_argerror(l, 2, c"position out of bounds".as_ptr());
+            }
+        }
+        writes_c(l)
+    }
+}
+
 unsafe extern "C-unwind" fn pairs_c(l: *mut lua_State) -> c_int {
     // SAFETY: bound are the protected tables and two functions.
     unsafe {
@@ -379,20 +406,23 @@ unsafe extern "C-unwind" fn collect_c(l: *mut lua_State) -> c_int {
     }
 }
 
-unsafe extern "C-unwind" fn pattern_c(l: *mut lua_State) -> c_int {
-    // SAFETY: bound are a function and a boolean; a string that stands on the stack stays where it is.
+unsafe extern "C-unwind" fn repeat_c(l: *mut lua_State) -> c_int {
+    // SAFETY: bound are two functions.
     unsafe {
-        let mut len = 0;
-        let text = ffi::luaL_checklstring(l, 2, &mut len);
-        if len > PATTERN_ITEMS_MAX {
-            let bytes = std::slice::from_raw_parts(text.cast::<u8>(), len);
-            let items = bytes.iter().filter(|c| matches!(c, b'*' | b'+' | b'-' | b'?')).count();
-            let is_plain = ffi::lua_toboolean(l, lua_upvalueindex(2)) != 0 && ffi::lua_toboolean(l, 4) != 0;
-            if items > PATTERN_ITEMS_MAX && !is_plain {
-                ffi::luaL_where(l, 1);
-                ffi::lua_pushliteral(l, c"pattern too complex");
-                ffi::lua_concat(l, 2);
+        if ffi::lua_type(l, 1) == ffi::LUA_TSTRING && ffi::lua_isnumber(l, 2) != 0 {
+            // As C's cast to int, which the original reads.
+            let count = ffi::lua_tointeger(l, 2) as i32;
+            let bytes = ffi::lua_objlen(l, 1).max(1).saturating_mul(count.max(0) as usize);
+            if bytes > MEMORY_MAX && ffi::lua_objlen(l, 1) > 0 {
+                ffi::lua_pushliteral(l, c"not enough memory");
                 ffi::lua_error(l);
+            }
+            if bytes > REPEATED_BYTES_MAX {
+                ffi::lua_settop(l, 2);
+                ffi::lua_pushvalue(l, lua_upvalueindex(2));
+                ffi::lua_insert(l, 1);
+                ffi::lua_call(l, 2, 1);
+                return 1;
             }
         }
         forward(l, 1)

@@ -444,7 +444,8 @@ fn answer(vm: &Interpreter, finish: Finish, name: &str, is_stopped: bool, out: &
     };
     match finish {
         Finish::Returned(value) => {
-            let mut writer = Writer { out, is_script_resp3: vm.state().is_resp3.get(), error: None };
+            let mut writer =
+                Writer { tables: 0, out, is_script_resp3: vm.state().is_resp3.get(), error: None };
             match writer.put(&value, 0) {
                 // One that a command gave and the script returns was counted with the command.
                 Ok(()) => {

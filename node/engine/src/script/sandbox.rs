@@ -8,7 +8,7 @@
 
 use super::args::{Answer, Fail, function, one};
 use super::control::Watch;
-use super::{bit, cjson, cmsgpack, native, pack};
+use super::{bit, cjson, cmsgpack, native, pack, search};
 use mlua::{Function, IntoLua, Lua, Table, Value};
 
 /// Functions of Lua's base library that scripts may call as they are.
@@ -146,15 +146,23 @@ impl Sandbox {
     fn libraries(&self, lua: &Lua, watch: &Watch, original: &Table) -> mlua::Result<()> {
         let table: Table = original.raw_get("table")?;
         // The others find no elements in a protected table.
-        let insert = native::writes(lua, &self.protected, table.raw_get("insert")?)?;
+        let insert = native::insert(lua, &self.protected, table.raw_get("insert")?)?;
         table.raw_set("insert", insert)?;
         for name in ["foreach", "foreachi"] {
             table.raw_set(name, native::reads(lua, &self.protected, table.raw_get(name)?)?)?;
         }
         let string: Table = original.raw_get("string")?;
-        for name in ["find", "match", "gmatch", "gfind", "gsub"] {
-            string.raw_set(name, native::pattern(lua, string.raw_get(name)?, name == "find")?)?;
+        for (name, function) in [
+            ("find", search::find(lua, watch)?),
+            ("match", search::first_match(lua, watch)?),
+            ("gmatch", search::all_matches(lua, watch)?),
+            ("gfind", search::all_matches(lua, watch)?),
+            ("gsub", search::replace(lua, watch)?),
+        ] {
+            string.raw_set(name, function)?;
         }
+        let repeat = function(lua, "rep", repeat)?;
+        string.raw_set("rep", native::repeat(lua, string.raw_get("rep")?, repeat)?)?;
         let coroutine: Table = original.raw_get("coroutine")?;
         coroutine.raw_set("resume", native::resume(lua, watch, coroutine.raw_get("resume")?)?)?;
         let math: Table = original.raw_get("math")?;
@@ -181,6 +189,13 @@ impl Sandbox {
         shown.raw_set("__index", self.behind.raw_get::<Value>("string")?)?;
         meta.raw_set("__metatable", self.protect(lua, &shown)?)
     }
+}
+
+/// `string.rep` for long results within the interpreter's memory, which Lua makes byte by byte where nothing can end it.
+fn repeat(lua: &Lua, args: &super::args::Args) -> Answer {
+    let text = args.bytes(0)?;
+    let count = usize::try_from(args.integer(1)? as i32).unwrap_or(0);
+    one(lua, lua.create_string(text.repeat(count))?)
 }
 
 /// A constant or function of the table `redis`.

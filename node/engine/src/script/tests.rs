@@ -228,7 +228,7 @@ fn guarded_functions_name_themselves_and_the_line() {
             "setmetatable(1, 2)",
             "ERR user_script:1: bad argument #1 to 'setmetatable' (table expected, got number)",
         ),
-        ("string.find()", "ERR user_script:1: bad argument #2 to 'find' (string expected, got no value)"),
+        ("string.find()", "ERR user_script:1: bad argument #1 to 'find' (string expected, got no value)"),
         (
             "collectgarbage('x')",
             "ERR user_script:1: bad argument #1 to 'collectgarbage' (invalid option 'x')",
@@ -604,4 +604,46 @@ fn commands_take_as_many_arguments_as_a_function_can_have() {
         assert_eq!(r.eval(&call), format!(":{count}\r\n"));
         assert_eq!(r.run("LINDEX l -1"), format!("$4\r\n{count}\r\n"));
     }
+}
+
+#[test]
+fn repeating_a_string_takes_no_longer_than_its_result() {
+    assert_eq!(eval("return #string.rep('', 2^31 - 1)"), ":0\r\n");
+    assert_eq!(eval("return #string.rep('ab', 1e7)"), ":20000000\r\n");
+    assert_eq!(
+        eval(
+            "return string.rep('ab', 40000) == table.concat({string.rep('ab', 20000), string.rep('ab', 20000)})"
+        ),
+        ":1\r\n"
+    );
+    assert_eq!(eval("return #string.rep('x', 2^32 + 5)"), ":5\r\n");
+    assert_eq!(eval("return #string.rep('x', -2^31)"), ":0\r\n");
+    assert_eq!(
+        eval("local ok, e = pcall(string.rep, 'x', 2^31 - 1) return e"),
+        "$17\r\nnot enough memory\r\n"
+    );
+    assert_eq!(error("string.rep('x', 2^31 - 1)"), "ERR not enough memory");
+    assert_eq!(
+        error("string.rep()"),
+        "ERR user_script:1: bad argument #1 to 'rep' (string expected, got no value)"
+    );
+}
+
+#[test]
+fn nothing_is_moved_that_no_table_has() {
+    let text = "ERR user_script:1: bad argument #2 to 'insert' (position out of bounds)";
+    assert_eq!(error("table.insert({}, -2^31, 1)"), text);
+    assert_eq!(error("table.insert({1, 2}, -2^25, 1)"), text);
+    assert_eq!(
+        eval("local t = {1, 2} table.insert(t, -1, 0) return {t[-1], t[0], t[2], t[3]}"),
+        "*1\r\n:0\r\n"
+    );
+    assert_eq!(eval("local t = {1, 2} table.insert(t, 1, 0) return t"), "*3\r\n:0\r\n:1\r\n:2\r\n");
+}
+
+#[test]
+fn tables_that_hold_one_another_make_no_reply_without_end() {
+    let reply = eval("local t = {} for i = 1, 40 do t = {t, t} end return t");
+    assert!(reply.starts_with("-ERR Error running script "), "{}", &reply[..reply.len().min(100)]);
+    assert!(reply.ends_with(", the reply is too long\r\n"));
 }

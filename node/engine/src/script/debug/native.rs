@@ -9,6 +9,9 @@ use mlua::ffi::{self, lua_Debug, lua_State};
 use mlua::{Function, IntoLuaMulti, Lua, MultiValue, Result, Table, Value};
 use std::ffi::{CStr, c_int, c_void};
 
+/// Instructions after which a script is looked at in the middle of a line, as by Redis.
+const LONG_COUNT: c_int = 100_000;
+
 /// What the hook is to do.
 pub(super) enum Action {
     /// The script goes on.
@@ -86,7 +89,7 @@ pub(super) fn install(lua: &Lua, console: Console) -> Result<()> {
             ffi::lua_pushlightuserdata(l, console_key());
             ffi::lua_insert(l, -2);
             ffi::lua_rawset(l, ffi::LUA_REGISTRYINDEX);
-            ffi::lua_sethook(l, Some(hook_c), ffi::LUA_MASKCOUNT | ffi::LUA_MASKLINE, HOOK_COUNT);
+            ffi::lua_sethook(l, Some(hook_c), ffi::LUA_MASKCOUNT | ffi::LUA_MASKLINE, LONG_COUNT);
         })
     }
 }
