@@ -123,10 +123,15 @@ impl<E: Env> Worker<E> {
         })
     }
 
-    /// Serves until the node stops.
+    /// Serves until the node stops. A batch, and a message to many, write to more sockets than tokio lets a task have in one
+    /// go (128): further ones would look full, and what is for them be copied and wait.
     pub async fn run(self: Rc<Self>) {
+        tokio::task::unconstrained(self.serve()).await;
+    }
+
+    async fn serve(self: Rc<Self>) {
         self.shared.env.step_forward();
-        let runner = tokio::task::spawn_local(self.clone().run_batches());
+        let runner = tokio::task::spawn_local(tokio::task::unconstrained(self.clone().run_batches()));
         while !self.is_stopped.get() {
             self.open_letters();
             if !self.is_stopped.get() {
