@@ -412,6 +412,7 @@ impl<E: Env> Connection<E> {
         if self.output.borrow().is_empty() {
             return self.send(&message, 0, released);
         }
+        message.count();
         self.shared_bytes.set(self.shared_bytes.get() + message.len());
         self.queue(Bytes::Shared(message), 0, released.term);
     }

@@ -69,6 +69,24 @@ fn a_read_evicts_as_well_and_whoever_tracks_is_told_before_the_reply() {
     assert_eq!(pushes, 1, "told before the last reply");
 }
 
+#[test]
+fn messages_about_evicted_keys_evict_no_more() {
+    const KEYS: usize = 300;
+    let server = Server::start(&["--save", "", "--maxmemory-policy", "allkeys-lru"]);
+    let (mut client, mut trackers) = (server.client(), (0..10).map(|_| server.client()).collect::<Vec<_>>());
+    trackers.iter_mut().for_each(|tracker| drop((tracker.ok("HELLO 3"), tracker.ok("CLIENT TRACKING ON"))));
+    for i in 0..KEYS {
+        let name = format!("{i}{}", "x".repeat(1000));
+        client.ok(&format!("SET {name} x"));
+        trackers.iter_mut().for_each(|tracker| drop(tracker.ok(&format!("GET {name}"))));
+    }
+    let limit = number(&mut client, "used_memory") - 40_000;
+    client.ok(&format!("CONFIG SET maxmemory {limit}"));
+    // What is evicted now makes messages of ten kilobytes each, which sockets take at once.
+    let counts: Vec<u64> = (0..5).map(|_| number(&mut client, "evicted_keys")).collect();
+    assert!(counts.iter().all(|count| (30..=45).contains(count)), "{counts:?}");
+}
+
 fn title(client: &mut Client) -> String {
     let pid = number(client, "process_id");
     let shown = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("the server runs");
