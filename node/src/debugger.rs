@@ -13,6 +13,7 @@ use crate::connection::{Connection, Phase};
 use crate::env::Env;
 use crate::errand::Errand;
 use crate::host::NodeHost;
+use crate::persist::{Emptied, PersistRequest};
 use crate::shared::Shared;
 use crate::worker::{Setting, Worker};
 use engine::script::control::Running;
@@ -72,6 +73,8 @@ struct Answer {
     is_void: bool,
     /// There was a session, so that the connection ends.
     was_open: bool,
+    /// Has to be written before it is told.
+    emptied: Option<Emptied>,
 }
 
 /// Between the connection's task and the session's thread.
@@ -210,7 +213,7 @@ fn refusal<E: Env>(shared: &Shared<E>, session: Session, text: &str) -> Answer {
     let mut out = Reply::new(session.is_resp3);
     out.error(text);
     let term = shared.released().term;
-    Answer { reply: out.take(), session, until: 0, term, is_void: false, was_open: false }
+    Answer { reply: out.take(), session, until: 0, term, is_void: false, was_open: false, emptied: None }
 }
 
 /// Carries bytes both ways until the script is answered. What the client sends waits until it has read what it was told.
@@ -445,6 +448,13 @@ async fn run<E: Env>(place: Place<E>, line: &Arc<Line>, request: Request) {
     drop(place);
     if let Some(mut answer) = answer {
         answer.was_open = debugger.end();
+        if let Some(mut emptied) = answer.emptied.take() {
+            // The disk has what the reply says. A node that ends meanwhile tells nobody.
+            let (written, is_written) = tokio::sync::oneshot::channel();
+            emptied.then = Some(Box::new(move || written.send(()).unwrap_or_default()));
+            shared.persist.request(PersistRequest::Emptied(emptied));
+            is_written.await.unwrap_or_default();
+        }
         if answer.was_open {
             match mode {
                 Mode::Sync => tracing::warn!("Redis synchronous debugging eval session ended"),
@@ -473,6 +483,7 @@ fn attempt<E: Env>(
         connection: None,
         setting,
         is_exclusive: mode == Mode::Sync,
+        emptied: None,
     };
     local.ticked = (shared.env.ticks())();
     // Those of the thread before the last, which is the control thread.
@@ -511,5 +522,6 @@ fn attempt<E: Env>(
     }
     // W12: as for a worker's commands.
     let is_void = setting.has_lost_lease(shared);
-    Some(Answer { reply: out.take(), session, until, term: setting.term, is_void, was_open: false })
+    let emptied = host.emptied.take();
+    Some(Answer { reply: out.take(), session, until, term: setting.term, is_void, was_open: false, emptied })
 }

@@ -18,6 +18,7 @@ use crate::connection::{Connection, Phase};
 use crate::env::Env;
 use crate::host::NodeHost;
 use crate::mail::Letter;
+use crate::persist::{Emptied, PersistRequest};
 use crate::shared::Shared;
 use crate::worker::{LONG_REPLY_BYTES, Setting, Worker};
 use crossbeam::queue::SegQueue;
@@ -79,6 +80,8 @@ pub struct Done {
     is_void: bool,
     /// It is done; else it has to wait, and nothing was done.
     has_ended: bool,
+    /// Has to be written before the client is answered.
+    emptied: Option<Emptied>,
 }
 
 /// How long a script takes.
@@ -278,7 +281,7 @@ impl<E: Env> Side<E> {
                 match done {
                     Some(done) => {
                         has_run = true;
-                        self.shared.mail[self.worker].post(Letter::Errand(Box::new(done)));
+                        self.post(done);
                     }
                     None => waiting.push_back(errand),
                 }
@@ -288,6 +291,19 @@ impl<E: Env> Side<E> {
                     return;
                 }
                 tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Brings the worker what it needs to answer, as soon as the disk has what the reply says.
+    fn post(&self, mut done: Done) {
+        let (mail, emptied) = (self.shared.mail[self.worker].clone(), done.emptied.take());
+        let post = move || mail.post(Letter::Errand(Box::new(done)));
+        match emptied {
+            None => post(),
+            Some(mut emptied) => {
+                emptied.then = Some(Box::new(post));
+                self.shared.persist.request(PersistRequest::Emptied(emptied));
             }
         }
     }
@@ -329,6 +345,7 @@ impl<E: Env> Side<E> {
             term: 0,
             is_void: false,
             has_ended: false,
+            emptied: None,
         };
         if errand.client.is_gone.load(Ordering::Relaxed) {
             return Done { is_void: true, has_ended: true, ..done };
@@ -350,8 +367,14 @@ impl<E: Env> Side<E> {
         let stats: &Stats = &shared.stats[shared.mail.len() + self.worker];
         let looked_up = || stats.hits.get() + stats.misses.get();
         let looked_up_before = looked_up();
-        let mut host =
-            NodeHost { shared, client: &errand.client, connection: None, setting, is_exclusive: false };
+        let mut host = NodeHost {
+            shared,
+            client: &errand.client,
+            connection: None,
+            setting,
+            is_exclusive: false,
+            emptied: None,
+        };
         let mut out = Reply::new(done.session.is_resp3);
         let resolved = Ok(errand.spec);
         let Some(inside) = self.gate.enter_soon() else {
@@ -408,6 +431,7 @@ impl<E: Env> Side<E> {
         done.is_data = !errand.spec.has(flag::STALE)
             || looked_up() != looked_up_before
             || done.session.written != errand.session.written;
+        done.emptied = host.emptied.take();
         done.term = setting.term;
         done.reply = out.take();
         stats.net_out.add(done.reply.len() as u64);
@@ -478,6 +502,7 @@ impl<E: Env> Worker<E> {
                 term: setting.term,
                 is_void: false,
                 has_ended: true,
+                emptied: None,
             };
             self.finish_errand(done);
         }

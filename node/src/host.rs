@@ -3,6 +3,7 @@
 use crate::clients::Client;
 use crate::connection::Connection;
 use crate::env::Env;
+use crate::persist::Emptied;
 use crate::pubsub::Space;
 use crate::shared::{Shared, Ticket};
 use crate::tracking;
@@ -24,6 +25,8 @@ pub struct NodeHost<'a, E: Env> {
     pub setting: &'a Setting<'a>,
     /// The gate is closed.
     pub is_exclusive: bool,
+    /// The command has emptied everything: this has to be written before its client is answered.
+    pub emptied: Option<Emptied>,
 }
 
 /// What a command's function in the node gets.
@@ -162,7 +165,7 @@ impl<E: Env> Host for NodeHost<'_, E> {
         tracking::invalidate_all(self.shared);
     }
     fn emptied(&mut self, closed: &GateClosed<'_>) {
-        crate::persist::emptied(self.shared, closed);
+        self.emptied = crate::persist::emptied(self.shared, closed);
     }
     fn ran(&mut self, ran: &Ran) {
         crate::observe::ran(self.shared, self.client, ran);

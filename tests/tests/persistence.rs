@@ -338,6 +338,31 @@ fn save_points_save_and_a_failed_save_stops_writes() {
     assert_eq!(server.client().text("GET a"), "1");
 }
 
+/// The disk stands still as long as nobody reads from the pipe that stands where the snapshot is written.
+#[test]
+fn who_flushes_waits_for_the_disk_and_nobody_else_does() {
+    for flush in [&["FLUSHALL"][..], &["EVAL", "return redis.call('FLUSHALL')", "0"]] {
+        let server = Server::start(&["--workers", "1", "--save", "3600 1"]);
+        let pipe = server.dir.join("temp-snapshot.rdb");
+        let path = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+        // SAFETY: the path is a string that ends with a zero.
+        assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+        let (mut client, mut other) = (server.client(), server.client());
+        client.ok("SET before 1");
+        client.send(flush).unwrap();
+        client.send(&["INCR", "n"]).unwrap();
+        wait_for("the flush", || (other.ok("EXISTS before").as_int() == Some(0)).then_some(()));
+        other.ok("SET n 10");
+        assert_eq!(other.text("PING"), "PONG");
+        // A pipe is no file for a snapshot: a flush does not fail for that.
+        let read = std::thread::spawn(move || fs::read(pipe).unwrap());
+        assert_eq!(client.receive().unwrap().as_text(), Some("OK"));
+        assert_eq!(client.receive().unwrap().as_int(), Some(11), "what comes behind it waits as well");
+        read.join().unwrap();
+        assert!(server.log().contains("Error trying to save the DB after FLUSHALL"));
+    }
+}
+
 #[test]
 fn the_log_of_a_replica_holds_what_its_primary_sent() {
     let mut primary = Server::start(SNAPSHOT);

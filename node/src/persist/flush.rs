@@ -1,10 +1,14 @@
 //! What FLUSHALL means for the snapshot on disk: one that is being written is given up, and where save points are set, an
 //! empty one takes the place of the old. Redis 7.0: who flushed everything finds it empty after a crash, too.
 //!
+//! The empty snapshot is made with the gate closed and written by the persistence task, so that nobody waits for the disk
+//! but the client whose command it was.
+//!
 //! Invariant: a flush never fails for what the disk does.
 
 use super::PersistRequest;
-use super::save::save_rdb_exclusive;
+use super::save::save_made;
+use super::snapshot::snapshot_empty;
 use super::task::Persist;
 use crate::env::Env;
 use crate::shared::Shared;
@@ -13,46 +17,80 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use storage::GateClosed;
 
-/// A client's command has emptied all databases. Writes the empty snapshot here, before the client has its reply, unless
-/// another snapshot is under way: then the persistence task does so soon.
-pub fn emptied<E: Env>(shared: &Arc<Shared<E>>, closed: &GateClosed<'_>) {
+/// An empty snapshot that is to be written before the client is answered who emptied everything.
+pub struct Emptied {
+    bytes: Vec<u8>,
+    /// Changes counted up to its instant.
+    dirty: u64,
+    at: Mono,
+    /// Answers the client.
+    pub then: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// A client's command has emptied all databases. Returns the snapshot that has to be written, by way of
+/// [`PersistRequest::Emptied`], before the client has its reply. `None`: none has to, or the persistence task makes one
+/// by itself, since a transaction has gone on to write, or a primary's stream decides what a snapshot is.
+pub fn emptied<E: Env>(shared: &Shared<E>, closed: &GateClosed<'_>) -> Option<Emptied> {
+    let at = shared.env.now().mono;
     if shared.state.is_loading.load(Ordering::Relaxed) {
-        return;
+        return None;
     }
-    let is_saving = shared.persist.status().is_saving;
+    if shared.settings().save.is_empty() {
+        if shared.persist.status().is_saving {
+            shared.persist.request(PersistRequest::EmptiedUnsaved(at));
+        }
+        return None;
+    }
     // A replica's place in its primary's stream is known between two commands alone.
-    let is_replica = shared.state.is_replica.load(Ordering::Relaxed);
-    let is_wanted = !shared.settings().save.is_empty();
-    match shared.persist.snapshots.try_lock() {
-        Ok(_) if !is_wanted && !is_saving => {}
-        Ok(turn) if !is_saving && !is_replica => match save_rdb_exclusive(shared, closed, &turn) {
-            Ok(done) => {
-                tracing::info!("DB saved on disk");
-                let mut status = shared.persist.status();
-                status.dirty_at_save = done.start.dirty;
-                status.last_save_s = shared.env.now().wall.0 / 1000;
-                status.is_last_save_ok = true;
-                drop(status);
-                shared.state.is_save_failing.store(false, Ordering::Relaxed);
-            }
-            Err(error) => tracing::warn!("Error trying to save the DB after FLUSHALL: {error}"),
-        },
-        _ => shared.persist.request(PersistRequest::Emptied(shared.env.now().mono)),
+    if shared.state.is_replica.load(Ordering::Relaxed) || !shared.engine.keyspace.is_empty() {
+        shared.persist.request(PersistRequest::EmptiedUnsaved(at));
+        return None;
     }
+    let (bytes, start) = snapshot_empty(shared, closed);
+    Some(Emptied { bytes, dirty: start.dirty, at, then: None })
 }
 
 impl<E: Env> Persist<E> {
     /// Gives up the save that holds what was there before, and saves anew if save points are set.
-    pub(super) async fn on_emptied(&mut self, at: Mono) {
+    pub(super) async fn on_emptied_unsaved(&mut self, at: Mono) {
+        self.give_up_older(at).await;
+        if self.saving.is_none() && !self.shared.settings().save.is_empty() {
+            self.start_save(None, |_| {});
+        }
+    }
+
+    /// Writes the empty snapshot, unless one that began later is being written, and lets the client be answered.
+    pub(super) async fn on_emptied(&mut self, emptied: Emptied) {
+        self.give_up_older(emptied.at).await;
+        let Emptied { bytes, dirty, then, .. } = emptied;
+        if self.saving.is_none() {
+            let shared = self.shared.clone();
+            let saved = self.shared.env.blocking(move || save_made(&shared, &bytes)).await;
+            note(&self.shared, saved, dirty);
+        }
+        then.into_iter().for_each(|then| then());
+    }
+
+    async fn give_up_older(&mut self, at: Mono) {
         if let Some(job) = self.saving.take_if(|job| job.began <= at) {
             tracing::warn!("Background saving given up: everything was flushed");
             job.abort().await;
             self.shared.persist.status().is_saving = false;
         }
-        if self.saving.is_none() && !self.shared.settings().save.is_empty() {
-            self.start_save(None, |_| {});
-        }
     }
+}
+
+fn note<E: Env>(shared: &Arc<Shared<E>>, saved: std::io::Result<()>, dirty: u64) {
+    if let Err(error) = saved {
+        return tracing::warn!("Error trying to save the DB after FLUSHALL: {error}");
+    }
+    tracing::info!("DB saved on disk");
+    let mut status = shared.persist.status();
+    status.dirty_at_save = dirty;
+    status.last_save_s = shared.env.now().wall.0 / 1000;
+    status.is_last_save_ok = true;
+    drop(status);
+    shared.state.is_save_failing.store(false, Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -77,14 +115,23 @@ mod tests {
         (shared, disk)
     }
 
+    /// As a client's command and the persistence task do.
+    fn empty(shared: &Arc<Shared<Real>>) {
+        if let Some(emptied) = emptied(shared, &shared.close_gate()) {
+            note(shared, save_made(shared, &emptied.bytes), emptied.dirty);
+        }
+    }
+
     fn unsaved(shared: &Shared<Real>) -> u64 {
         shared.dirty() - shared.persist.status().dirty_at_save
     }
 
     #[test]
-    fn an_empty_snapshot_is_there_at_once_and_counts_as_saved() {
+    fn an_empty_snapshot_is_written_by_the_task_and_counts_as_saved() {
         let (shared, disk) = changed_node(&[("save", "3600 1")]);
-        emptied(&shared, &shared.close_gate());
+        assert!(emptied(&shared, &shared.close_gate()).is_some());
+        assert!(disk.read("dump.rdb").is_err(), "the client's thread does not write");
+        empty(&shared);
         assert_eq!(&disk.read("dump.rdb").unwrap()[..5], b"REDIS");
         assert_eq!(unsaved(&shared), 0);
     }
@@ -92,7 +139,7 @@ mod tests {
     #[test]
     fn without_save_points_nothing_is_written() {
         let (shared, disk) = changed_node(&[("save", "")]);
-        emptied(&shared, &shared.close_gate());
+        empty(&shared);
         assert!(disk.read("dump.rdb").is_err());
         assert_eq!(unsaved(&shared), 1);
     }
@@ -101,16 +148,19 @@ mod tests {
     fn a_disk_that_fails_does_not_fail_the_flush() {
         let (shared, disk) = changed_node(&[("save", "3600 1")]);
         disk.set_faults(|faults| faults.failing_syncs = 1);
-        emptied(&shared, &shared.close_gate());
+        empty(&shared);
         assert!(disk.read("dump.rdb").is_err());
         assert_eq!(unsaved(&shared), 1);
     }
 
     #[test]
-    fn a_snapshot_under_way_is_not_overtaken() {
+    fn what_a_transaction_writes_behind_it_is_left_to_the_task() {
         let (shared, disk) = changed_node(&[("save", "3600 1")]);
-        shared.persist.status().is_saving = true;
-        emptied(&shared, &shared.close_gate());
+        let (slot, hash) = (proto::Slot::of_key(b"k"), shared.engine.keyspace.hash(b"k"));
+        let mut guard = shared.engine.keyspace.lock_wait(slot);
+        guard.db_mut(0).insert(b"k", hash, storage::Value::str(b"v"), None);
+        drop(guard);
+        empty(&shared);
         assert!(disk.read("dump.rdb").is_err());
         assert_eq!(unsaved(&shared), 1);
     }

@@ -17,7 +17,7 @@ mod task;
 mod tests;
 
 pub use apply::{Applied, Applier, ApplyError};
-pub use flush::emptied;
+pub use flush::{Emptied, emptied};
 pub use load::{Beside, LoadError, LoadRule, Loaded, RdbLoader};
 pub use save::FileSink;
 pub use shutdown::ShutdownState;
@@ -51,8 +51,10 @@ pub enum PersistRequest<S> {
         is_now: bool,
         is_forced: bool,
     },
+    /// All databases were emptied, and an empty snapshot is to be written.
+    Emptied(Emptied),
     /// All databases were emptied at this time, and were not saved.
-    Emptied(Mono),
+    EmptiedUnsaved(Mono),
     /// Some directive was set.
     ConfigChanged,
     /// See [`PersistHandle::stop_log`].

@@ -131,6 +131,19 @@ pub fn save_rdb_exclusive<E: Env>(
     save_exclusive(shared, &SnapshotRequest::default(), TEMPORARY, &path, closed, turn)
 }
 
+/// Puts a snapshot that was made already in the place of the old one.
+pub fn save_made<E: Env>(shared: &Shared<E>, bytes: &[u8]) -> io::Result<()> {
+    let (disk, path) = (shared.env.disk(), shared.settings().dbfilename.clone());
+    let written = disk.create(TEMPORARY).and_then(|mut file| {
+        file.write(bytes)?;
+        file.sync()
+    });
+    written.and_then(|()| install(&*disk, TEMPORARY, &path)).inspect_err(|_| {
+        // What remains is of no use to anybody; it may not even be there.
+        let _ = disk.remove(TEMPORARY);
+    })
+}
+
 fn install(disk: &dyn Disk, temporary: &str, path: &str) -> io::Result<()> {
     if temporary != path {
         disk.rename(temporary, path)?;

@@ -111,7 +111,7 @@ pub async fn snapshot<E: Env>(
         sink.begin(&start);
         (active, start)
     };
-    let mut file = File::new(shared, &active, request, &start);
+    let mut file = File::new(shared, *active.snapshot.format(), &active.libraries, request, &start);
     loop {
         let keys = file.keys;
         let is_last = file.fill(&active);
@@ -156,7 +156,7 @@ pub fn snapshot_exclusive<E: Env>(
     write: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<SnapshotDone, SnapshotError> {
     let (active, start) = begin(shared, request, closed);
-    let mut file = File::new(shared, &active, request, &start);
+    let mut file = File::new(shared, *active.snapshot.format(), &active.libraries, request, &start);
     loop {
         let is_last = file.fill(&active);
         file.bytes += file.out.len() as u64;
@@ -174,11 +174,7 @@ fn begin<E: Env>(
     closed: &GateClosed<'_>,
 ) -> (Active<E>, SnapshotStart) {
     let settings = shared.settings();
-    let format = Format {
-        version: request.version.unwrap_or(settings.rdb_version as u16),
-        compress: settings.is_rdb_compressed,
-        checksum: settings.is_rdb_checked,
-    };
+    let format = format(shared, request);
     let access = access_of(settings.engine.maxmemory_policy, shared.env.now().wall.0);
     let options = SnapshotOptions { format, slots: request.slots.clone(), access };
     let snapshot = shared
@@ -187,15 +183,39 @@ fn begin<E: Env>(
         .begin_snapshot(options, closed)
         .expect("the turn is ours: nobody else begins snapshots");
     shared.persist.set_active(Some(snapshot.clone()));
+    let start = instant(shared);
+    let libraries = shared.engine.scripts.libraries.set();
+    (Active { shared: shared.clone(), snapshot, libraries }, start)
+}
+
+fn format<E: Env>(shared: &Shared<E>, request: &SnapshotRequest) -> Format {
+    let settings = shared.settings();
+    Format {
+        version: request.version.unwrap_or(settings.rdb_version as u16),
+        compress: settings.is_rdb_compressed,
+        checksum: settings.is_rdb_checked,
+    }
+}
+
+/// Now, with the gate closed.
+fn instant<E: Env>(shared: &Shared<E>) -> SnapshotStart {
     shared.feed.select_again();
     let is_replica = shared.state.is_replica.load(Ordering::Relaxed);
-    let start = SnapshotStart {
+    SnapshotStart {
         offset: shared.feed.end(),
         stream_db: is_replica.then(|| shared.state.stream_db.load(Ordering::Relaxed) as u16),
         dirty: shared.dirty(),
-    };
+    }
+}
+
+/// The RDB file of a node without keys, whatever other snapshot is under way.
+pub fn snapshot_empty<E: Env>(shared: &Shared<E>, _closed: &GateClosed<'_>) -> (Vec<u8>, SnapshotStart) {
+    assert!(shared.engine.keyspace.is_empty(), "there are no keys to walk");
+    let (start, request) = (instant(shared), SnapshotRequest::default());
     let libraries = shared.engine.scripts.libraries.set();
-    (Active { shared: shared.clone(), snapshot, libraries }, start)
+    let mut file = File::new(shared, format(shared, &request), &libraries, &request, &start);
+    file.writer.take().expect("just made").finish(&mut file.out);
+    (file.out, start)
 }
 
 /// What an entry's clock means, as the file says it.
@@ -265,11 +285,12 @@ struct File {
 impl File {
     fn new<E: Env>(
         shared: &Shared<E>,
-        active: &Active<E>,
+        format: Format,
+        libraries: &LibrarySet,
         request: &SnapshotRequest,
         start: &SnapshotStart,
     ) -> File {
-        let mut writer = RdbWriter::new(*active.snapshot.format());
+        let mut writer = RdbWriter::new(format);
         let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
         let text = |n: u64| n.to_string().into_bytes();
         let replid = shared.replication.replid().to_string();
@@ -291,7 +312,7 @@ impl File {
         let aux: Vec<(&[u8], &[u8])> = aux.iter().map(|(n, v)| (*n, v.as_slice())).collect();
         writer.header(&aux, &mut out);
         // A part of the slots goes to a node that has libraries of its own.
-        for library in active.libraries.libraries.values().filter(|_| request.slots.is_none()) {
+        for library in libraries.libraries.values().filter(|_| request.slots.is_none()) {
             writer.function(&library.text, &mut out);
         }
         File { writer: Some(writer), out, keys: 0, bytes: 0 }

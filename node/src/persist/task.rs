@@ -176,7 +176,8 @@ impl<E: Env> Persist<E> {
             PersistRequest::ShutDown { ticket, save, is_now, is_forced } => {
                 return self.shut_down(Asked::new(ticket, save, is_now, is_forced)).await;
             }
-            PersistRequest::Emptied(at) => self.on_emptied(at).await,
+            PersistRequest::Emptied(emptied) => self.on_emptied(emptied).await,
+            PersistRequest::EmptiedUnsaved(at) => self.on_emptied_unsaved(at).await,
             PersistRequest::ConfigChanged => self.on_config().await,
             PersistRequest::StopLog(done) => {
                 self.is_log_held = true;

@@ -8,7 +8,9 @@ use crate::debugger;
 use crate::env::Env;
 use crate::errand::{self, Choice};
 use crate::host::NodeHost;
+use crate::mail::Letter;
 use crate::observe;
+use crate::persist::{Emptied, PersistRequest};
 use crate::users::Renewed;
 use engine::spec::flag;
 use engine::{Args, Lane, Outcome, Session, Spec, Turn, evict, execute};
@@ -304,6 +306,7 @@ impl<E: Env> Worker<E> {
             connection: Some(connection),
             setting,
             is_exclusive,
+            emptied: None,
         }
     }
 
@@ -437,11 +440,33 @@ impl<E: Env> Worker<E> {
         if setting.is_outdated(&self.shared.state) {
             return Outcome::Busy(Slot::default());
         }
+        let start = out.len();
         let mut host = self.host(connection, setting, true);
         let mut alone = setting.turn(&self.shared, self.stats(), turn.local, &mut host, closed.as_ref());
         let outcome = execute(&mut alone, session, resolved, args, Some(raw), out);
         turn.told_ticks = alone.told_ticks;
-        outcome
+        drop(closed);
+        match host.emptied.take() {
+            Some(emptied) if !setting.has_lost_lease(&self.shared) => {
+                self.answer_when_saved(connection, emptied, out.split_off(start), session.written);
+                Outcome::Later
+            }
+            _ => outcome,
+        }
+    }
+
+    /// Holds a reply back until the disk has what it says.
+    #[cold]
+    fn answer_when_saved(
+        &self,
+        connection: &Connection<E>,
+        mut emptied: Emptied,
+        reply: Vec<u8>,
+        written: u64,
+    ) {
+        let (mail, client) = (self.mail.clone(), connection.id);
+        emptied.then = Some(Box::new(move || mail.post(Letter::Reply { client, bytes: reply, written })));
+        self.shared.persist.request(PersistRequest::Emptied(emptied));
     }
 
     /// Counts a connection among those that wait while it is paused.

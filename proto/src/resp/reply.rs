@@ -35,6 +35,10 @@ impl Reply {
     pub fn truncate(&mut self, len: usize) {
         self.buf.truncate(len);
     }
+    /// Takes what was written from a length on.
+    pub fn split_off(&mut self, len: usize) -> Vec<u8> {
+        self.buf.split_off(len)
+    }
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buf)
     }
