@@ -143,6 +143,8 @@ fn fill(applier: &mut Applier<Real>, value: &str) {
 #[test]
 fn a_snapshot_is_of_its_instant_while_writing_goes_on() {
     let shared = node();
+    // Whose history it is stands in a snapshot that somebody may go on from.
+    shared.feed.turn_backlog_on();
     shared.config().set("rdbcompression", &["no".into()], true).unwrap();
     shared.publish_config(&shared.config().clone());
     let applier = RefCell::new(Applier::new(shared.clone()));
