@@ -515,7 +515,10 @@ impl<E: Env> Worker<E> {
             self.errands.borrow_mut().judge(done.script, done.us, done.last);
         }
         if !self.connections.borrow().contains_key(&done.client) {
+            // It may have entered its client anywhere after that had left.
             engine::multi::unwatch(&mut done.session, &self.shared.engine);
+            self.shared.tracking.end(done.client);
+            crate::observe::end_monitoring(&self.shared, done.client);
         }
         self.on(done.client, |connection| self.bring(connection, done));
     }
@@ -528,14 +531,15 @@ impl<E: Env> Worker<E> {
             return;
         }
         let has_written = connection.session.borrow().written != done.session.written;
-        connection.session.borrow_mut().take_back(&done.session);
+        let written = done.session.written;
+        connection.session.borrow_mut().take_back(done.session);
         let state = &self.shared.state;
         let until = if !state.is_gated.load(Ordering::Acquire) {
             0
         } else if done.is_data && state.is_read_gated.load(Ordering::Acquire) {
             self.shared.feed.end().0
         } else if has_written {
-            done.session.written
+            written
         } else {
             0
         };

@@ -175,6 +175,45 @@ fn a_signal_saves_all_of_a_script_or_nothing() {
     }
 }
 
+/// As in Redis, where a command that comes in the middle of a slow script is told so.
+#[test]
+fn a_save_that_a_slow_script_keeps_from_beginning_is_refused() {
+    let server = Server::start(&["--workers", "2", "--save", "", "--busy-reply-threshold", "500"]);
+    for command in ["BGSAVE", "SAVE"] {
+        let mut client = server.client();
+        client.send(&["EVAL", FOREVER, "1", "held"]).unwrap();
+        let mut other = server.client();
+        wait_for("a script that runs", || text(&other.call("FUNCTION STATS")).contains("BUSY").then_some(()));
+        // Before the script is slow, or after: it is told when that is so.
+        let reply = text(&other.call(command));
+        assert!(reply.contains("BUSY Redis is busy running a script."), "{command}: {reply}");
+        other.ok("SCRIPT KILL");
+        assert!(text(&client.receive().unwrap()).contains("Script killed by user"));
+        assert_eq!(other.text("SAVE"), "OK");
+    }
+}
+
+#[test]
+fn a_transaction_of_a_script_and_what_scripts_may_not_call_holds_up_nobody() {
+    let server = start();
+    let mut client = server.client();
+    client.ok("MULTI");
+    for command in ["CLIENT SETNAME before", "CLIENT TRACKING on", "HELLO 3", "CONFIG GET save"] {
+        client.ok(command);
+    }
+    client.send(&["EVAL", FOREVER, "1", "held"]).unwrap();
+    assert!(text(&client.receive().unwrap()).contains("QUEUED"));
+    client.ok("SCRIPT LOAD return(1)");
+    client.send(&["EXEC"]).unwrap();
+    assert_busy_for_all(&server);
+    let Value::Array(replies) = client.receive().unwrap() else { panic!("EXEC gives a list") };
+    assert_eq!(replies.len(), 6);
+    assert!(text(&replies[4]).contains("Script killed by user"), "{replies:?}");
+    let info = client.text("CLIENT INFO");
+    assert!(["name=before ", "resp=3", "flags=t "].iter().all(|part| info.contains(part)), "{info}");
+    assert_eq!(client.text("CLIENT GETNAME"), "before");
+}
+
 const WRITES_FOREVER: &str = "redis.call('SET', KEYS[1], 1) while true do end";
 
 #[test]

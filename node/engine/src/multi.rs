@@ -63,9 +63,10 @@ impl Multi {
     pub fn common_flags(&self) -> u32 {
         !self.lacking
     }
-    /// Whether it may run on another thread than its connection's: its commands may be called by scripts, or are some.
+    /// Whether it may run on another thread than its connection's: none of its commands changes what the connection is
+    /// subscribed to.
     pub fn may_run_aside(&self) -> bool {
-        self.queue.iter().all(|(spec, _)| spec.has(flag::SCRIPT) || !spec.has(flag::NOSCRIPT))
+        self.queue.iter().all(|(spec, _)| !(spec.has(flag::PUBSUB) && spec.has(flag::NOSCRIPT)))
     }
     /// Union of the queued commands' flags.
     pub fn flags(&self) -> u32 {

@@ -232,13 +232,11 @@ impl Session {
         own
     }
 
-    /// What a command that ran with [`Session::lend`] has left behind: its one-shot states and what it wrote.
-    pub fn take_back(&mut self, lent: &Session) {
-        self.db = lent.db;
-        self.is_asking = lent.is_asking;
-        self.is_caching = lent.is_caching;
-        self.reply_mode = lent.reply_mode;
-        self.written = lent.written;
+    /// Becomes what a command that ran with [`Session::lend`] has left behind. A transaction's commands may have changed
+    /// anything; meanwhile the client had nobody else run any.
+    pub fn take_back(&mut self, lent: Session) {
+        let (multi, watches) = (self.multi.take(), self.watches.take());
+        *self = Session { multi, watches, ..lent };
     }
 
     pub fn is_subscribed(&self) -> bool {

@@ -55,7 +55,7 @@ impl<E: Env> Persist<E> {
     pub(super) async fn on_emptied_unsaved(&mut self, at: Mono) {
         self.give_up_older(at).await;
         if self.saving.is_none() && !self.shared.settings().save.is_empty() {
-            self.start_save(None, |_| {});
+            self.start_save(None, None);
         }
     }
 

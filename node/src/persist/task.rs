@@ -15,7 +15,7 @@ use crate::config::Fsync;
 use crate::env::Env;
 use crate::shared::{Shared, Ticket, gate};
 use proto::{Mono, Slot};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -47,6 +47,29 @@ pub(super) struct Job<S> {
     pub(super) began: Mono,
     /// Who waits for its end.
     ticket: Option<Ticket<S>>,
+    start: Rc<Start<S>>,
+}
+
+/// The begin of a save, which waits for scripts.
+pub(super) struct Start<S> {
+    has_come: Cell<bool>,
+    /// Who waits for it.
+    ticket: RefCell<Option<Ticket<S>>>,
+}
+
+impl<S> Start<S> {
+    fn new(ticket: Option<Ticket<S>>) -> Rc<Start<S>> {
+        Rc::new(Start { has_come: Cell::new(false), ticket: RefCell::new(ticket) })
+    }
+    fn come(&self) {
+        self.has_come.set(true);
+        self.answer(|out| out.simple("Background saving started"));
+    }
+    fn answer(&self, write: impl FnOnce(Reply<'_>)) {
+        if let Some(ticket) = self.ticket.take() {
+            ticket.answer(write);
+        }
+    }
 }
 
 impl<S> Job<S> {
@@ -54,9 +77,15 @@ impl<S> Job<S> {
         self.task.abort();
         // Its end must have been before anything else is done with the files.
         let _ = self.task.await;
+        let given_up = |out: Reply<'_>| out.error("ERR the snapshot was given up");
+        self.start.answer(given_up);
         if let Some(ticket) = self.ticket {
-            ticket.answer(|out| out.error("ERR the snapshot was given up"));
+            ticket.answer(given_up);
         }
+    }
+    /// Somebody waits for a save that has not begun.
+    fn is_awaited(&self) -> bool {
+        !self.start.has_come.get() && (self.ticket.is_some() || self.start.ticket.borrow().is_some())
     }
 }
 
@@ -152,6 +181,7 @@ impl<E: Env> Persist<E> {
                     }
                 }
                 () = &mut next_tick => {
+                    self.refuse_if_busy().await;
                     self.tick();
                     next_tick.set(tokio::time::sleep(TICK));
                 }
@@ -221,7 +251,7 @@ impl<E: Env> Persist<E> {
             return self.start_rewrite();
         }
         if std::mem::take(&mut self.is_save_scheduled) {
-            return self.start_save(None, |_| {});
+            return self.start_save(None, None);
         }
         self.save_if_due();
         if self.saving.is_none() {
@@ -242,7 +272,7 @@ impl<E: Env> Persist<E> {
         if self.saving.is_some() {
             return ticket.answer(|out| out.error("ERR Background save already in progress"));
         }
-        self.start_save(Some(ticket), |_| {});
+        self.start_save(Some(ticket), None);
     }
 
     fn on_background_save(&mut self, ticket: Ticket<E::Socket>, is_scheduled: bool) {
@@ -258,26 +288,31 @@ impl<E: Env> Persist<E> {
             self.is_save_scheduled = true;
             return ticket.answer(|out| out.simple("Background saving scheduled"));
         }
-        let started = |out: Reply<'_>| out.simple("Background saving started");
         // What the client writes after the reply is not in the snapshot, unless another has to end first.
         if self.shared.persist.snapshots.try_lock().is_ok() {
-            self.start_save(None, move |_| ticket.answer(started));
+            self.start_save(None, Some(ticket));
         } else {
-            ticket.answer(started);
-            self.start_save(None, |_| {});
+            ticket.answer(|out| out.simple("Background saving started"));
+            self.start_save(None, None);
         }
     }
 
+    /// `ticket`: of who waits for the end; `starter`: for the begin.
     pub(super) fn start_save(
         &mut self,
         ticket: Option<Ticket<E::Socket>>,
-        begin: impl FnOnce(&super::SnapshotStart) + 'static,
+        starter: Option<Ticket<E::Socket>>,
     ) {
         tracing::info!("Background saving started");
         let (shared, tell) = (self.shared.clone(), self.tell.clone());
         let path = shared.settings().dbfilename.clone();
-        let work = async move { drop(tell.send(Done::Saved(save(&shared, &path, begin).await))) };
-        self.saving = Some(Job { task: tokio::task::spawn_local(work), began: self.now(), ticket });
+        let start = Start::new(starter);
+        let start_ = start.clone();
+        let work = async move {
+            let saved = save(&shared, &path, |_| start_.come()).await;
+            let _ = tell.send(Done::Saved(saved));
+        };
+        self.saving = Some(Job { task: tokio::task::spawn_local(work), began: self.now(), ticket, start });
         let mut status = self.shared.persist.status();
         status.is_saving = true;
         status.save_began_s = self.now().as_ms() / 1000;
@@ -329,8 +364,22 @@ impl<E: Env> Persist<E> {
         let due = settings.iter().find(|(seconds, count)| changes >= *count && age_s > *seconds);
         if let Some((seconds, count)) = due {
             tracing::info!("{count} changes in {seconds} seconds. Saving...");
-            self.start_save(None, |_| {});
+            self.start_save(None, None);
         }
+    }
+
+    /// Clients are told of a slow script that a save would have to wait for, as if they had asked in its middle.
+    async fn refuse_if_busy(&mut self) {
+        let is_awaited = self.saving.as_ref().is_some_and(Job::is_awaited);
+        let Some(busy) = self.shared.busy_script().filter(|_| is_awaited) else { return };
+        let Some(job) = self.saving.take() else { return };
+        self.shared.persist.status().is_saving = false;
+        let busy = busy.to_string();
+        job.task.abort();
+        // Its end must have been before anything else is done with the files.
+        let _ = job.task.await;
+        job.start.answer(|out| out.error(&busy));
+        job.ticket.into_iter().for_each(|ticket| ticket.answer(|out| out.error(&busy)));
     }
 
     // The log.
@@ -360,7 +409,7 @@ impl<E: Env> Persist<E> {
 
     fn set_rewriting(&mut self, task: JoinHandle<()>) {
         tracing::info!("Background append only file rewriting started");
-        self.rewriting = Some(Job { task, began: self.now(), ticket: None });
+        self.rewriting = Some(Job { task, began: self.now(), ticket: None, start: Start::new(None) });
         let mut status = self.shared.persist.status();
         status.is_rewriting = true;
         status.rewrite_began_s = self.now().as_ms() / 1000;

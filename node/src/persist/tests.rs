@@ -154,6 +154,7 @@ fn a_snapshot_is_of_its_instant_while_writing_goes_on() {
         fill(&mut applier.borrow_mut(), "new");
         Ok(())
     });
+    shared.feed.turn_backlog_on();
     let done = run(snapshot(&shared, &SnapshotRequest::default(), &mut sink)).unwrap();
     assert_eq!((done.keys, done.bytes), (3001, sink.bytes.len() as u64));
     assert_eq!(done.start.offset, sink.start.unwrap().offset);
