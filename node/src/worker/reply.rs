@@ -33,9 +33,11 @@ impl<E: Env> Worker<E> {
         } else {
             0
         };
+        // Others can change keys that it watches.
+        let is_as_it_was = tally.is_plain && session.watches.is_none();
         drop(session);
         // Whoever has the reply finds the others told of what it says.
-        if tally.is_plain {
+        if is_as_it_was {
             connection.client.saw(tally.ran, setting.now);
         } else {
             self.describe(connection, tally.ran, setting.now);

@@ -149,9 +149,9 @@ pub fn set_supplier(call: Box<dyn Fn() + Send + Sync>) {
 /// Clears a huge page if one will be needed soon: takes the kernel some hundred microseconds, or milliseconds where the
 /// machine is virtual and has not had the memory yet. To be called by the supplier, which was called.
 pub fn supply() {
-    if pool().is_short()
-        && let Some(page) = clear_huge_page()
-    {
+    if pool().is_short() {
+        // A kernel that has none is not asked again: the supplier is not called any more.
+        let Some(page) = clear_huge_page() else { return };
         Pool::cut(&mut pool().ready, page, HUGE_PAGE_SPANS);
     }
     pool().is_called = false;

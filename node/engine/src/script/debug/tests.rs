@@ -1,5 +1,7 @@
 //! Whole dialogues. Those of `dialogues.txt` were had with Redis 7.0.15.
 
+#![cfg(test)]
+
 use super::copies::{Copied, copies_of};
 use super::{DebugClient, Debugger, Heard};
 use crate::script::control::Running;
