@@ -176,7 +176,7 @@ pub async fn serve<E: Env>(worker: &Rc<Worker<E>>, connection: &Rc<Connection<E>
         line.hang_up();
         return connection.close(false);
     };
-    connection.session.borrow_mut().take_back(&answer.session);
+    connection.session.borrow_mut().take_back(answer.session);
     let released = shared.released();
     if answer.is_void || released.term != answer.term && answer.was_open {
         return connection.close(false);
