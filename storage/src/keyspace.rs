@@ -29,15 +29,41 @@ pub struct KeyAhead {
 pub struct ElementAhead<'a> {
     pub key: KeyAhead,
     pub element: &'a [u8],
+    /// The score that it will get, if it is to be put into a sorted set.
+    pub score: Option<f64>,
     /// Its hash in the collection, from the first stage on.
     pub(crate) hash: u64,
+    /// Where the stage before found it: hints, which may be outdated.
+    pub(crate) place: Option<u32>,
+    pub(crate) goal: Option<u32>,
 }
 
 impl<'a> ElementAhead<'a> {
     #[inline]
     pub fn new(key: KeyAhead, element: &'a [u8]) -> ElementAhead<'a> {
-        ElementAhead { key, element, hash: 0 }
+        ElementAhead { key, element, score: None, hash: 0, place: None, goal: None }
     }
+}
+
+/// Goes one step further with each of the elements of one collection. Those for which there is another step come first
+/// afterwards; returns how many.
+#[inline]
+fn step(value: ValueRef<'_>, elements: &mut [ElementAhead<'_>], stage: usize) -> usize {
+    let mut kept = 0;
+    for at in 0..elements.len() {
+        let mut element = elements[at];
+        let has_more = match value {
+            ValueRef::Set(set) => set.prefetch(&mut element, stage),
+            ValueRef::Hash(hash) => hash.prefetch(&mut element, stage),
+            ValueRef::ZSet(zset) => zset.prefetch(&mut element, stage),
+            ValueRef::Str(_) | ValueRef::List(_) | ValueRef::Stream(_) => false,
+        };
+        if has_more {
+            elements[kept] = element;
+            kept += 1;
+        }
+    }
+    kept
 }
 
 /// See the module's head.
@@ -199,35 +225,48 @@ impl Keyspace {
         }
     }
 
-    /// Stages behind those: asks for what look-ups of elements in collections will read, one step further at each `stage`
-    /// from 0 on. Those for which there is another step come first afterwards; returns how many. Leaves out what is in locked slots. Elements of one
-    /// key that follow one another share the lock and the look-up of the key, so that their reads overlap.
-    pub fn prefetch_elements(&self, db: u16, elements: &mut [ElementAhead<'_>], stage: usize) -> usize {
-        let (mut from, mut kept) = (0, 0);
+    /// Stages behind those: asks for what look-ups of elements in collections will read, one step of all at a time, so that
+    /// their reads overlap. Leaves out what is in locked slots. The order of `elements` is lost.
+    pub fn prefetch_elements(&self, db: u16, elements: &mut [ElementAhead<'_>]) {
+        let home = self.place(db);
+        let (mut from, mut alone) = (0, 0);
         while from < elements.len() {
             let key = elements[from].key;
-            let same = |e: &&ElementAhead| e.key == key;
-            let to = from + elements[from..].iter().take_while(same).count();
-            if let Some(_guard) = self.try_lock(key.slot)
-                && let Some(seg) = self.root_ref(key.slot, self.place(db)).locate(key.hash)
-                && let Some(i) = seg.probe(key.hash)
-            {
-                let value = seg.entry(i).value();
-                for at in from..to {
-                    let mut element = elements[at];
-                    let has_more = match value {
-                        ValueRef::Set(set) => set.prefetch(&mut element, stage),
-                        ValueRef::Hash(hash) => hash.prefetch(&mut element, stage),
-                        ValueRef::ZSet(zset) => zset.prefetch(&mut element, stage),
-                        ValueRef::Str(_) | ValueRef::List(_) | ValueRef::Stream(_) => false,
-                    };
-                    elements[kept] = element;
-                    kept += has_more as usize;
-                }
+            let run = elements[from..].iter().take_while(|e| e.key == key).count();
+            if run > 1 {
+                // Elements of one key share its lock and its look-up.
+                let run = &mut elements[from..from + run];
+                self.on_value(key, home, |value| {
+                    let (mut left, mut stage) = (run.len(), 0);
+                    while left > 0 {
+                        left = step(value, &mut run[..left], stage);
+                        stage += 1;
+                    }
+                    0
+                });
+            } else {
+                elements[alone] = elements[from];
+                alone += 1;
             }
-            from = to;
+            from += run;
         }
-        kept
+        let mut stage = 0;
+        while alone > 0 {
+            let mut kept = 0;
+            for at in 0..alone {
+                elements[kept] = elements[at];
+                let element = &mut elements[kept..=kept];
+                kept += self.on_value(element[0].key, home, |value| step(value, element, stage));
+            }
+            (alone, stage) = (kept, stage + 1);
+        }
+    }
+    /// Calls `f` with what is probably at a key, under its lock. 0: it is locked, or nothing is there.
+    #[inline]
+    fn on_value(&self, key: KeyAhead, home: u16, f: impl FnOnce(ValueRef<'_>) -> usize) -> usize {
+        let Some(_guard) = self.try_lock(key.slot) else { return 0 };
+        let Some(seg) = self.root_ref(key.slot, home).locate(key.hash) else { return 0 };
+        seg.probe(key.hash).map_or(0, |i| f(seg.entry(i).value()))
     }
 
     /// Keys of a database, expired ones included.

@@ -190,15 +190,7 @@ impl Set {
     #[inline]
     pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>, stage: usize) -> bool {
         let View::Big(table) = self.word.view() else { return stage == 0 && !self.word.prefetch_small() };
-        match stage {
-            0 => {
-                member.hash = seeded::hash(table.seed(), member.element);
-                table.prefetch_tags(member.hash);
-            }
-            1 => table.prefetch_item(member.hash),
-            _ => _ = table.find(member.hash, |_| true).inspect(|element| element.prefetch()),
-        }
-        stage < 2
+        Element::prefetch_in(table, member, stage)
     }
 
     /// Moves what small sets hold out of spans that are being emptied.

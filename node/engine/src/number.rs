@@ -51,6 +51,14 @@ fn digits(text: &[u8]) -> Option<u64> {
 
 /// A floating point number as `strtod` reads it, without surrounding space; never NaN.
 pub fn parse_f64(text: &[u8]) -> Option<f64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    if !digits.is_empty()
+        && digits.len() <= f64::DIGITS as usize
+        && let Some(n) = self::digits(digits)
+    {
+        // Most are integers, and those of so few digits are exact.
+        return Some(if digits.len() < text.len() { -(n as f64) } else { n as f64 });
+    }
     let text = std::str::from_utf8(text).ok()?;
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     if unsigned.is_empty() || unsigned.len() > 330 {
@@ -95,5 +103,9 @@ mod tests {
         assert_eq!(parse_f64(b"-inf"), Some(f64::NEG_INFINITY));
         assert_eq!(parse_f64(b"+1.5e3"), Some(1500.0));
         assert_eq!(parse_f64(b"3."), Some(3.0));
+        for text in ["0", "-0", "0012", "-999999999999999", "9999999999999999", "-", "+", "+7", "12a"] {
+            let expected = text.parse::<f64>().ok().map(f64::to_bits);
+            assert_eq!(parse_f64(text.as_bytes()).map(f64::to_bits), expected, "{text}");
+        }
     }
 }

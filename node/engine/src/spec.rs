@@ -30,6 +30,8 @@ pub struct Command {
     /// Number of the argument that names an element of the collection at the first key, whose memory is asked for ahead;
     /// 0: none.
     pub element: u8,
+    /// Number of the argument that is the score which that element gets, where there are no options; 0: none.
+    pub score: u8,
     pub args: &'static [Arg],
     pub tips: &'static [&'static str],
     pub history: &'static [(&'static str, &'static str)],
@@ -60,6 +62,7 @@ impl Command {
         channels: Channels::NONE,
         is_secret: None,
         element: 0,
+        score: 0,
         args: &[],
         tips: &[],
         history: &[],

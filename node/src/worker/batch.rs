@@ -148,30 +148,33 @@ impl<E: Env> Batch<E> {
         let mut keys = [KeyAhead::default(); BATCH_MAX];
         let mut count = 0;
         for key in items.iter().filter_map(|item| item.first_key) {
-            keys[count] = key;
-            count += 1;
+            if count == 0 || keys[count - 1] != key {
+                keys[count] = key;
+                count += 1;
+            }
         }
         keyspace.prefetch(0, &keys[..count]);
         let mut elements: smallvec::SmallVec<[ElementAhead<'_>; BATCH_MAX]> =
             items.iter().filter_map(|item| self.element(item)).collect();
-        let mut stage = 0;
-        while !elements.is_empty() {
-            let left = keyspace.prefetch_elements(0, &mut elements, stage);
-            elements.truncate(left);
-            stage += 1;
+        if !elements.is_empty() {
+            keyspace.prefetch_elements(0, &mut elements);
         }
     }
 
     /// The element that a command names in the collection at its first key.
     #[inline]
     fn element<'a>(&'a self, item: &'a Item) -> Option<ElementAhead<'a>> {
-        let place = item.spec?.command.element;
-        if place == 0 {
+        let command = &item.spec?.command;
+        if command.element == 0 {
             return None;
         }
-        let key = item.first_key?;
-        let span = item.args(&self.spans).get(place as usize)?;
-        Some(ElementAhead::new(key, span.of(self.bytes(item.buffer))))
+        let (key, buf) = (item.first_key?, self.bytes(item.buffer));
+        let arg = |place: u8| item.args(&self.spans).get(place as usize).map(|span| span.of(buf));
+        let mut element = ElementAhead::new(key, arg(command.element)?);
+        if command.score != 0 {
+            element.score = engine::number::parse_f64(arg(command.score)?);
+        }
+        Some(element)
     }
 }
 

@@ -220,15 +220,7 @@ impl Hash {
             View::Big(Big::Table(table)) => table,
             View::Big(Big::Expiring(e)) => return e.fields.prefetch(field, stage),
         };
-        match stage {
-            0 => {
-                field.hash = seeded::hash(table.seed(), field.element);
-                table.prefetch_tags(field.hash);
-            }
-            1 => table.prefetch_item(field.hash),
-            _ => _ = table.find(field.hash, |_| true).inspect(|element| element.prefetch()),
-        }
-        stage < 2
+        Element::prefetch_in(table, field, stage)
     }
 
     /// Moves what small hashes hold out of spans that are being emptied.

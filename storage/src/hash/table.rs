@@ -109,13 +109,19 @@ impl<T: Slot> Table<T> {
         self.items(hash).prefetch();
     }
 
-    /// Asks the CPU for the item that has the tag of a hash.
+    /// Asks the CPU for the item that has the tag of a hash; tells its number in the segment.
     #[inline]
-    pub fn prefetch_item(&self, hash: u64) {
+    pub fn prefetch_item(&self, hash: u64) -> Option<u32> {
         let items = self.items(hash);
-        if let Some(i) = items.position(hash as u8, |_| true) {
-            prefetch(items.items().as_ptr().wrapping_add(i).cast());
-        }
+        let i = items.position(hash as u8, |_| true)?;
+        prefetch(items.items().as_ptr().wrapping_add(i).cast());
+        Some(i as u32)
+    }
+
+    /// The item with a number in the segment that covers a hash.
+    #[inline]
+    pub fn item(&self, hash: u64, number: u32) -> Option<&T> {
+        self.items(hash).items().get(number as usize)
     }
 
     /// The segment that covers a hash.

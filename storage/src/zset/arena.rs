@@ -41,6 +41,11 @@ impl<T: Default> Arena<T> {
         &self.chunks[id as usize / CHUNK][id as usize % CHUNK]
     }
 
+    /// The node with this number, or with one that was given out once.
+    pub fn get_if(&self, id: u32) -> Option<&T> {
+        self.chunks.get(id as usize / CHUNK)?.get(id as usize % CHUNK)
+    }
+
     /// The node with this number, to change.
     pub fn get_mut(&mut self, id: u32) -> &mut T {
         &mut self.chunks[id as usize / CHUNK][id as usize % CHUNK]

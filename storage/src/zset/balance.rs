@@ -3,12 +3,11 @@
 //! Sharing first brings the fill of random insertion from 0.65 to above 0.8; cutting at seven eighths does the same for ascending
 //! insertion. Each operation touches at most two leaves and one or two inner nodes per level.
 
+use super::inner::{CHILDREN_MAX, Child, Inner};
 use super::key::Separator;
 use super::leaf::{LEAF_BYTES_MAX, NONE};
-use super::tree::{Child, Path, Tree};
+use super::tree::{Path, Tree};
 
-/// Children of an inner node: 24 bytes each, so about as large as a leaf.
-pub const CHILDREN_MAX: usize = 48;
 /// Two leaves share if both then have room for some more insertions.
 const SHARE_BYTES_MAX: usize = 2 * LEAF_BYTES_MAX * 85 / 100;
 /// Below this a leaf looks for a neighbour to merge with, and merges if the result is not full at once.
@@ -36,7 +35,7 @@ impl Tree {
             let child = child as usize;
             let children = self.inners.get(inner);
             let fits = |c: usize| {
-                children.get(c).is_some_and(|c| self.leaves.get(c.id).bytes() + bytes <= SHARE_BYTES_MAX)
+                children.get_id(c).is_some_and(|id| self.leaves.get(id).bytes() + bytes <= SHARE_BYTES_MAX)
             };
             if child > 0 && fits(child - 1) {
                 return self.share(inner, child - 1);
@@ -69,7 +68,7 @@ impl Tree {
         while let Some((inner, at)) = path.pop() {
             let at = at as usize;
             let children = self.inners.get_mut(inner);
-            children[at].count -= new.count;
+            children.count_more(at, -(new.count as i32));
             children.insert(at + 1, new);
             if children.len() <= CHILDREN_MAX {
                 return;
@@ -77,17 +76,17 @@ impl Tree {
             let cut =
                 if at + 2 == children.len() { children.len() - CHILDREN_MAX / 8 } else { children.len() / 2 };
             let tail = children.split_off(cut);
-            new = Child { separator: tail[0].separator, count: sum(&tail), id: self.inners.add(tail) };
+            new = Child { separator: tail.child(0).separator, count: tail.sum(), id: self.inners.add(tail) };
         }
         let count = self.len() as u32 - new.count;
         let left = Child { separator: Separator::default(), id: self.root, count };
-        self.root = self.inners.add(vec![left, new]);
+        self.root = self.inners.add(Inner::new(&[left, new]));
         self.height += 1;
     }
 
     /// Evens out the leaves that are children `left` and `left + 1` of an inner node.
     fn share(&mut self, inner: u32, left: usize) {
-        let (a, b) = (self.inners.get(inner)[left].id, self.inners.get(inner)[left + 1].id);
+        let (a, b) = (self.inners.get(inner).id(left), self.inners.get(inner).id(left + 1));
         let had = self.leaves.get(a).len();
         let right = self.leaves.get(b).clone();
         let mut tail = self.change(a, |leaf| {
@@ -104,9 +103,8 @@ impl Tree {
             self.relocate(had..cut, b, a);
         }
         let children = self.inners.get_mut(inner);
-        children[left].count = cut as u32;
-        children[left + 1].count = count as u32;
-        children[left + 1].separator = separator;
+        children.set(left, Child { count: cut as u32, ..children.child(left) });
+        children.set(left + 1, Child { separator, id: b, count: count as u32 });
     }
 
     /// After a removal: merges a leaf that has become small, or gives it elements of a neighbour.
@@ -118,7 +116,7 @@ impl Tree {
         }
         let at = at as usize;
         let children = self.inners.get(inner);
-        let of = |c: usize| children.get(c).map(|c| self.leaves.get(c.id));
+        let of = |c: usize| children.get_id(c).map(|id| self.leaves.get(id));
         let merges = |left: usize| match (of(left), of(left + 1)) {
             (Some(a), Some(b)) => a.len() == 0 || b.len() == 0 || a.bytes() + b.bytes() <= MERGED_BYTES_MAX,
             _ => false,
@@ -138,7 +136,7 @@ impl Tree {
     /// Merges the leaves that are children `left` and `left + 1` of the last node of the path.
     fn merge(&mut self, path: Path, left: usize) {
         let Some(&(inner, _)) = path.last() else { return };
-        let (a, b) = (self.inners.get(inner)[left].id, self.inners.get(inner)[left + 1].id);
+        let (a, b) = (self.inners.get(inner).id(left), self.inners.get(inner).id(left + 1));
         let gone = self.leaves.remove(b);
         self.leaf_bytes -= gone.heap_bytes();
         let had = self.leaves.get(a).len();
@@ -159,8 +157,8 @@ impl Tree {
         }
         self.relocate(had..self.leaves.get(a).len(), b, a);
         let children = self.inners.get_mut(inner);
-        children[left].count += children[left + 1].count;
-        children.remove(left + 1);
+        let right = children.remove(left + 1);
+        children.count_more(left, right.count as i32);
         self.settle_inner(path);
     }
 
@@ -170,7 +168,7 @@ impl Tree {
             let len = self.inners.get(inner).len();
             let Some(&(parent, at)) = path.last() else {
                 if len == 1 {
-                    self.root = self.inners.remove(inner)[0].id;
+                    self.root = self.inners.remove(inner).id(0);
                     self.height -= 1;
                 }
                 return;
@@ -180,8 +178,8 @@ impl Tree {
             }
             let at = at as usize;
             let nodes = self.inners.get(parent);
-            let joint = |left: usize| match (nodes.get(left), nodes.get(left + 1)) {
-                (Some(a), Some(b)) => Some(self.inners.get(a.id).len() + self.inners.get(b.id).len()),
+            let joint = |left: usize| match (nodes.get_id(left), nodes.get_id(left + 1)) {
+                (Some(a), Some(b)) => Some(self.inners.get(a).len() + self.inners.get(b).len()),
                 _ => None,
             };
             let lefts = [at.checked_sub(1), Some(at)];
@@ -193,32 +191,27 @@ impl Tree {
                 return;
             };
             let right = self.inners.get_mut(parent).remove(left + 1);
-            let mut moved = self.inners.remove(right.id);
-            moved[0].separator = right.separator;
-            let into = &mut self.inners.get_mut(parent)[left];
-            into.count += right.count;
-            let into = into.id;
-            self.inners.get_mut(into).append(&mut moved);
+            let moved = self.inners.remove(right.id);
+            let nodes = self.inners.get_mut(parent);
+            nodes.count_more(left, right.count as i32);
+            let into = nodes.id(left);
+            self.inners.get_mut(into).append(moved.children_behind(right.separator));
         }
     }
 
     /// Evens out two neighbouring inner nodes.
     fn share_inner(&mut self, parent: u32, left: usize) {
-        let (a, b) = (self.inners.get(parent)[left], self.inners.get(parent)[left + 1]);
-        let mut all = std::mem::take(self.inners.get_mut(a.id));
-        let mut moved = std::mem::take(self.inners.get_mut(b.id));
-        moved[0].separator = b.separator;
-        all.append(&mut moved);
-        let tail = all.split_off(all.len() / 2);
+        let nodes = self.inners.get(parent);
+        let (a, b) = (nodes.child(left), nodes.child(left + 1));
+        let (into, from) = (self.inners.get(a.id), self.inners.get(b.id));
+        let all: Vec<Child> =
+            into.children_behind(a.separator).chain(from.children_behind(b.separator)).collect();
+        let (head, tail) = all.split_at(all.len() / 2);
+        let (head, tail) = (Inner::new(head), Inner::new(tail));
         let nodes = self.inners.get_mut(parent);
-        nodes[left].count = sum(&all);
-        nodes[left + 1].count = sum(&tail);
-        nodes[left + 1].separator = tail[0].separator;
-        *self.inners.get_mut(a.id) = all;
+        nodes.set(left, Child { count: head.sum(), ..a });
+        nodes.set(left + 1, Child { separator: tail.child(0).separator, count: tail.sum(), ..b });
+        *self.inners.get_mut(a.id) = head;
         *self.inners.get_mut(b.id) = tail;
     }
-}
-
-fn sum(children: &[Child]) -> u32 {
-    children.iter().map(|c| c.count).sum()
 }

@@ -1,7 +1,5 @@
 //! What sorted sets are ordered by: the score as an integer of the same order, then the member.
 
-use std::cmp::Ordering;
-
 /// The score as an integer: `a < b` as floats if and only if the integers compare so. -0 becomes 0; NaN must not come here.
 pub fn encode(score: f64) -> u64 {
     assert!(!score.is_nan(), "a score is a number");
@@ -62,25 +60,12 @@ impl Probe<'_> {
         }
     }
 
-    /// Whether to look for the place in a child with this separator or a later one, rather than an earlier. `first` is asked
-    /// for the child's first element when the separator alone does not tell.
-    #[inline]
-    pub fn is_at_or_behind<'b>(&self, sep: Separator, first: impl FnOnce() -> (u64, &'b [u8])) -> bool {
+    /// Whether to look for the place in a child whose first element is this one, or in a later child, rather than in an
+    /// earlier.
+    pub fn is_at_or_behind(&self, score: u64, member: &[u8]) -> bool {
         match *self {
-            // Scores tell nearly all apart.
-            Probe::Element { score, member } => {
-                match sep.score.cmp(&score).then_with(|| sep.prefix.cmp(&prefix(member))) {
-                    Ordering::Less => true,
-                    Ordering::Greater => false,
-                    Ordering::Equal => first() <= (score, member),
-                }
-            }
-            Probe::Score { .. } => self.is_below(sep.score, &[]),
-            Probe::Member { member, .. } => match sep.prefix.cmp(&prefix(member)) {
-                Ordering::Less => true,
-                Ordering::Greater => false,
-                Ordering::Equal => self.is_below(sep.score, first().1),
-            },
+            Probe::Element { score: s, member: m } => (score, member) <= (s, m),
+            Probe::Score { .. } | Probe::Member { .. } => self.is_below(score, member),
         }
     }
 }

@@ -76,6 +76,15 @@ impl Leaf {
         self.0.get().get(HEADER..).unwrap_or(&[])
     }
 
+    #[inline]
+    fn parts(&self) -> Parts<'_> {
+        let body = self.body();
+        let n = self.len();
+        let (tags, rest) = body.split_at(n);
+        let (lens, rest) = rest.split_at(n);
+        Parts { tags, lens, scores: rest[..8 * n].as_chunks().0, body }
+    }
+
     /// Bytes in use.
     pub fn bytes(&self) -> usize {
         self.body().len()
@@ -86,26 +95,35 @@ impl Leaf {
         self.0.heap_bytes()
     }
 
-    /// Asks the CPU for what a look-up reads first, then (stage 1) for the score and the member with this tag.
+    /// Asks the CPU for what a look-up reads first.
     #[inline]
-    pub fn prefetch(&self, tag: u8, stage: usize) {
-        if stage == 0 {
-            prefetch(self.0.start());
-            return prefetch(self.0.start().wrapping_add(64));
+    pub fn prefetch_head(&self) {
+        prefetch(self.0.start());
+        prefetch(self.0.start().wrapping_add(64));
+    }
+
+    /// Asks the CPU for the score and the member with this tag, once the head is there.
+    #[inline]
+    pub fn prefetch_element(&self, tag: u8) {
+        let parts = self.parts();
+        if let Some(i) = memchr::memchr(tag, parts.tags) {
+            prefetch(parts.scores.as_ptr().wrapping_add(i).cast());
+            prefetch(parts.body.as_ptr().wrapping_add(parts.offset(i)));
         }
-        let n = self.len();
-        if let Some(i) = memchr::memchr(tag, &self.body()[..n]) {
-            let start = self.body().as_ptr();
-            prefetch(start.wrapping_add(2 * n + 8 * i));
-            prefetch(start.wrapping_add(self.offset(i)));
+    }
+
+    /// Asks the CPU for all of it, once the head is there: a change moves half of it.
+    #[inline]
+    pub fn prefetch_whole(&self) {
+        for at in (128..self.0.len() + 4).step_by(64) {
+            prefetch(self.0.start().wrapping_add(at));
         }
     }
 
     /// Encoded score of element `i`.
     #[inline]
     pub fn score(&self, i: usize) -> u64 {
-        let bytes = self.body()[2 * self.len() + 8 * i..].first_chunk().expect("a score has eight bytes");
-        u64::from_le_bytes(*bytes)
+        u64::from_le_bytes(self.parts().scores[i])
     }
 
     /// Overwrites a score; the caller knows that the order stays.
@@ -118,80 +136,56 @@ impl Leaf {
 
     /// The member of element `i`.
     pub fn member(&self, i: usize) -> &[u8] {
-        self.member_at(i, self.offset(i)).0
+        let parts = self.parts();
+        parts.member_at(i, parts.offset(i)).0
     }
 
     /// The member of element `i` whose bytes start at `offset`, and the offset of the next.
+    #[inline]
     pub fn member_at(&self, i: usize, offset: usize) -> (&[u8], usize) {
-        let (from, len) = match self.lens()[i] {
-            LONG => (offset + 4, self.long_len(offset)),
-            short => (offset, short as usize),
-        };
-        (&self.body()[from..from + len], from + len)
+        self.parts().member_at(i, offset)
     }
 
     /// Where the bytes of element `i` start.
     pub fn offset(&self, i: usize) -> usize {
-        let start = FIXED * self.len();
-        match self.short_lens(i) {
-            Some(sum) => start + sum,
-            None => self.lens()[..i]
-                .iter()
-                .fold(start, |at, &l| at + if l == LONG { 4 + self.long_len(at) } else { l as usize }),
-        }
-    }
-
-    /// Sum of the first `i` lengths, eight at a time; `None` if one of them is LONG.
-    #[inline]
-    fn short_lens(&self, i: usize) -> Option<usize> {
-        const ONES: u64 = 0x0101_0101_0101_0101;
-        const EVENS: u64 = 0x00ff_00ff_00ff_00ff;
-        // Behind the lengths stand eight bytes of score for each: the last word is whole as well.
-        let lens = self.body().get(self.len()..).unwrap_or(&[]);
-        let (words, _) = lens.as_chunks::<8>();
-        let (mut lanes, mut long) = (0u64, 0);
-        let mut add = |word: u64| {
-            // Four sums of sixteen bits: a leaf of short members has less than 2^16 bytes.
-            lanes += (word & EVENS) + (word >> 8 & EVENS);
-            long |= (!word).wrapping_sub(ONES) & word;
-        };
-        words[..i / 8].iter().for_each(|word| add(u64::from_le_bytes(*word)));
-        if !i.is_multiple_of(8) {
-            add(u64::from_le_bytes(words[i / 8]) & ((1 << (8 * (i % 8))) - 1));
-        }
-        let is_short = long & (ONES << 7) == 0;
-        is_short.then(|| (lanes.wrapping_mul(0x0001_0001_0001_0001) >> 48) as usize)
+        self.parts().offset(i)
     }
 
     /// The element `member`, if it is here.
+    #[inline]
     pub fn find(&self, tag: u8, member: &[u8]) -> Option<usize> {
         let len = member.len().min(LONG as usize) as u8;
-        let n = self.len();
-        let (tags, lens) = self.body().get(..2 * n)?.split_at(n);
-        memchr::memchr_iter(tag, tags).find(|&i| lens[i] == len && self.member(i) == member)
+        let parts = self.parts();
+        let is_it = |i: &usize| parts.lens[*i] == len && parts.member_at(*i, parts.offset(*i)).0 == member;
+        memchr::memchr_iter(tag, parts.tags).find(is_it)
     }
 
     /// Number of elements before a place.
     pub fn position(&self, probe: &Probe<'_>) -> usize {
-        let n = self.len();
-        let (mut from, mut to) = (0, n);
+        let parts = self.parts();
+        let mut range = 0..parts.tags.len();
         if let Probe::Element { score, .. } | Probe::Score { score, .. } = *probe {
+            let is_below = |s: &[u8; 8]| u64::from_le_bytes(*s) < score;
+            let is_same = |s: &[u8; 8]| u64::from_le_bytes(*s) == score;
             // Scores decide all but a run of equal ones.
-            from = partition(0, n, |i| self.score(i) < score);
-            to = partition(from, n, |i| self.score(i) == score);
+            range.start = parts.scores.partition_point(is_below);
+            if !parts.scores.get(range.start).is_some_and(is_same) {
+                return range.start;
+            }
+            range.end = range.start + parts.scores[range.start..].partition_point(is_same);
         }
         if let Probe::Score { is_behind, .. } = *probe {
-            return if is_behind { to } else { from };
+            return if is_behind { range.end } else { range.start };
         }
-        let mut offset = self.offset(from);
-        for i in from..to {
-            let (member, next) = self.member_at(i, offset);
-            if !probe.is_below(self.score(i), member) {
+        let mut offset = parts.offset(range.start);
+        for i in range.clone() {
+            let (member, next) = parts.member_at(i, offset);
+            if !probe.is_below(u64::from_le_bytes(parts.scores[i]), member) {
                 return i;
             }
             offset = next;
         }
-        to
+        range.end
     }
 
     /// The separator in front of this leaf. Panics if it is empty.
@@ -299,29 +293,72 @@ impl Leaf {
         }
         assert!(rest.is_empty());
     }
+}
 
+/// What a leaf's body is made of. Offsets are from the start of the body.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    tags: &'a [u8],
+    lens: &'a [u8],
+    scores: &'a [[u8; 8]],
+    body: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
     #[inline]
-    fn lens(&self) -> &[u8] {
-        let n = self.len();
-        &self.body()[n..2 * n]
+    fn member_at(self, i: usize, offset: usize) -> (&'a [u8], usize) {
+        let (from, len) = match self.lens[i] {
+            LONG => (offset + 4, self.long_len(offset)),
+            short => (offset, short as usize),
+        };
+        (&self.body[from..from + len], from + len)
     }
 
-    fn long_len(&self, offset: usize) -> usize {
-        let bytes = self.body()[offset..].first_chunk().expect("a long member has its length");
+    #[inline]
+    fn offset(self, i: usize) -> usize {
+        FIXED * self.lens.len() + self.short_lens(i).unwrap_or_else(|| self.all_lens(i))
+    }
+
+    /// Bytes of the first `i` members.
+    #[cold]
+    fn all_lens(self, i: usize) -> usize {
+        let start = FIXED * self.lens.len();
+        let end = self.lens[..i]
+            .iter()
+            .fold(start, |at, &l| at + if l == LONG { 4 + self.long_len(at) } else { l as usize });
+        end - start
+    }
+
+    /// Sum of the first `i` lengths, eight at a time; `None` if one of them is LONG.
+    #[inline]
+    fn short_lens(self, i: usize) -> Option<usize> {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        const EVENS: u64 = 0x00ff_00ff_00ff_00ff;
+        // Behind the lengths stand eight bytes of score for each: the last word is whole as well.
+        let words = self.body[self.tags.len()..].as_chunks::<8>().0;
+        let (mut lanes, mut long) = (0u64, 0);
+        let mut add = |word: u64| {
+            // Four sums of sixteen bits: a leaf of short members has less than 2^16 bytes.
+            lanes += (word & EVENS) + (word >> 8 & EVENS);
+            long |= (!word).wrapping_sub(ONES) & word;
+        };
+        let (whole, rest) = (i / 8, i % 8);
+        words[..whole].iter().for_each(|word| add(u64::from_le_bytes(*word)));
+        if rest > 0 {
+            add(u64::from_le_bytes(words[whole]) & ((1 << (8 * rest)) - 1));
+        }
+        let is_short = long & (ONES << 7) == 0;
+        is_short.then(|| (lanes.wrapping_mul(0x0001_0001_0001_0001) >> 48) as usize)
+    }
+
+    fn long_len(self, offset: usize) -> usize {
+        let bytes = self.body[offset..].first_chunk().expect("a long member has its length");
         u32::from_le_bytes(*bytes) as usize
     }
 }
 
 fn member_bytes(len: usize) -> usize {
     if len < LONG as usize { len } else { 4 + len }
-}
-
-fn partition(mut from: usize, mut to: usize, is_left: impl Fn(usize) -> bool) -> usize {
-    while from < to {
-        let middle = from + (to - from) / 2;
-        if is_left(middle) { from = middle + 1 } else { to = middle }
-    }
-    from
 }
 
 #[cfg(test)]

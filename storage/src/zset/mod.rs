@@ -5,6 +5,7 @@
 
 mod arena;
 mod balance;
+mod inner;
 mod key;
 mod leaf;
 mod range;

@@ -33,9 +33,9 @@ impl Tree {
             return self.leaves.get(id).len();
         }
         let children = self.inners.get(id);
-        assert!((2..=balance::CHILDREN_MAX).contains(&children.len()));
+        assert!((2..=inner::CHILDREN_MAX).contains(&children.len()));
         let mut sum = 0;
-        for (n, child) in children.iter().enumerate() {
+        for (n, child) in (0..children.len()).map(|n| (n, children.child(n))) {
             let from = chain.len();
             assert_eq!(self.check_node(child.id, level - 1, chain), child.count as usize);
             sum += child.count as usize;

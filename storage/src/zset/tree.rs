@@ -6,7 +6,8 @@
 //! Invariants: leaves are chained in order; a child's count is the number of elements below it; every element has one index entry.
 
 use super::arena::Arena;
-use super::key::{Probe, Separator};
+use super::inner::{CHILDREN_MAX, Child, Inner};
+use super::key::{Probe, encode};
 use super::leaf::{Leaf, NONE};
 use crate::hash::seeded;
 use crate::hash::table::{Slot, Table};
@@ -18,21 +19,13 @@ use std::cell::Cell;
 #[derive(Clone)]
 pub struct Tree {
     pub(super) leaves: Arena<Leaf>,
-    pub(super) inners: Arena<Vec<Child>>,
+    pub(super) inners: Arena<Inner>,
     pub(super) root: u32,
     /// Levels of inner nodes; 0: the root is a leaf.
     pub(super) height: usize,
     pub(super) index: Table<Place>,
     /// Bytes of all leaves' buffers.
     pub(super) leaf_bytes: usize,
-}
-
-/// One child of an inner node.
-#[derive(Clone, Copy)]
-pub struct Child {
-    pub separator: Separator,
-    pub id: u32,
-    pub count: u32,
 }
 
 /// The way from the root to a leaf: inner node and number of the child taken.
@@ -90,7 +83,7 @@ impl Tree {
 
     /// Bytes allocated; inner nodes are taken as three quarters full.
     pub fn heap_bytes(&self) -> usize {
-        let inner = self.inners.live() * super::balance::CHILDREN_MAX * 3 / 4 * size_of::<Child>();
+        let inner = self.inners.live() * CHILDREN_MAX * 3 / 4 * size_of::<Child>();
         self.leaf_bytes
             + self.leaves.heap_bytes()
             + self.inners.heap_bytes()
@@ -116,19 +109,44 @@ impl Tree {
 
     /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
     pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>, stage: usize) -> bool {
+        let (hash, is_moved) = (member.hash, member.score.is_some());
         match stage {
             0 => {
                 member.hash = self.hash(member.element);
                 self.index.prefetch_tags(member.hash);
             }
-            1 => self.index.prefetch_item(member.hash),
+            1 => {
+                member.place = self.index.prefetch_item(hash);
+                member.goal = member.score.map(|score| {
+                    let goal = self
+                        .walk(&Probe::Element { score: encode(score), member: member.element }, |_, _, _| ());
+                    self.leaves.get(goal).prefetch_head();
+                    goal
+                });
+                return member.place.is_some() || is_moved;
+            }
+            2 => {
+                member.place = member.place.and_then(|place| self.index.item(hash, place)).map(Place::leaf);
+                self.ahead(member.place).into_iter().for_each(Leaf::prefetch_head);
+                self.ahead(member.goal).into_iter().for_each(Leaf::prefetch_whole);
+                return member.place.is_some();
+            }
             _ => {
-                if let Some(place) = self.index.find(member.hash, |_| true) {
-                    self.leaves.get(place.leaf()).prefetch(member.hash as u8, stage - 2);
-                }
+                let leaf = self.ahead(member.place);
+                leaf.into_iter().for_each(|leaf| match is_moved {
+                    true => leaf.prefetch_whole(),
+                    false => leaf.prefetch_element(hash as u8),
+                });
+                return false;
             }
         }
-        stage < 3
+        true
+    }
+
+    /// The leaf that a hint speaks of.
+    #[inline]
+    fn ahead(&self, leaf: Option<u32>) -> Option<&Leaf> {
+        self.leaves.get_if(leaf?)
     }
 
     /// Encoded score of a member.
@@ -177,7 +195,7 @@ impl Tree {
                 leaf.insert(at, score, hash as u8, member);
             });
         } else {
-            self.take_out(old, member, hash, false);
+            self.take_out((id, i), old, member);
             self.add(score, member, hash, Some(id));
         }
     }
@@ -187,7 +205,9 @@ impl Tree {
         let hash = self.hash(member);
         let (leaf, i) = self.find(hash, member)?;
         let score = self.leaves.get(leaf).score(i);
-        self.take_out(score, member, hash, true);
+        let gone = self.index.remove(hash, |place| place.leaf() == leaf);
+        assert!(gone.is_some(), "every element has an index entry");
+        self.take_out((leaf, i), score, member);
         Some(score)
     }
 
@@ -196,7 +216,7 @@ impl Tree {
     fn add(&mut self, score: u64, member: &[u8], hash: u64, moved_from: Option<u32>) {
         assert!(self.len() < u32::MAX as usize, "counts have 32 bits");
         let probe = Probe::Element { score, member };
-        let (path, id, _) = self.descend(&probe);
+        let (path, id) = self.descend(&probe);
         let at = self.leaves.get(id).position(&probe);
         self.change(id, |leaf| leaf.insert(at, score, hash as u8, member));
         match moved_from {
@@ -204,7 +224,7 @@ impl Tree {
             Some(old) => self.replace_place(hash, old, id),
         }
         for &(inner, child) in &path {
-            self.inners.get_mut(inner)[child as usize].count += 1;
+            self.inners.get_mut(inner).count_more(child as usize, 1);
         }
         self.relieve(path, id, at);
     }
@@ -215,63 +235,54 @@ impl Tree {
         assert!(moved.is_some(), "every element has an index entry");
     }
 
-    /// Removes an element, and its index entry unless the caller needs that.
-    fn take_out(&mut self, score: u64, member: &[u8], hash: u64, is_last: bool) {
-        let probe = Probe::Element { score, member };
-        let (path, id, _) = self.descend(&probe);
-        let at = self.leaves.get(id).position(&probe);
-        assert!(self.leaves.get(id).member(at) == member, "the index knows the member, so the tree holds it");
-        self.change(id, |leaf| leaf.remove(at));
-        if is_last {
-            let gone = self.index.remove(hash, |place| place.leaf() == id);
-            assert!(gone.is_some(), "every element has an index entry");
-        }
+    /// Takes element `i` out of a leaf; its index entry is the caller's business.
+    fn take_out(&mut self, (id, i): (u32, usize), score: u64, member: &[u8]) {
+        let (path, found) = self.descend(&Probe::Element { score, member });
+        assert!(found == id, "the index knows the member, so the tree holds it");
+        self.change(id, |leaf| leaf.remove(i));
         for &(inner, child) in &path {
-            self.inners.get_mut(inner)[child as usize].count -= 1;
+            self.inners.get_mut(inner).count_more(child as usize, -1);
         }
         self.settle(path, id);
     }
 
     /// Number of elements before a place.
     pub fn rank(&self, probe: &Probe<'_>) -> usize {
-        let (_, leaf, before) = self.descend(probe);
+        let mut before = 0;
+        let leaf = self.walk(probe, |inner, _, at| before += inner.count_before(at));
         before + self.leaves.get(leaf).position(probe)
     }
 
     /// Leaf and number in the leaf of the element with a rank. Panics beyond the last.
     pub fn at(&self, rank: usize) -> (u32, usize) {
         assert!(rank < self.len());
-        let (mut id, mut left) = (self.root, rank);
-        for _ in 0..self.height {
-            for child in self.inners.get(id) {
-                if left < child.count as usize {
-                    id = child.id;
-                    break;
-                }
-                left -= child.count as usize;
-            }
-        }
-        (id, left)
+        (0..self.height).fold((self.root, rank), |(id, rank), _| self.inners.get(id).find_rank(rank))
     }
 
-    /// The way to the leaf a place is in, and the number of elements before that leaf.
-    pub(super) fn descend(&self, probe: &Probe<'_>) -> (Path, u32, usize) {
-        let (mut path, mut id, mut before) = (Path::new(), self.root, 0);
+    /// The way to the leaf that a place is in.
+    pub(super) fn descend(&self, probe: &Probe<'_>) -> (Path, u32) {
+        let mut path = Path::new();
+        let leaf = self.walk(probe, |_, id, at| path.push((id, at as u16)));
+        (path, leaf)
+    }
+
+    /// Goes down to the leaf that a place is in. `visit` is told of each inner node, its number and that of the child taken.
+    #[inline]
+    fn walk(&self, probe: &Probe<'_>, mut visit: impl FnMut(&Inner, u32, usize)) -> u32 {
+        let mut id = self.root;
         for level in (0..self.height).rev() {
-            let children = self.inners.get(id);
-            let at = children[1..]
-                .partition_point(|c| probe.is_at_or_behind(c.separator, || self.first(c.id, level)));
-            before += children[..at].iter().map(|c| c.count as usize).sum::<usize>();
-            path.push((id, at as u16));
-            id = children[at].id;
+            let inner = self.inners.get(id);
+            let at = inner.position(probe, |child| self.first(child, level));
+            visit(inner, id, at);
+            id = inner.id(at);
         }
-        (path, id, before)
+        id
     }
 
     /// The first element below a node that stands `level` above the leaves. Only the root leaf is ever empty.
     fn first(&self, mut id: u32, level: usize) -> (u64, &[u8]) {
         for _ in 0..level {
-            id = self.inners.get(id)[0].id;
+            id = self.inners.get(id).id(0);
         }
         let leaf = self.leaves.get(id);
         (leaf.score(0), leaf.member(0))
