@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -61,14 +62,12 @@ fn timestamp() -> String {
 /// Starts logging to the standard output or to a file.
 pub fn start(level: &str, path: &str) -> std::io::Result<()> {
     let level = match level {
-        "debug" => "debug",
-        "verbose" | "notice" => "info",
-        "warning" => "warn",
-        _ => "off",
+        "debug" => LevelFilter::DEBUG,
+        "verbose" | "notice" => LevelFilter::INFO,
+        "warning" => LevelFilter::WARN,
+        _ => LevelFilter::OFF,
     };
-    let builder = tracing_subscriber::fmt()
-        .event_format(RedisFormat)
-        .with_env_filter(tracing_subscriber::EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt().event_format(RedisFormat).with_max_level(level);
     if path.is_empty() {
         builder.init();
     } else {

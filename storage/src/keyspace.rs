@@ -5,6 +5,7 @@
 
 use crate::counters::Counters;
 use crate::directory::Root;
+use crate::entry::RawEntry;
 use crate::gate::{Gate, GateClosed};
 use crate::keyhash::KeyHasher;
 use crate::segment::Seg;
@@ -31,31 +32,33 @@ pub struct ElementAhead<'a> {
     pub element: &'a [u8],
     /// The score that it will get, if it is to be put into a sorted set.
     pub score: Option<f64>,
-    /// Its hash in the collection, from the first stage on.
+    /// Its hash in the collection, from the first step on.
     pub(crate) hash: u64,
-    /// Where the stage before found it: hints, which may be outdated.
-    pub(crate) place: Option<u32>,
+    /// Steps that are done.
+    pub(crate) step: u8,
+    /// Where the step before found it, and where it is to go: hints, which may be outdated.
+    pub(crate) place: u32,
     pub(crate) goal: Option<u32>,
 }
 
 impl<'a> ElementAhead<'a> {
     #[inline]
     pub fn new(key: KeyAhead, element: &'a [u8]) -> ElementAhead<'a> {
-        ElementAhead { key, element, score: None, hash: 0, place: None, goal: None }
+        ElementAhead { key, element, score: None, hash: 0, step: 0, place: 0, goal: None }
     }
 }
 
 /// Goes one step further with each of the elements of one collection. Those for which there is another step come first
 /// afterwards; returns how many.
 #[inline]
-fn step(value: ValueRef<'_>, elements: &mut [ElementAhead<'_>], stage: usize) -> usize {
+fn step(value: ValueRef<'_>, elements: &mut [ElementAhead<'_>]) -> usize {
     let mut kept = 0;
     for at in 0..elements.len() {
         let mut element = elements[at];
         let has_more = match value {
-            ValueRef::Set(set) => set.prefetch(&mut element, stage),
-            ValueRef::Hash(hash) => hash.prefetch(&mut element, stage),
-            ValueRef::ZSet(zset) => zset.prefetch(&mut element, stage),
+            ValueRef::Set(set) => set.prefetch(&mut element),
+            ValueRef::Hash(hash) => hash.prefetch(&mut element),
+            ValueRef::ZSet(zset) => zset.prefetch(&mut element),
             ValueRef::Str(_) | ValueRef::List(_) | ValueRef::Stream(_) => false,
         };
         if has_more {
@@ -114,9 +117,8 @@ impl Keyspace {
 
     pub(crate) fn with_hasher(databases: u16, hasher: KeyHasher) -> Keyspace {
         assert!(databases > 0);
-        let lines: Box<[SlotLine]> = (0..Slot::COUNT).map(|_| SlotLine::new()).collect();
         let keyspace = Keyspace {
-            lines: lines.try_into().ok().expect("one line for each slot"),
+            lines: SlotLine::all_new(),
             hasher,
             places: (0..databases).map(AtomicU16::new).collect(),
             homes: (0..databases).map(|_| OnceLock::new()).collect(),
@@ -237,10 +239,9 @@ impl Keyspace {
                 // Elements of one key share its lock and its look-up.
                 let run = &mut elements[from..from + run];
                 self.on_value(key, home, |value| {
-                    let (mut left, mut stage) = (run.len(), 0);
+                    let mut left = run.len();
                     while left > 0 {
-                        left = step(value, &mut run[..left], stage);
-                        stage += 1;
+                        left = step(value, &mut run[..left]);
                     }
                     0
                 });
@@ -250,23 +251,24 @@ impl Keyspace {
             }
             from += run;
         }
-        let mut stage = 0;
         while alone > 0 {
             let mut kept = 0;
             for at in 0..alone {
                 elements[kept] = elements[at];
                 let element = &mut elements[kept..=kept];
-                kept += self.on_value(element[0].key, home, |value| step(value, element, stage));
+                kept += self.on_value(element[0].key, home, |value| step(value, element));
             }
-            (alone, stage) = (kept, stage + 1);
+            alone = kept;
         }
     }
-    /// Calls `f` with what is probably at a key, under its lock. 0: it is locked, or nothing is there.
+    /// Calls `f` with the collection that is probably at a key, under its lock. 0: it is locked, or none is there.
     #[inline]
     fn on_value(&self, key: KeyAhead, home: u16, f: impl FnOnce(ValueRef<'_>) -> usize) -> usize {
         let Some(_guard) = self.try_lock(key.slot) else { return 0 };
         let Some(seg) = self.root_ref(key.slot, home).locate(key.hash) else { return 0 };
-        seg.probe(key.hash).map_or(0, |i| f(seg.entry(i).value()))
+        // Another key with the same tag bits is a string nearly always.
+        let is_collection = |entry: RawEntry| !matches!(entry.value(), ValueRef::Str(_));
+        seg.probe_for(key.hash, is_collection).map_or(0, |i| f(seg.entry(i).value()))
     }
 
     /// Keys of a database, expired ones included.

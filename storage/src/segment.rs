@@ -166,6 +166,12 @@ impl Seg {
         self.candidates(hash, |_| true)
     }
 
+    /// The first entry with the tag bits of `hash` whose value `is` accepts. The entries are looked at.
+    #[inline]
+    pub(crate) fn probe_for(self, hash: u64, is: impl Fn(RawEntry) -> bool) -> Option<usize> {
+        self.candidates(hash, is)
+    }
+
     #[inline]
     fn candidates(self, hash: u64, mut is_it: impl FnMut(RawEntry) -> bool) -> Option<usize> {
         let n = self.len();

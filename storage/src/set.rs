@@ -186,11 +186,14 @@ impl Set {
         }
     }
 
-    /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
+    /// Asks the CPU for what a look-up of a member will read, one step further at each call; whether there is another.
     #[inline]
-    pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>, stage: usize) -> bool {
-        let View::Big(table) = self.word.view() else { return stage == 0 && !self.word.prefetch_small() };
-        Element::prefetch_in(table, member, stage)
+    pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>) -> bool {
+        let View::Big(table) = self.word.view() else {
+            self.word.prefetch_small();
+            return false;
+        };
+        Element::prefetch_in(table, member)
     }
 
     /// Moves what small sets hold out of spans that are being emptied.

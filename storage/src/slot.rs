@@ -53,12 +53,25 @@ unsafe impl Sync for SlotLine {}
 unsafe impl Send for SlotLine {}
 
 impl SlotLine {
+    #[cfg(any(test, loom))]
     pub(crate) fn new() -> SlotLine {
         SlotLine {
             state: UnsafeCell::new(SlotState::default()),
             lock: SlotLock::new(),
             root: UnsafeCell::new(Root::EMPTY),
         }
+    }
+
+    /// A line for each slot. What is not touched takes no memory.
+    #[cfg(not(loom))]
+    pub(crate) fn all_new() -> Box<[SlotLine; Slot::COUNT]> {
+        // SAFETY: a new line is all zeros: no side, serving, unlocked, an empty root. A test holds that.
+        unsafe { Box::new_zeroed().assume_init() }
+    }
+    #[cfg(loom)]
+    pub(crate) fn all_new() -> Box<[SlotLine; Slot::COUNT]> {
+        let lines: Box<[SlotLine]> = (0..Slot::COUNT).map(|_| SlotLine::new()).collect();
+        lines.try_into().ok().expect("one line for each slot")
     }
 
     #[inline]
@@ -113,5 +126,32 @@ impl Drop for SlotGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         self.line.lock.unlock();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_line_is_all_zeros() {
+        let new = SlotLine::new();
+        // SAFETY: as in `SlotLine::all_new`, which this is to hold.
+        let zeroed: Box<SlotLine> = unsafe { Box::new_zeroed().assume_init() };
+        let state = |line: &SlotLine| {
+            // SAFETY: nobody else has the line.
+            let (state, root) = unsafe { (&*line.state.get(), &*line.root.get()) };
+            (
+                state.side.is_none(),
+                state.writes,
+                state.ownership,
+                state.flags,
+                root.count as u64,
+                root.locate(1).is_none(),
+            )
+        };
+        assert_eq!(state(&new), state(&zeroed));
+        assert_eq!(state(&zeroed), (true, 0, Ownership::Serving, 0, 0, true));
+        assert!(zeroed.lock().try_lock());
     }
 }

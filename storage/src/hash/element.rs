@@ -5,7 +5,7 @@
 //! Boxed slices would do without `unsafe`, at 16 bytes a pointer and a second allocation per field.
 
 use super::seeded;
-use super::table::{Slot, Table};
+use super::table::{Ahead, Slot, Table};
 use crate::keyspace::ElementAhead;
 use crate::segment::prefetch;
 use crate::slab;
@@ -70,25 +70,18 @@ impl<const PAIR: bool> Element<PAIR> {
         prefetch(self.raw().wrapping_add(SHORT));
     }
 
-    /// Asks the CPU for what a look-up in a table will read, one step further at each `stage`; whether there is another.
+    /// Asks the CPU for what a look-up in a table will read, one step further at each call; whether there is another.
     #[inline]
-    pub fn prefetch_in(table: &Table<Self>, ahead: &mut ElementAhead<'_>, stage: usize) -> bool {
-        match stage {
-            0 => {
-                ahead.hash = seeded::hash(table.seed(), ahead.element);
-                table.prefetch_tags(ahead.hash);
-                true
-            }
-            1 => {
-                ahead.place = table.prefetch_item(ahead.hash);
-                ahead.place.is_some()
-            }
-            _ => {
-                let element = ahead.place.and_then(|place| table.item(ahead.hash, place));
-                element.into_iter().for_each(Element::prefetch);
-                false
-            }
+    pub fn prefetch_in(table: &Table<Self>, ahead: &mut ElementAhead<'_>) -> bool {
+        if ahead.step == 0 {
+            ahead.hash = seeded::hash(table.seed(), ahead.element);
         }
+        match table.prefetch(ahead) {
+            Ahead::Later => return true,
+            Ahead::There(element) => element.prefetch(),
+            Ahead::None => {}
+        }
+        false
     }
 
     /// Offset of the key and both lengths.

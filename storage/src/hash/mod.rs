@@ -212,15 +212,18 @@ impl Hash {
         }
     }
 
-    /// Asks the CPU for what a look-up of a field will read, one step further at each `stage`; whether there is another.
+    /// Asks the CPU for what a look-up of a field will read, one step further at each call; whether there is another.
     #[inline]
-    pub(crate) fn prefetch(&self, field: &mut ElementAhead<'_>, stage: usize) -> bool {
+    pub(crate) fn prefetch(&self, field: &mut ElementAhead<'_>) -> bool {
         let table = match self.word.view() {
-            View::Small(_) => return stage == 0 && !self.word.prefetch_small(),
+            View::Small(_) => {
+                self.word.prefetch_small();
+                return false;
+            }
             View::Big(Big::Table(table)) => table,
-            View::Big(Big::Expiring(e)) => return e.fields.prefetch(field, stage),
+            View::Big(Big::Expiring(e)) => return e.fields.prefetch(field),
         };
-        Element::prefetch_in(table, field, stage)
+        Element::prefetch_in(table, field)
     }
 
     /// Moves what small hashes hold out of spans that are being emptied.

@@ -5,10 +5,12 @@
 //! insertion ever copies is one segment and one directory of 256 entries, whatever the size of the table.
 //! A segment is one interval of the hash space. Splits divide intervals and merges join them, therefore a scan whose cursor is the
 //! start of the next interval returns each item that was present throughout, as SCAN promises.
-//! Invariants: `count` of a directory is the number of items below it; local depth <= directory depth <= 8.
+//! Invariants: `count` of a directory is the number of items below it; local depth <= 8.
 
 use super::segment::{Segment, segment_bytes};
+use crate::keyspace::ElementAhead;
 use crate::segment::prefetch;
+use std::ptr;
 
 /// What a table holds: a word with some bits of the item's hash on top.
 pub trait Slot {
@@ -30,6 +32,14 @@ pub trait Slot {
     }
 }
 
+/// What is known of an item that memory was asked for.
+pub enum Ahead<T> {
+    /// There are more steps.
+    Later,
+    There(T),
+    None,
+}
+
 /// An unordered multiset of items, found by hash.
 #[derive(Clone)]
 pub struct Table<T> {
@@ -41,11 +51,10 @@ pub struct Table<T> {
 
 #[derive(Clone)]
 struct Dir<T> {
-    depth: u8,
-    /// Number of the child for each value of the next `depth` bits.
-    map: Vec<u8>,
     children: Vec<Child<T>>,
     count: usize,
+    /// Number of the child for each value of the next eight bits. In one piece with the rest: a look-up waits for it once.
+    map: [u8; 1 << DIR_BITS],
 }
 
 impl<T> Drop for Dir<T> {
@@ -68,7 +77,7 @@ const SEGMENT_MAX: usize = 63;
 /// A segment and its buddy merge at half of that, so that they do not split again at once.
 const MERGE_MAX: usize = 31;
 /// Capacities a segment grows through.
-const CLASSES: [usize; 5] = [4, 12, 20, 36, SEGMENT_MAX];
+const CLASSES: [usize; 8] = [4, 12, 20, 28, 36, 44, 52, SEGMENT_MAX];
 /// Bits one directory consumes.
 const DIR_BITS: u8 = 8;
 
@@ -103,25 +112,39 @@ impl<T: Slot> Table<T> {
         items.position(hash as u8, |t| t.may_be(hash) && is(t)).map(|i| &items.items()[i])
     }
 
-    /// Asks the CPU for the tags of the segment that covers a hash.
+    /// Asks the CPU for what a look-up will read, one step further at each call. Returns the item, which is hardly another,
+    /// as soon as it is there.
     #[inline]
-    pub fn prefetch_tags(&self, hash: u64) {
-        self.items(hash).prefetch();
-    }
-
-    /// Asks the CPU for the item that has the tag of a hash; tells its number in the segment.
-    #[inline]
-    pub fn prefetch_item(&self, hash: u64) -> Option<u32> {
-        let items = self.items(hash);
-        let i = items.position(hash as u8, |_| true)?;
-        prefetch(items.items().as_ptr().wrapping_add(i).cast());
-        Some(i as u32)
-    }
-
-    /// The item with a number in the segment that covers a hash.
-    #[inline]
-    pub fn item(&self, hash: u64, number: u32) -> Option<&T> {
-        self.items(hash).items().get(number as usize)
+    pub fn prefetch(&self, ahead: &mut ElementAhead<'_>) -> Ahead<&T> {
+        let hash = ahead.hash;
+        ahead.step += 1;
+        match ahead.step {
+            // The root is at hand: it is read by every look-up.
+            1 => match self.root.child(hash, 0) {
+                Child::Dir(dir) => {
+                    prefetch(dir.map.as_ptr().wrapping_add(index(hash, 1)));
+                    prefetch((&raw const dir.children).cast());
+                }
+                Child::Segment(_, items) => {
+                    ahead.step = 3;
+                    items.prefetch();
+                }
+            },
+            2 => {
+                if let Child::Dir(dir) = self.root.child(hash, 0) {
+                    prefetch(ptr::from_ref(dir.child(hash, 1)).cast());
+                }
+            }
+            3 => self.items(hash).prefetch(),
+            4 => {
+                let items = self.items(hash);
+                let Some(i) = items.position(hash as u8, |_| true) else { return Ahead::None };
+                prefetch(items.items().as_ptr().wrapping_add(i).cast());
+                ahead.place = i as u32;
+            }
+            _ => return self.items(hash).items().get(ahead.place as usize).map_or(Ahead::None, Ahead::There),
+        }
+        Ahead::Later
     }
 
     /// The segment that covers a hash.
@@ -129,7 +152,7 @@ impl<T: Slot> Table<T> {
     fn items(&self, hash: u64) -> &Segment<T> {
         let (mut dir, mut level) = (&self.root, 0);
         loop {
-            match &dir.children[dir.map[dir.index(hash, level)] as usize] {
+            match dir.child(hash, level) {
                 Child::Dir(next) => dir = next,
                 Child::Segment(_, items) => return items,
             }
@@ -147,7 +170,7 @@ impl<T: Slot> Table<T> {
         let mut dir = &mut self.root;
         let mut level = 0;
         loop {
-            let child = dir.map[dir.index(hash, level)] as usize;
+            let child = dir.map[index(hash, level)] as usize;
             match &mut dir.children[child] {
                 Child::Dir(next) => dir = next,
                 Child::Segment(_, items) => {
@@ -223,8 +246,7 @@ impl<T: Slot> Table<T> {
     fn segment(&self, hash: u64) -> (&[T], Option<u64>) {
         let (mut dir, mut level) = (&self.root, 0);
         loop {
-            let child = &dir.children[dir.map[dir.index(hash, level)] as usize];
-            match child {
+            match dir.child(hash, level) {
                 Child::Dir(next) => dir = next,
                 Child::Segment(local, items) => {
                     let bits = u32::from(level * DIR_BITS + local);
@@ -240,22 +262,22 @@ impl<T: Slot> Table<T> {
 impl<T: Slot> Dir<T> {
     fn with(items: Segment<T>) -> Dir<T> {
         let count = items.len();
-        Dir { depth: 0, map: vec![0], children: vec![Child::Segment(0, items)], count }
+        Dir { children: vec![Child::Segment(0, items)], count, map: [0; 1 << DIR_BITS] }
     }
 
-    /// Bytes of this directory's own vectors and segments, without items and child directories.
+    #[inline]
+    fn child(&self, hash: u64, level: u8) -> &Child<T> {
+        &self.children[self.map[index(hash, level)] as usize]
+    }
+
+    /// Bytes of this directory's own list and segments, without items and child directories.
     fn own_bytes(&self) -> usize {
         let segments: usize = self.children.iter().map(Child::own_bytes).sum();
         self.dir_bytes() + segments
     }
 
     fn dir_bytes(&self) -> usize {
-        self.map.capacity() + self.children.capacity() * size_of::<Child<T>>()
-    }
-
-    fn index(&self, hash: u64, level: u8) -> usize {
-        let rest = hash << (level * DIR_BITS);
-        if self.depth == 0 { 0 } else { (rest >> (64 - self.depth)) as usize }
+        self.children.capacity() * size_of::<Child<T>>()
     }
 
     /// Returns by how many bytes segments and directories grew.
@@ -264,7 +286,7 @@ impl<T: Slot> Dir<T> {
         let before = self.dir_bytes() as isize;
         let mut grown = 0;
         loop {
-            let child = self.map[self.index(hash, level)] as usize;
+            let child = self.map[index(hash, level)] as usize;
             match &mut self.children[child] {
                 Child::Dir(dir) => {
                     grown += dir.insert(hash, level + 1, seed, item);
@@ -285,7 +307,7 @@ impl<T: Slot> Dir<T> {
     }
 
     /// Splits a full segment by one more bit, or puts a directory in its place. Returns the bytes of new segments and
-    /// directories less those of old ones, without this directory's own vectors.
+    /// directories less those of old ones, without this directory's own list.
     fn split(&mut self, child: usize, hash: u64, level: u8, seed: u64) -> isize {
         let Child::Segment(local, items) = &mut self.children[child] else {
             unreachable!("directories do not split")
@@ -308,17 +330,13 @@ impl<T: Slot> Dir<T> {
         }
         let grown = bytes_of(zeros.capacity()) + bytes_of(ones.capacity()) - bytes_of(had);
         self.children[child] = Child::Segment(local, zeros);
-        if local > self.depth {
-            self.map = self.map.iter().flat_map(|&c| [c, c]).collect();
-            self.depth += 1;
-        }
         let new = self.children.len();
         if self.children.len() == self.children.capacity() {
             self.children.reserve_exact(1 + self.children.len() / 2);
         }
         self.children.push(Child::Segment(local, ones));
-        let half = 1 << (self.depth - local);
-        let first = self.index(hash, level) / (2 * half) * (2 * half);
+        let half = 1 << (DIR_BITS - local);
+        let first = index(hash, level) / (2 * half) * (2 * half);
         self.map[first + half..first + 2 * half].fill(new as u8);
         grown
     }
@@ -326,12 +344,12 @@ impl<T: Slot> Dir<T> {
     /// Returns the item and by how many bytes segments and directories grew, which is mostly negative.
     fn remove(&mut self, hash: u64, level: u8, is: &impl Fn(&T) -> bool) -> Option<(T, isize)> {
         let before = self.dir_bytes() as isize;
-        let at = self.index(hash, level);
+        let at = index(hash, level);
         let child = &mut self.children[self.map[at] as usize];
         let (item, mut grown) = match child {
             Child::Dir(dir) => {
                 let (item, mut grown) = dir.remove(hash, level + 1, is)?;
-                if dir.depth == 0 {
+                if dir.children.len() == 1 {
                     grown -= (dir.dir_bytes() + size_of::<Dir<T>>()) as isize;
                     let only = dir.children.pop().expect("a directory has a child");
                     // Items of a directory's child share all of this directory's bits.
@@ -363,7 +381,7 @@ impl<T: Slot> Dir<T> {
             let child = self.map[at] as usize;
             let Child::Segment(local @ 1.., mine) = &self.children[child] else { break };
             let local = *local;
-            let span = 1 << (self.depth - local);
+            let span = 1 << (DIR_BITS - local);
             let first = at / span * span;
             let buddy = self.map[first ^ span] as usize;
             let Child::Segment(its_local, its) = &self.children[buddy] else { break };
@@ -393,24 +411,17 @@ impl<T: Slot> Dir<T> {
             at = first & !span;
             merged = true;
         }
-        if merged {
-            self.halve();
+        if merged && self.children.len() < self.children.capacity() / 2 {
+            self.children.shrink_to(self.children.len() + self.children.len() / 4);
         }
         grown
     }
+}
 
-    /// Halves the map while no child needs its full depth.
-    fn halve(&mut self) {
-        let needed = self.children.iter().map(Child::local).max().unwrap_or(0);
-        if needed < self.depth {
-            let step = 1 << (self.depth - needed);
-            self.map = self.map.iter().copied().step_by(step).collect();
-            self.depth = needed;
-        }
-        if self.children.len() < self.children.capacity() / 2 {
-            self.children.shrink_to(self.children.len() + self.children.len() / 4);
-        }
-    }
+/// Place in the map of a directory that consumes the bits of a level.
+#[inline]
+fn index(hash: u64, level: u8) -> usize {
+    (hash << (level * DIR_BITS) >> (64 - DIR_BITS)) as usize
 }
 
 impl<T> Child<T> {
@@ -422,6 +433,7 @@ impl<T> Child<T> {
     }
 
     /// Bits of the directory's eight that all items below share.
+    #[cfg(test)]
     fn local(&self) -> u8 {
         match self {
             Child::Segment(local, _) => *local,
@@ -520,14 +532,12 @@ mod tests {
     impl<T: Slot> Table<T> {
         fn check(&self) {
             fn walk<T: Slot>(dir: &Dir<T>, level: u8, prefix: u64, seed: u64) -> (usize, usize) {
-                assert!(dir.depth <= DIR_BITS && dir.map.len() == 1 << dir.depth);
                 let (mut count, mut bytes) = (0, dir.own_bytes());
                 for (number, child) in dir.children.iter().enumerate() {
                     let places: Vec<_> =
                         (0..dir.map.len()).filter(|&i| dir.map[i] as usize == number).collect();
-                    assert_eq!(places.len(), 1 << (dir.depth - child.local()));
-                    let start = prefix
-                        | (places[0] as u64).checked_shl(64 - u32::from(dir.depth + level * 8)).unwrap_or(0);
+                    assert_eq!(places.len(), 1 << (DIR_BITS - child.local()));
+                    let start = prefix | (places[0] as u64) << (64 - u32::from(DIR_BITS + level * 8));
                     let bits = u32::from(level * 8 + child.local());
                     match child {
                         Child::Segment(_, items) => {
@@ -538,7 +548,7 @@ mod tests {
                             count += items.len();
                         }
                         Child::Dir(next) => {
-                            assert!(child.local() == 8 && next.depth > 0);
+                            assert!(child.local() == 8 && next.children.len() > 1);
                             let (c, b) = walk(next, level + 1, start, seed);
                             count += c;
                             bytes += b + size_of::<Dir<T>>();

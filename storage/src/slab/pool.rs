@@ -15,8 +15,8 @@ const REGION_SPANS: usize = 64;
 const REGION_BYTES: usize = REGION_SPANS * SPAN_BYTES;
 /// Spans kept with their memory for whoever needs one next: 2 MiB.
 const WARM_MAX: usize = 32;
-/// Regions of ordinary pages before the first of huge ones: behind 48 MiB, the huge page that is kept ready is little.
-const PLAIN_REGIONS: usize = 12;
+/// Regions of ordinary pages before the first of huge ones: behind 64 MiB, the huge page that is kept ready is little.
+const PLAIN_REGIONS: usize = 16;
 const HUGE_PAGE: usize = 2 << 20;
 const HUGE_PAGE_SPANS: usize = HUGE_PAGE / SPAN_BYTES;
 /// Huge pages mapped at a time. Choice: 32 MiB of addresses, so that the largest keyspace has few mappings.

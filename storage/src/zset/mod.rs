@@ -208,12 +208,15 @@ impl ZSet {
         }
     }
 
-    /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
+    /// Asks the CPU for what a look-up of a member will read, one step further at each call; whether there is another.
     #[inline]
-    pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>, stage: usize) -> bool {
+    pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>) -> bool {
         match self.word.view() {
-            View::Small(_) => stage == 0 && !self.word.prefetch_small(),
-            View::Big(tree) => tree.prefetch(member, stage),
+            View::Small(_) => {
+                self.word.prefetch_small();
+                false
+            }
+            View::Big(tree) => tree.prefetch(member),
         }
     }
 

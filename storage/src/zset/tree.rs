@@ -10,7 +10,7 @@ use super::inner::{CHILDREN_MAX, Child, Inner};
 use super::key::{Probe, encode};
 use super::leaf::{Leaf, NONE};
 use crate::hash::seeded;
-use crate::hash::table::{Slot, Table};
+use crate::hash::table::{Ahead, Slot, Table};
 use crate::keyspace::ElementAhead;
 use smallvec::SmallVec;
 use std::cell::Cell;
@@ -107,46 +107,46 @@ impl Tree {
         Some((place.leaf(), found.get()))
     }
 
-    /// Asks the CPU for what a look-up of a member will read, one step further at each `stage`; whether there is another.
-    pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>, stage: usize) -> bool {
-        let (hash, is_moved) = (member.hash, member.score.is_some());
-        match stage {
+    /// Asks the CPU for what a look-up of a member will read, and for where a new score puts it, one step further at each
+    /// call; whether there is another.
+    pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>) -> bool {
+        const IN_LEAF: u8 = u8::MAX;
+        match member.step {
             0 => {
                 member.hash = self.hash(member.element);
-                self.index.prefetch_tags(member.hash);
+                member.goal = member.score.map(|score| self.goal(score, member.element));
             }
-            1 => {
-                member.place = self.index.prefetch_item(hash);
-                member.goal = member.score.map(|score| {
-                    let goal = self
-                        .walk(&Probe::Element { score: encode(score), member: member.element }, |_, _, _| ());
-                    self.leaves.get(goal).prefetch_head();
-                    goal
-                });
-                return member.place.is_some() || is_moved;
-            }
-            2 => {
-                member.place = member.place.and_then(|place| self.index.item(hash, place)).map(Place::leaf);
-                self.ahead(member.place).into_iter().for_each(Leaf::prefetch_head);
-                self.ahead(member.goal).into_iter().for_each(Leaf::prefetch_whole);
-                return member.place.is_some();
-            }
-            _ => {
-                let leaf = self.ahead(member.place);
-                leaf.into_iter().for_each(|leaf| match is_moved {
-                    true => leaf.prefetch_whole(),
-                    false => leaf.prefetch_element(hash as u8),
-                });
+            IN_LEAF => {
+                self.prefetch_in_leaf(member);
                 return false;
             }
+            _ => {}
         }
-        true
+        match self.index.prefetch(member) {
+            Ahead::Later => return true,
+            Ahead::There(place) => {
+                member.place = place.leaf();
+                self.leaves.get_if(place.leaf()).into_iter().for_each(Leaf::prefetch_head);
+            }
+            Ahead::None => member.place = NONE,
+        }
+        member.step = IN_LEAF;
+        member.place != NONE || member.goal.is_some()
     }
 
-    /// The leaf that a hint speaks of.
-    #[inline]
-    fn ahead(&self, leaf: Option<u32>) -> Option<&Leaf> {
-        self.leaves.get_if(leaf?)
+    /// The leaf where a member with this score belongs.
+    fn goal(&self, score: f64, member: &[u8]) -> u32 {
+        let goal = self.walk(&Probe::Element { score: encode(score), member }, |_, _, _| ());
+        self.leaves.get(goal).prefetch_head();
+        goal
+    }
+
+    fn prefetch_in_leaf(&self, member: &ElementAhead<'_>) {
+        let leaf = self.leaves.get_if(member.place);
+        let Some(goal) = member.goal else {
+            return leaf.into_iter().for_each(|leaf| leaf.prefetch_element(member.hash as u8));
+        };
+        leaf.into_iter().chain(self.leaves.get_if(goal)).for_each(Leaf::prefetch_whole);
     }
 
     /// Encoded score of a member.
