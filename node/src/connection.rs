@@ -408,7 +408,6 @@ impl<E: Env> Connection<E> {
         E::poll_write(&mut self.stream.borrow_mut(), cx, bytes)
     }
 
-    #[inline]
     fn read_into(&self, cx: &mut Context<'_>, buf: &mut Vec<u8>, max: usize) -> Poll<std::io::Result<usize>> {
         E::poll_read(&mut self.stream.borrow_mut(), cx, buf, max)
     }

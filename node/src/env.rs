@@ -272,6 +272,7 @@ impl Env for Real {
         }
     }
 
+    #[inline]
     fn poll_read(
         stream: &mut Stream,
         cx: &mut Context<'_>,
@@ -281,10 +282,12 @@ impl Env for Real {
         stream.poll_read_some(cx, buf, max)
     }
 
+    #[inline]
     fn is_drained(stream: &Stream, cx: &mut Context<'_>) -> bool {
         stream.is_drained(cx)
     }
 
+    #[inline]
     fn poll_write(stream: &mut Stream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         stream.poll_write_some(cx, bytes)
     }

@@ -148,10 +148,13 @@ trait Plain {
             moved = act()?;
             match 0 < moved && moved < max {
                 true => Err(io::ErrorKind::WouldBlock.into()),
-                false => Ok(moved),
+                false => Ok(()),
             }
         });
-        if moved > 0 { Ok(moved) } else { result }
+        match result {
+            Err(error) if moved == 0 => Err(error),
+            _ => Ok(moved),
+        }
     }
 
     #[inline]
