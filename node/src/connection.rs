@@ -495,6 +495,10 @@ impl<E: Env> Connection<E> {
         }
     }
 
+    /// The last flush ended before the output did, although the socket takes more: who made it wakes the connection.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.get()
+    }
     /// Something waits to be sent, be it empty.
     fn has_output(&self) -> bool {
         !self.output.borrow().is_empty()

@@ -291,7 +291,7 @@ impl<E: Env> Worker<E> {
                     if connection.flush(released).is_err() {
                         connection.close(false);
                     }
-                    if connection.output_bytes() == 0 {
+                    if connection.output_bytes() == 0 || connection.is_cut() {
                         connection.wake();
                     }
                 }
