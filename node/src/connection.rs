@@ -1,7 +1,8 @@
 //! One client connection: it reads and parses; the worker executes for it; it writes what the worker left.
 //!
-//! A connection's task runs on its worker's thread. It hands complete commands to the worker's batch and keeps only what
-//! belongs to no complete command, so that an idle connection holds no buffer.
+//! It is polled by its worker whenever it was woken. It hands complete commands to the worker's batch and keeps only what
+//! belongs to no complete command, so that an idle connection holds no buffer. Who becomes a replica's link, or whose script
+//! is debugged, gets a task of its own.
 //!
 //! Invariant: replies leave in the order of their commands; a held reply holds all that follow it.
 
@@ -11,7 +12,6 @@ use crate::message::Message;
 use crate::pubsub::Subscriptions;
 use crate::shared::Released;
 use crate::worker::Worker;
-use bytes::BufMut;
 use engine::Session;
 use engine::blocking::Waiter;
 use proto::limits;
@@ -23,7 +23,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use tokio::io::AsyncWrite;
 
 /// Bytes read at one wake: what a connection may do per turn, so that one pipelining client cannot starve the rest.
 pub const READ_BYTES: usize = 16 * 1024;
@@ -38,7 +37,7 @@ const OWN_BUFFER_BYTES: usize = 32 * 1024;
 pub const OUTPUT_PAUSE_BYTES: usize = 16 * 1024 * 1024;
 
 /// What a connection is doing.
-#[derive(Clone, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Phase {
     /// Takes commands.
     #[default]
@@ -47,8 +46,8 @@ pub enum Phase {
     InBatch,
     /// Runs its command again when the worker says so: a slot is held.
     Parked,
-    /// Waits for keys until the waiter's time is up.
-    Blocked(Arc<Waiter>),
+    /// Waits for keys until its waiter's time is up.
+    Blocked,
     /// Somebody else works on its reply.
     Waiting,
     /// Ends after what it has to say is sent.
@@ -86,14 +85,18 @@ pub struct Connection<E: Env> {
     pub stream: RefCell<E::Stream>,
     pub session: RefCell<Session>,
     pub subscriptions: RefCell<Subscriptions>,
-    pub phase: RefCell<Phase>,
+    /// Where its worker finds it.
+    pub place: u32,
+    phase: Cell<Phase>,
+    /// What it waits for, while it is blocked.
+    waiter: RefCell<Option<Arc<Waiter>>>,
     /// Input that belongs to no complete command, or to commands that were put off.
     pub input: RefCell<Vec<u8>>,
     /// How far `input` was parsed.
     pub partial: RefCell<Option<Box<Partial>>>,
     /// `input` holds complete commands.
     pub has_deferred: Cell<bool>,
-    /// Its task waits for the socket, although commands of its stand in the batch.
+    /// It waits for the socket, although commands of its stand in the batch.
     is_listening: Cell<bool>,
     output: RefCell<VecDeque<Output>>,
     output_bytes: Cell<usize>,
@@ -109,12 +112,15 @@ pub struct Connection<E: Env> {
     pub is_errand: Cell<bool>,
     /// The socket gave an error instead of its end.
     has_failed: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-    /// PSYNC or SYNC was sent: the connection's task becomes a replica's link.
+    /// Makes its worker poll it.
+    waker: Waker,
+    /// The task that has taken it over.
+    apart: RefCell<Option<Waker>>,
+    /// PSYNC or SYNC was sent: the connection becomes a replica's link.
     pub sync: RefCell<Option<crate::replica::SyncRequest>>,
     /// SCRIPT DEBUG was sent: the next EVAL is debugged.
     pub debug_mode: Cell<Option<crate::debugger::Mode>>,
-    /// It came: the connection's task becomes the session's.
+    /// It came: the connection is the session's.
     pub debugged: RefCell<Option<Box<crate::debugger::Request>>>,
     /// What the client waited for when its connection began to end.
     pub left_waiting: RefCell<Option<Arc<Waiter>>>,
@@ -125,14 +131,23 @@ pub struct Connection<E: Env> {
 }
 
 impl<E: Env> Connection<E> {
-    pub fn new(client: Arc<Client>, stream: E::Stream, session: Session) -> Connection<E> {
+    /// `waker`: makes its worker poll it.
+    pub fn new(
+        client: Arc<Client>,
+        stream: E::Stream,
+        session: Session,
+        place: u32,
+        waker: Waker,
+    ) -> Connection<E> {
         Connection {
             id: client.id,
             client,
             stream: RefCell::new(stream),
             session: RefCell::new(session),
             subscriptions: RefCell::default(),
-            phase: RefCell::default(),
+            place,
+            phase: Cell::default(),
+            waiter: RefCell::default(),
             input: RefCell::default(),
             partial: RefCell::default(),
             has_deferred: Cell::new(false),
@@ -145,7 +160,8 @@ impl<E: Env> Connection<E> {
             is_postponed: Cell::new(false),
             is_errand: Cell::new(false),
             has_failed: Cell::new(false),
-            waker: RefCell::new(None),
+            waker,
+            apart: RefCell::new(None),
             sync: RefCell::new(None),
             debug_mode: Cell::new(None),
             debugged: RefCell::new(None),
@@ -155,30 +171,50 @@ impl<E: Env> Connection<E> {
         }
     }
 
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+    /// Not for [`Phase::Blocked`]: see [`Connection::block`].
+    #[inline]
     pub fn set_phase(&self, phase: Phase) {
-        let is_ending = matches!(phase, Phase::Closing | Phase::Closed);
-        if let Phase::Blocked(waiter) = &phase {
-            self.client.set_waiter(Some(waiter.clone()));
-        }
-        let before = std::mem::replace(&mut *self.phase.borrow_mut(), phase);
-        if let Phase::Blocked(waiter) = before {
-            self.client.set_waiter(None);
-            if is_ending {
-                *self.left_waiting.borrow_mut() = Some(waiter);
-            }
+        debug_assert!(phase != Phase::Blocked);
+        if self.phase.replace(phase) == Phase::Blocked {
+            self.stop_waiting(phase);
         }
     }
+    /// It waits for keys.
+    pub fn block(&self, waiter: Arc<Waiter>) {
+        self.client.set_waiter(Some(waiter.clone()));
+        *self.waiter.borrow_mut() = Some(waiter);
+        self.phase.set(Phase::Blocked);
+    }
+    fn stop_waiting(&self, phase: Phase) {
+        self.client.set_waiter(None);
+        let waiter = self.waiter.take();
+        if matches!(phase, Phase::Closing | Phase::Closed) {
+            *self.left_waiting.borrow_mut() = waiter;
+        }
+    }
+    /// What it waits for, if it is blocked.
+    pub fn waiter(&self) -> Option<Arc<Waiter>> {
+        self.waiter.borrow().clone()
+    }
+    #[inline]
     pub fn is_closed(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Closed)
+        self.phase.get() == Phase::Closed
     }
+    #[inline]
     pub fn is_ready(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Ready | Phase::InBatch)
+        matches!(self.phase.get(), Phase::Ready | Phase::InBatch)
     }
-    /// Lets the connection's task run again.
+    /// Lets its worker look at it again.
     pub fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.waker.wake_by_ref();
+    }
+    /// A task has taken it over: who wakes the connection wakes that. `None`: it is the worker's again.
+    pub fn set_apart(&self, task: Option<Waker>) {
+        *self.apart.borrow_mut() = task;
     }
     /// Ends the connection after its replies, or at once.
     pub fn close(&self, is_soft: bool) {
@@ -196,43 +232,22 @@ impl<E: Env> Connection<E> {
         }
     }
 
-    /// The connection's task; ends with the connection.
-    pub async fn run(self: Rc<Self>, worker: Rc<Worker<E>>) {
-        loop {
-            std::future::poll_fn(|cx| self.poll(cx, &worker)).await;
-            let Some(request) = self.debugged.take() else { break };
-            if !self.is_closed() {
-                Box::pin(crate::debugger::serve(&worker, &self, request)).await;
-            }
+    /// Does what there is to do; the worker's to call when the connection was woken. `Ready`: it ends, or a task of its own
+    /// takes it over.
+    pub fn poll(self: &Rc<Self>, worker: &Rc<Worker<E>>) -> Poll<()> {
+        if let Some(task) = &*self.apart.borrow() {
+            task.wake_by_ref();
+            return Poll::Pending;
         }
-        let sync = self.sync.borrow_mut().take();
-        if let Some(request) = sync
-            && !self.is_closed()
-        {
-            // Of its own: the task of an ordinary client need not be as large as a replica's.
-            Box::pin(crate::replica::serve(&worker.shared, &self, request)).await;
-        }
-        worker.forget(&self);
-    }
-
-    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, worker: &Rc<Worker<E>>) -> Poll<()> {
-        if !self.waker.borrow().as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *self.waker.borrow_mut() = Some(cx.waker().clone());
-        }
+        let cx = &mut Context::from_waker(&self.waker);
         let mut budget = READ_BYTES;
         loop {
-            if self.flush(worker.shared.released()).is_err() {
-                self.set_phase(Phase::Closed);
+            if self.has_output() {
+                self.flush_some(worker);
             }
-            if self.is_cut.take() {
-                // The rest is written when the others have had their turn, and the sockets were looked at.
-                let turn = std::pin::pin!(tokio::task::yield_now());
-                let _ = turn.poll(cx);
-            }
-            let phase = self.phase.borrow().clone();
-            match phase {
+            match self.phase.get() {
                 Phase::Closed => return Poll::Ready(()),
-                Phase::Closing if self.output.borrow().is_empty() => return Poll::Ready(()),
+                Phase::Closing if !self.has_output() => return Poll::Ready(()),
                 // Its turn comes when the batch was run, or the slot is free.
                 Phase::Closing | Phase::InBatch | Phase::Parked => {
                     self.is_listening.set(false);
@@ -261,10 +276,9 @@ impl<E: Env> Connection<E> {
                     Poll::Ready(false) => self.set_phase(Phase::Closed),
                 },
                 Phase::Waiting if self.sync.borrow().is_some() || self.debugged.borrow().is_some() => {
-                    let is_sent = self.output.borrow().is_empty();
-                    return if is_sent { Poll::Ready(()) } else { Poll::Pending };
+                    return if self.has_output() { Poll::Pending } else { Poll::Ready(()) };
                 }
-                Phase::Blocked(_) | Phase::Waiting => {
+                Phase::Blocked | Phase::Waiting => {
                     if self.is_time_up(cx) {
                         worker.time_up(self);
                         continue;
@@ -284,10 +298,26 @@ impl<E: Env> Connection<E> {
         }
     }
 
-    /// Reads on until the socket has no more, so that it wakes this task by itself when it has: the batch then need not
-    /// do so. The end of the input is left for later: what was read before it runs first.
+    /// Sends what may leave.
+    #[cold]
+    fn flush_some(&self, worker: &Worker<E>) {
+        if self.flush(worker.shared.released()).is_err() {
+            self.set_phase(Phase::Closed);
+        }
+        if self.is_cut.take() {
+            // The rest is written when the others have had their turn, and the sockets were looked at.
+            self.wake();
+        }
+    }
+
+    /// Reads on until the socket has no more, so that it wakes this connection by itself when it has: the batch then need
+    /// not do so. The end of the input is left for later: what was read before it runs first.
     fn listens_on(self: &Rc<Self>, cx: &mut Context<'_>, worker: &Rc<Worker<E>>, budget: &mut usize) -> bool {
-        while *budget > 0 && matches!(*self.phase.borrow(), Phase::InBatch) && !self.has_deferred.get() {
+        while *budget > 0 && self.phase.get() == Phase::InBatch && !self.has_deferred.get() {
+            if E::is_drained(&self.stream.borrow(), cx) {
+                self.is_listening.set(true);
+                return true;
+            }
             match self.read(cx, worker, budget) {
                 Poll::Pending => {
                     self.is_listening.set(true);
@@ -300,10 +330,10 @@ impl<E: Env> Connection<E> {
         false
     }
 
-    /// There is nothing for its task to do before the socket wakes it. Asked once after each batch.
+    /// There is nothing to do for it before the socket wakes it. Asked once after each batch.
     pub fn is_at_ease(&self) -> bool {
         self.is_listening.replace(false)
-            && matches!(*self.phase.borrow(), Phase::Ready)
+            && self.phase.get() == Phase::Ready
             && !self.has_deferred.get()
             && self.output_bytes.get() == 0
     }
@@ -323,7 +353,10 @@ impl<E: Env> Connection<E> {
         } else {
             worker.with_input(|buf| {
                 let start = buf.len();
-                buf.extend_from_slice(&self.input.borrow());
+                let rest = self.input.borrow();
+                if !rest.is_empty() {
+                    buf.extend_from_slice(&rest);
+                }
                 let read = self.read_into(cx, buf, READ_BYTES);
                 if !matches!(read, Poll::Ready(Ok(n)) if n > 0) {
                     buf.truncate(start);
@@ -372,14 +405,11 @@ impl<E: Env> Connection<E> {
     }
     /// Writes once, for whoever took the connection over.
     pub fn poll_output(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)
+        E::poll_write(&mut self.stream.borrow_mut(), cx, bytes)
     }
 
     fn read_into(&self, cx: &mut Context<'_>, buf: &mut Vec<u8>, max: usize) -> Poll<std::io::Result<usize>> {
-        // `poll_read` clears readiness after a short read: no further system call tells that nothing is left.
-        buf.reserve(max);
-        let mut stream = self.stream.borrow_mut();
-        tokio_util::io::poll_read_buf(Pin::new(&mut *stream), cx, &mut buf.limit(max))
+        E::poll_read(&mut self.stream.borrow_mut(), cx, buf, max)
     }
 
     /// As [`Connection::send`] for a long reply, which is neither copied nor written in one go.
@@ -396,7 +426,7 @@ impl<E: Env> Connection<E> {
             return;
         }
         let mut sent = 0;
-        if self.output.borrow().is_empty() && until <= released.end {
+        if !self.has_output() && until <= released.end {
             match self.write(bytes) {
                 Ok(n) => sent = n,
                 Err(_) => return self.close(false),
@@ -409,7 +439,7 @@ impl<E: Env> Connection<E> {
 
     /// As [`Connection::send`] for bytes that many connections get.
     pub fn send_shared(&self, message: Message, released: Released) {
-        if self.output.borrow().is_empty() {
+        if !self.has_output() {
             return self.send(&message, 0, released);
         }
         message.count();
@@ -424,12 +454,11 @@ impl<E: Env> Connection<E> {
 
     /// Writes as much as the socket takes.
     fn write(&self, bytes: &[u8]) -> std::io::Result<usize> {
-        let waker = self.waker.borrow();
-        let waker = waker.as_ref().unwrap_or(Waker::noop());
-        let mut cx = Context::from_waker(waker);
+        let mut stream = self.stream.borrow_mut();
+        let mut cx = Context::from_waker(&self.waker);
         let mut sent = 0;
         while sent < bytes.len() {
-            match Pin::new(&mut *self.stream.borrow_mut()).poll_write(&mut cx, &bytes[sent..]) {
+            match E::poll_write(&mut stream, &mut cx, &bytes[sent..]) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(n)) => sent += n,
@@ -466,6 +495,14 @@ impl<E: Env> Connection<E> {
         }
     }
 
+    /// The last flush ended before the output did, although the socket takes more: who made it wakes the connection.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.get()
+    }
+    /// Something waits to be sent, be it empty.
+    fn has_output(&self) -> bool {
+        !self.output.borrow().is_empty()
+    }
     pub fn output_bytes(&self) -> usize {
         self.output_bytes.get()
     }

@@ -1,6 +1,6 @@
 //! Sessions of the Lua debugger.
 //!
-//! A client that has said SCRIPT DEBUG sends EVAL: its connection's task is then the session's ear and mouth, and the script
+//! A client that has said SCRIPT DEBUG sends EVAL: a task of its connection is then the session's ear and mouth, and the script
 //! runs on a thread of its own, since it waits for a person. Bytes go between the two over a [`Line`]. A synchronous session
 //! has the gate closed from its beginning to its end, as a script that needs every key; an asynchronous one works on copies
 //! (`engine::script::debug::copies`), stands in nobody's way and is inside the gate only while it copies.
@@ -77,7 +77,7 @@ struct Answer {
     emptied: Option<Emptied>,
 }
 
-/// Between the connection's task and the session's thread.
+/// Between that task and the session's thread.
 #[derive(Default)]
 struct Line {
     said: Mutex<Said>,

@@ -5,6 +5,7 @@
 
 use crate::socket::{Listener, Socket, Stream};
 use crate::tls::{Acceptor, Connector, Tls, TlsSettings};
+use bytes::BufMut;
 use proto::{Mono, Now, WallMs};
 use std::future::Future;
 use std::io;
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use storage::Disk;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -50,6 +52,24 @@ pub trait Env: Clone + Send + Sync + 'static {
         self.connect(host, port)
     }
     fn local_addr(&self, stream: &Self::Stream) -> Option<SocketAddr>;
+    /// Reads once, at most `max` bytes, to the end of `buf`. 0: the peer is gone.
+    fn poll_read(
+        stream: &mut Self::Stream,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        buf.reserve(max);
+        tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut buf.limit(max))
+    }
+    /// Whether it is known without reading that [`Env::poll_read`] would have to wait; then `cx` is woken as it would be.
+    fn is_drained(_stream: &Self::Stream, _cx: &mut Context<'_>) -> bool {
+        false
+    }
+    /// Writes once; who has to wait comes again with the same bytes.
+    fn poll_write(stream: &mut Self::Stream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(stream).poll_write(cx, bytes)
+    }
     /// Reads certificates and keys. `Err`: the line for the log.
     fn load_tls(&self, _settings: &TlsSettings) -> Result<Tls, String> {
         Err("TLS is not supported here".into())
@@ -250,6 +270,26 @@ impl Env for Real {
             Stream::Unix(_) => None,
             Stream::Tls(stream) => stream.tcp().local_addr().ok(),
         }
+    }
+
+    #[inline]
+    fn poll_read(
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        stream.poll_read_some(cx, buf, max)
+    }
+
+    #[inline]
+    fn is_drained(stream: &Stream, cx: &mut Context<'_>) -> bool {
+        stream.is_drained(cx)
+    }
+
+    #[inline]
+    fn poll_write(stream: &mut Stream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        stream.poll_write_some(cx, bytes)
     }
 
     fn load_tls(&self, settings: &TlsSettings) -> Result<Tls, String> {

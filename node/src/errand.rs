@@ -527,7 +527,7 @@ impl<E: Env> Worker<E> {
     fn bring(&self, connection: &Rc<Connection<E>>, mut done: Done) {
         connection.is_errand.set(false);
         done.session.hand_over(&mut connection.session.borrow_mut());
-        if !matches!(*connection.phase.borrow(), Phase::Waiting) {
+        if connection.phase() != Phase::Waiting {
             return;
         }
         let has_written = connection.session.borrow().written != done.session.written;

@@ -1,10 +1,11 @@
 //! Letter boxes: how one thread reaches a client that another thread serves.
 
+use crate::worker::Bell;
 use crossbeam::queue::SegQueue;
 use engine::blocking::Mailbox;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::Notify;
 
 /// What a worker is told.
 pub enum Letter<S> {
@@ -37,21 +38,22 @@ pub enum Letter<S> {
 /// has an output limit.
 pub struct Mail<S> {
     letters: SegQueue<Letter<S>>,
-    notify: Notify,
+    /// Rings for each letter.
+    pub bell: Arc<Bell>,
     /// A letter for a round is on its way.
     is_round_due: AtomicBool,
 }
 
 impl<S> Default for Mail<S> {
     fn default() -> Self {
-        Mail { letters: SegQueue::new(), notify: Notify::new(), is_round_due: AtomicBool::new(false) }
+        Mail { letters: SegQueue::new(), bell: Arc::default(), is_round_due: AtomicBool::new(false) }
     }
 }
 
 impl<S> Mail<S> {
     pub fn post(&self, letter: Letter<S>) {
         self.letters.push(letter);
-        self.notify.notify_one();
+        self.bell.ring();
     }
     /// Asks for a round of background work, unless one is asked for already.
     pub fn post_round(&self) {
@@ -68,9 +70,6 @@ impl<S> Mail<S> {
     }
     pub fn take(&self) -> Option<Letter<S>> {
         self.letters.pop()
-    }
-    pub async fn wait(&self) {
-        self.notify.notified().await;
     }
 }
 

@@ -1,19 +1,22 @@
 //! The real node's connections: TCP, TCP under TLS, or a Unix socket of this machine.
 
 use crate::tls::{Acceptor, Connector, TlsStream};
+use bytes::BufMut;
+use socket2::SockRef;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 
 /// What a client of a Unix socket has for an address: loopback, and no port, which no connection over TCP has.
 pub const UNIX_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A connection, bound to a thread.
 pub enum Stream {
-    Tcp(tokio::net::TcpStream),
-    Unix(tokio::net::UnixStream),
+    Tcp(TcpStream),
+    Unix(UnixStream),
     /// Boxed, so that the others do not carry its size.
     Tls(Box<TlsStream>),
 }
@@ -51,10 +54,10 @@ impl Listener {
 impl Socket {
     pub fn adopt(self) -> io::Result<Stream> {
         match self {
-            Socket::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Stream::Tcp),
-            Socket::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Stream::Unix),
+            Socket::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
+            Socket::Unix(stream) => UnixStream::from_std(stream).map(Stream::Unix),
             Socket::Tls(stream, acceptor) => {
-                let stream = TlsStream::accepted(tokio::net::TcpStream::from_std(stream)?, &acceptor)?;
+                let stream = TlsStream::accepted(TcpStream::from_std(stream)?, &acceptor)?;
                 Ok(Stream::Tls(Box::new(stream)))
             }
         }
@@ -79,6 +82,141 @@ impl Stream {
             }
             Stream::Unix(_) | Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// See [`crate::Env::poll_read`].
+    #[inline]
+    pub fn poll_read_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(stream) => stream.read_some(cx, buf, max),
+            Stream::Unix(stream) => stream.read_some(cx, buf, max),
+            Stream::Tls(_) => {
+                buf.reserve(max);
+                tokio_util::io::poll_read_buf(Pin::new(self), cx, &mut buf.limit(max))
+            }
+        }
+    }
+
+    /// See [`crate::Env::is_drained`].
+    #[inline]
+    pub fn is_drained(&self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Stream::Tcp(stream) => stream.poll_readable(cx).is_pending(),
+            Stream::Unix(stream) => stream.poll_readable(cx).is_pending(),
+            // Plaintext may be left.
+            Stream::Tls(_) => false,
+        }
+    }
+
+    /// See [`crate::Env::poll_write`].
+    #[inline]
+    pub fn poll_write_some(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(stream) => stream.write_some(cx, bytes),
+            Stream::Unix(stream) => stream.write_some(cx, bytes),
+            Stream::Tls(stream) => stream.poll_write(cx, bytes),
+        }
+    }
+}
+
+/// A socket whose bytes are the peer's, with what tokio knows of its readiness.
+///
+/// tokio's own reading and writing do the same for twice the instructions.
+trait Plain {
+    fn try_io<T>(&self, interest: Interest, act: impl FnOnce() -> io::Result<T>) -> io::Result<T>;
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn socket(&self) -> SockRef<'_>;
+
+    /// Does `act` if the socket is ready for it. One that moved fewer bytes than `max`, but some, has shown that the socket is
+    /// ready no more, until epoll says so again: the next one is spared a system call that would fail. Where the peer has
+    /// sent its end this does not hold, and tokio keeps the readiness that says so.
+    #[inline]
+    fn attempt(
+        &self,
+        interest: Interest,
+        max: usize,
+        act: impl FnOnce() -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut moved = 0;
+        let result = self.try_io(interest, || {
+            moved = act()?;
+            match 0 < moved && moved < max {
+                true => Err(io::ErrorKind::WouldBlock.into()),
+                false => Ok(()),
+            }
+        });
+        match result {
+            Err(error) if moved == 0 => Err(error),
+            _ => Ok(moved),
+        }
+    }
+
+    #[inline]
+    fn read_some(&self, cx: &mut Context<'_>, buf: &mut Vec<u8>, max: usize) -> Poll<io::Result<usize>> {
+        buf.reserve(max);
+        loop {
+            let read = self.attempt(Interest::READABLE, max, || {
+                self.socket().recv(&mut buf.spare_capacity_mut()[..max])
+            });
+            match read {
+                Ok(n) => {
+                    // SAFETY: the kernel has written `n` bytes there.
+                    unsafe { buf.advance_mut(n) };
+                    return Poll::Ready(Ok(n));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_readable(cx))?,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    #[inline]
+    fn write_some(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let write = || self.socket().send_with_flags(bytes, libc::MSG_NOSIGNAL);
+            match self.attempt(Interest::WRITABLE, bytes.len(), write) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_writable(cx))?,
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+}
+
+impl Plain for TcpStream {
+    #[inline]
+    fn try_io<T>(&self, interest: Interest, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.try_io(interest, act)
+    }
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(cx)
+    }
+    fn socket(&self) -> SockRef<'_> {
+        self.into()
+    }
+}
+
+impl Plain for UnixStream {
+    #[inline]
+    fn try_io<T>(&self, interest: Interest, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.try_io(interest, act)
+    }
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(cx)
+    }
+    fn socket(&self) -> SockRef<'_> {
+        self.into()
     }
 }
 
@@ -140,7 +278,7 @@ mod tests {
         let path = dir.join("socket");
         drop(listen_at(path.to_str().unwrap(), 0).unwrap());
         let listener = listen_at(path.to_str().unwrap(), 0o700).unwrap();
-        let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let mut client = UnixStream::connect(&path).await.unwrap();
         let (socket, peer, _) = listener.accept().await.unwrap();
         assert!(peer.ip().is_loopback() && peer.port() == 0);
         let mut served = socket.adopt().unwrap();

@@ -5,29 +5,34 @@ use super::batch::{Batch, Buffer, Group, INPUT_BYTES_MAX, Item, LONG_QUERY_BYTES
 use crate::connection::{Connection, Phase};
 use crate::env::Env;
 use proto::resp::{ProtocolError, Request, Span, parse_request, short_command};
+use std::cell::RefMut;
 use std::rc::Rc;
 
 impl<E: Env> Worker<E> {
+    #[inline]
     pub fn with_input<R>(&self, f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        f(&mut self.batch.borrow_mut().input)
+        f(&mut self.batch().input)
+    }
+
+    #[inline]
+    fn batch(&self) -> RefMut<'_, Batch<E>> {
+        RefMut::map(self.batch.borrow_mut(), |b| {
+            &mut **b.as_mut().expect("nothing is read while the batch runs")
+        })
     }
 
     /// Parses what a connection just read into the worker's buffer: its own leftover and `fresh` bytes. False: it sent
     /// nonsense, or too much.
     pub fn parse_shared(self: &Rc<Self>, connection: &Rc<Connection<E>>, fresh: usize) -> bool {
         self.stats().net_in.add(fresh as u64);
-        let mut batch = self.batch.borrow_mut();
+        let mut batch = self.batch();
         let mut input = connection.input.borrow_mut();
         let start = batch.input.len() - fresh - input.len();
         let end = self.parse(connection, &mut batch, start, Buffer::Input);
         input.clear();
         match end {
-            Ok(end) => {
-                input.extend_from_slice(&batch.input[end..]);
-                if input.is_empty() {
-                    input.shrink_to(0);
-                }
-            }
+            Ok(end) if end == batch.input.len() => input.shrink_to(0),
+            Ok(end) => input.extend_from_slice(&batch.input[end..]),
             Err(error) => self.refuse(connection, &mut batch, &error),
         }
         let is_full = batch.input.len() > INPUT_BYTES_MAX;
@@ -43,7 +48,7 @@ impl<E: Env> Worker<E> {
     pub fn parse_own(self: &Rc<Self>, connection: &Rc<Connection<E>>) -> bool {
         let buf = std::mem::take(&mut *connection.input.borrow_mut());
         let len = buf.len();
-        let mut batch = self.batch.borrow_mut();
+        let mut batch = self.batch();
         let (count, place) = (batch.items.len(), batch.own.len());
         batch.own.push(buf);
         match self.parse(connection, &mut batch, 0, Buffer::Own(place as u32)) {
@@ -73,7 +78,7 @@ impl<E: Env> Worker<E> {
         if !self.parse_own(connection) {
             connection.set_phase(Phase::Closed);
         }
-        matches!(*connection.phase.borrow(), Phase::InBatch)
+        connection.phase() == Phase::InBatch
     }
 
     fn check_query(&self, connection: &Rc<Connection<E>>) -> bool {
@@ -223,9 +228,6 @@ impl<E: Env> Worker<E> {
         match batch.groups.last_mut() {
             Some(group) if Rc::ptr_eq(&group.connection, connection) => group.items.end = end,
             _ => {
-                if batch.groups.is_empty() {
-                    self.kick.set();
-                }
                 connection.set_phase(Phase::InBatch);
                 batch.groups.push(Group { connection: connection.clone(), items: count..end });
             }

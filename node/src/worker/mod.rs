@@ -1,12 +1,13 @@
 //! A worker: one thread that serves many connections and executes their commands itself.
 //!
-//! Connections parse into the worker's batch. Once all connections that were ready have done so, the batch runs: the
+//! At each turn the worker polls the connections that were woken. They parse into its batch, and then the batch runs: the
 //! memory that its commands will touch is prefetched in stages (slot, segment, pointer, entry), then they are executed in
 //! order, then each connection's replies are written with one system call.
 //!
 //! Invariant: nothing is awaited while a slot is locked or the gate is entered.
 
 mod batch;
+mod calls;
 mod input;
 mod reply;
 mod round;
@@ -14,6 +15,7 @@ mod run;
 mod setting;
 mod wait;
 
+pub use calls::Bell;
 use setting::Known;
 pub use setting::Setting;
 
@@ -25,6 +27,7 @@ use crate::observe;
 use crate::pubsub::Space;
 use crate::shared::{Released, Shared};
 use batch::Batch;
+use calls::Calls;
 use crossbeam::utils::CachePadded;
 use engine::stats::Stats;
 use engine::{Local, Session};
@@ -32,10 +35,12 @@ use proto::Slot;
 use proto::resp::Reply;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use storage::GateReader;
 
@@ -58,46 +63,42 @@ pub struct Worker<E: Env> {
     pub index: usize,
     pub mail: Arc<Mail<E::Socket>>,
     pub connections: RefCell<BTreeMap<u64, Rc<Connection<E>>>>,
-    batch: RefCell<Batch<E>>,
+    places: RefCell<Places<E>>,
+    calls: Arc<Calls>,
+    /// Room for the places of those that are polled in this turn.
+    called: RefCell<Vec<u32>>,
+    /// `None` while it runs.
+    batch: RefCell<Option<Box<Batch<E>>>>,
     core: RefCell<Core>,
     gate: RefCell<GateReader>,
     known: RefCell<Known<E>>,
     parked: RefCell<Vec<Rc<Connection<E>>>>,
+    /// When the parked ones run their commands again.
+    retry: RefCell<Retry>,
     /// Waiters whose wait is over and that stand beside slots yet.
     left_waiters: RefCell<Vec<(Arc<engine::blocking::Waiter>, Slot)>>,
-    kick: Kick,
     is_stopped: Cell<bool>,
     stats: Arc<CachePadded<Stats>>,
     pub(crate) errands: RefCell<Errands>,
 }
 
-/// Wakes the task that runs batches, from others of its thread.
-#[derive(Default)]
-struct Kick {
-    is_set: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+/// Where connections are found by who wakes them; places of those that ended are used again.
+struct Places<E: Env> {
+    all: Vec<Option<Rc<Connection<E>>>>,
+    free: Vec<u32>,
 }
 
-impl Kick {
-    fn set(&self) {
-        self.is_set.set(true);
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
-    }
-    async fn wait(&self) {
-        std::future::poll_fn(|cx| {
-            if self.is_set.take() {
-                return Poll::Ready(());
-            }
-            let mut waker = self.waker.borrow_mut();
-            if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await
-    }
+/// When commands that found their slot held run again.
+#[derive(Default)]
+enum Retry {
+    /// None did, at the last try.
+    #[default]
+    None,
+    /// At the next turn.
+    Soon,
+    At(Pin<Box<tokio::time::Sleep>>),
+    /// They are at it.
+    Now,
 }
 
 impl<E: Env> Worker<E> {
@@ -107,18 +108,21 @@ impl<E: Env> Worker<E> {
         let gate = shared.engine.keyspace.gate().register();
         Rc::new(Worker {
             index,
-            mail,
             connections: RefCell::default(),
-            batch: RefCell::default(),
+            places: RefCell::new(Places { all: Vec::new(), free: Vec::new() }),
+            calls: Calls::new(mail.bell.clone()),
+            called: RefCell::default(),
+            batch: RefCell::new(Some(Box::default())),
             core: RefCell::new(Core { local, out: Reply::new(false), expire_cursor: Default::default() }),
             gate: RefCell::new(gate),
             known: RefCell::new(Known::new(&shared)),
             parked: RefCell::default(),
+            retry: RefCell::default(),
             left_waiters: RefCell::default(),
-            kick: Kick::default(),
             is_stopped: Cell::new(false),
             stats: shared.stats[index].clone(),
             errands: RefCell::default(),
+            mail,
             shared,
         })
     }
@@ -131,50 +135,118 @@ impl<E: Env> Worker<E> {
 
     async fn serve(self: Rc<Self>) {
         self.shared.env.step_forward();
-        let runner = tokio::task::spawn_local(tokio::task::unconstrained(self.clone().run_batches()));
-        while !self.is_stopped.get() {
-            self.open_letters();
-            if !self.is_stopped.get() {
-                self.mail.wait().await;
+        loop {
+            self.turn();
+            if self.is_stopped.get() {
+                break;
             }
+            if self.mail.bell.is_rung() {
+                // The sockets are looked at before those that go on have their next turn.
+                tokio::task::yield_now().await;
+            }
+            poll_fn(|cx| self.poll_wait(cx)).await;
         }
-        runner.abort();
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
         connections.iter().for_each(|c| c.close(false));
+        self.poll_called();
     }
 
-    /// Runs the batch one turn after its first command came, so that all connections that are ready join it.
-    async fn run_batches(self: Rc<Self>) {
-        let mut times_parked = 0u32;
-        loop {
-            self.kick.wait().await;
-            self.run_batch();
-            let parked = std::mem::take(&mut *self.parked.borrow_mut());
-            if parked.is_empty() {
-                times_parked = 0;
-                continue;
+    /// All connections that are ready join the batch before it runs.
+    fn turn(self: &Rc<Self>) {
+        if !self.mail.is_empty() {
+            self.open_letters();
+            if self.is_stopped.get() {
+                return;
             }
+        }
+        if matches!(*self.retry.borrow(), Retry::Soon) {
+            self.retry_parked();
+        }
+        self.poll_called();
+        self.run_batch();
+        self.see_to_parked();
+    }
+
+    fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_time = match &mut *self.retry.borrow_mut() {
+            Retry::At(time) => time.as_mut().poll(cx).is_ready(),
+            _ => false,
+        };
+        if is_time {
+            self.retry_parked();
+        }
+        self.mail.bell.poll(cx)
+    }
+
+    fn poll_called(self: &Rc<Self>) {
+        let mut called = self.called.take();
+        self.calls.take(&mut called);
+        for &place in &called {
+            let connection = self.places.borrow().all[place as usize].clone();
+            if let Some(connection) = connection
+                && connection.poll(self).is_ready()
+            {
+                self.part_with(&connection);
+            }
+        }
+        called.clear();
+        *self.called.borrow_mut() = called;
+    }
+
+    /// A connection has ended, or is more than commands and replies from now on.
+    fn part_with(self: &Rc<Self>, connection: &Rc<Connection<E>>) {
+        let (debugged, sync) = (connection.debugged.take(), connection.sync.take());
+        if connection.is_closed() || debugged.is_none() && sync.is_none() {
+            return self.forget(connection);
+        }
+        // Its first poll is yet to come, and looks at everything.
+        connection.set_apart(Some(Waker::noop().clone()));
+        let (worker, connection) = (self.clone(), connection.clone());
+        tokio::task::spawn_local(async move {
+            let task = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+            connection.set_apart(Some(task));
+            if let Some(request) = debugged {
+                crate::debugger::serve(&worker, &connection, request).await;
+                connection.set_apart(None);
+                return connection.wake();
+            }
+            if let Some(request) = sync {
+                crate::replica::serve(&worker.shared, &connection, request).await;
+            }
+            worker.forget(&connection);
+        });
+    }
+
+    fn retry_parked(&self) {
+        *self.retry.borrow_mut() = Retry::Now;
+        for connection in self.parked.take() {
+            if connection.phase() == Phase::Parked {
+                connection.set_phase(Phase::Ready);
+                connection.has_deferred.set(true);
+                connection.wake();
+            }
+        }
+    }
+
+    /// Says when those run again whose slots were held.
+    fn see_to_parked(&self) {
+        let mut retry = self.retry.borrow_mut();
+        let is_waiting = matches!(*retry, Retry::Soon | Retry::At(_));
+        if is_waiting || self.parked.borrow().is_empty() && matches!(*retry, Retry::None) {
+            return;
+        }
+        *retry = match *retry {
+            _ if self.parked.borrow().is_empty() => Retry::None,
             // At first the slot's holder only needs the processor; a paused slot takes longer than a turn.
-            times_parked += 1;
-            match times_parked {
-                1 => tokio::task::yield_now().await,
-                _ if self.shared.pause.holds_writes(self.shared.env.now().mono) => {
-                    tokio::time::sleep(PAUSE_ROUND).await;
-                }
-                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            Retry::None => {
+                self.mail.bell.ring();
+                Retry::Soon
             }
-            for connection in parked {
-                self.retry(&connection);
+            _ if self.shared.pause.holds_writes(self.shared.env.now().mono) => {
+                Retry::At(Box::pin(tokio::time::sleep(PAUSE_ROUND)))
             }
-        }
-    }
-
-    fn retry(&self, connection: &Rc<Connection<E>>) {
-        if matches!(*connection.phase.borrow(), Phase::Parked) {
-            connection.set_phase(Phase::Ready);
-            connection.has_deferred.set(true);
-            connection.wake();
-        }
+            _ => Retry::At(Box::pin(tokio::time::sleep(Duration::from_millis(1)))),
+        };
     }
 
     /// Opens what came by now: letters that were posted before a command was sent are opened before it runs. So a client
@@ -219,7 +291,7 @@ impl<E: Env> Worker<E> {
                     if connection.flush(released).is_err() {
                         connection.close(false);
                     }
-                    if connection.output_bytes() == 0 {
+                    if connection.output_bytes() == 0 || connection.is_cut() {
                         connection.wake();
                     }
                 }
@@ -249,9 +321,19 @@ impl<E: Env> Worker<E> {
         session.is_tls = self.shared.env.is_secure(&stream);
         self.shared.users.begin(&mut session);
         session.user().into_iter().for_each(|user| client.set_user(user));
-        let connection = Rc::new(Connection::new(client, stream, session));
+        let connection = {
+            let places = &mut *self.places.borrow_mut();
+            let place = places.free.pop().unwrap_or_else(|| {
+                places.all.push(None);
+                places.all.len() as u32 - 1
+            });
+            let waker = self.calls.waker(place);
+            let connection = Rc::new(Connection::new(client, stream, session, place, waker));
+            places.all[place as usize] = Some(connection.clone());
+            connection
+        };
         self.connections.borrow_mut().insert(connection.id, connection.clone());
-        tokio::task::spawn_local(connection.run(self.clone()));
+        connection.wake();
     }
 
     /// Cleans up after a connection.
@@ -259,6 +341,9 @@ impl<E: Env> Worker<E> {
         connection.set_phase(Phase::Closed);
         self.leave(connection);
         self.connections.borrow_mut().remove(&connection.id);
+        let places = &mut *self.places.borrow_mut();
+        places.all[connection.place as usize] = None;
+        places.free.push(connection.place);
         self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);
     }
 

@@ -42,7 +42,7 @@ impl<E: Env> Worker<E> {
         } else {
             self.describe(connection, tally.ran, setting.now);
         }
-        if matches!(*connection.phase.borrow(), Phase::Closing) {
+        if connection.phase() == Phase::Closing {
             self.leave(connection);
         }
         self.stats().net_out.add(core.out.len() as u64);
@@ -62,10 +62,10 @@ impl<E: Env> Worker<E> {
         }
         self.check_output(connection, setting.settings, setting.now);
         self.count_buffers(connection);
-        if matches!(*connection.phase.borrow(), Phase::InBatch) {
+        if connection.phase() == Phase::InBatch {
             connection.set_phase(Phase::Ready);
         }
-        // Its task reads on, or goes on with what was put off, or ends; unless it waits for the socket already.
+        // It reads on, or goes on with what was put off, or ends; unless it waits for the socket already.
         if !connection.is_at_ease() {
             connection.wake();
         }
@@ -117,8 +117,8 @@ impl<E: Env> Worker<E> {
         client.multi.store(session.multi.as_ref().map_or(-1, |m| m.queue.len() as i64), Ordering::Relaxed);
         client.multi_bytes.store(session.multi.as_ref().map_or(0, |m| m.bytes), Ordering::Relaxed);
         client.watched.store(session.watches.as_ref().map_or(0, |w| w.keys.len()), Ordering::Relaxed);
-        let is_blocked = match *connection.phase.borrow() {
-            Phase::Blocked(_) => true,
+        let is_blocked = match connection.phase() {
+            Phase::Blocked => true,
             Phase::Waiting => connection.is_postponed.get(),
             _ => false,
         };

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 
 impl<E: Env> Worker<E> {
     pub(super) fn round(self: &Rc<Self>) {
-        self.batch.borrow_mut().give_back();
+        if let Some(batch) = &mut *self.batch.borrow_mut() {
+            batch.give_back();
+        }
         if self.shared.state.is_cron_paused.load(Ordering::Relaxed) {
             return;
         }
@@ -55,7 +57,7 @@ impl<E: Env> Worker<E> {
                 let session = connection.session.borrow();
                 session.is_subscribed() || session.is_replica
             };
-            let is_waiting = !matches!(*connection.phase.borrow(), Phase::Ready);
+            let is_waiting = connection.phase() != Phase::Ready;
             if settings.timeout_s > 0
                 && idle_ms > settings.timeout_s as i64 * 1000
                 && !may_idle
@@ -68,8 +70,7 @@ impl<E: Env> Worker<E> {
 
     /// A client that waits for keys which have gone to another shard runs its command again, and is told where to.
     pub(super) fn redirect_waiter(self: &Rc<Self>, connection: &Rc<Connection<E>>, setting: &Setting) {
-        let phase = connection.phase.borrow().clone();
-        let Phase::Blocked(waiter) = phase else { return };
+        let Some(waiter) = connection.waiter() else { return };
         let is_welcome = {
             let mut core = self.core.borrow_mut();
             let mut host = crate::host::RoundHost { shared: &self.shared };

@@ -94,13 +94,17 @@ fn is_cross_protocol(name: &[u8]) -> bool {
 }
 
 impl<E: Env> Worker<E> {
-    /// Runs everything in the batch.
+    /// Runs everything in the batch, and empties it: of parts of commands, too, which their connections have kept.
     pub fn run_batch(self: &Rc<Self>) {
-        let mut batch = std::mem::take(&mut *self.batch.borrow_mut());
-        if batch.groups.is_empty() {
-            *self.batch.borrow_mut() = batch;
-            return;
+        let Some(mut batch) = self.batch.take() else { return };
+        if !batch.groups.is_empty() {
+            self.run_commands(&mut batch);
         }
+        batch.clear();
+        *self.batch.borrow_mut() = Some(batch);
+    }
+
+    fn run_commands(self: &Rc<Self>, batch: &mut Batch<E>) {
         if !self.mail.is_empty() {
             self.open_letters();
         }
@@ -109,10 +113,8 @@ impl<E: Env> Worker<E> {
             if setting.is_short_of_memory(&self.shared) {
                 self.make_room(setting);
             }
-            self.run_groups(setting, &mut batch);
+            self.run_groups(setting, batch);
         });
-        batch.clear();
-        *self.batch.borrow_mut() = batch;
     }
 
     /// Evicts before anything runs, whatever it is, as Redis does before each command. Whoever tracks what went learns of
@@ -500,8 +502,7 @@ impl<E: Env> Worker<E> {
     pub(super) fn recheck_waiting(self: &Rc<Self>) {
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
         for connection in connections {
-            let phase = connection.phase.borrow().clone();
-            let Phase::Blocked(waiter) = phase else { continue };
+            let Some(waiter) = connection.waiter() else { continue };
             self.renew_user(&connection);
             if !waiter.is_allowed_to(&connection.session.borrow()) {
                 self.run_again(&connection);
@@ -511,7 +512,7 @@ impl<E: Env> Worker<E> {
 
     /// Commands that could not run yet go back to the connection, before what it read later.
     fn put_off(&self, connection: &Rc<Connection<E>>, batch: &Batch<E>, items: Range<usize>) {
-        if items.is_empty() || matches!(*connection.phase.borrow(), Phase::Closing | Phase::Closed) {
+        if items.is_empty() || matches!(connection.phase(), Phase::Closing | Phase::Closed) {
             return;
         }
         let mut input = Vec::new();

@@ -18,13 +18,13 @@ impl<E: Env> Worker<E> {
             let sleep = tokio::time::sleep(Duration::from_millis(waiter.timeout_ms));
             *connection.deadline.borrow_mut() = Some(Box::pin(sleep));
         }
-        connection.set_phase(Phase::Blocked(waiter));
+        connection.block(waiter);
     }
 
     /// A waiting connection's reply has come.
     pub(super) fn answer(&self, connection: &Rc<Connection<E>>, bytes: &[u8], written: u64) {
-        let phase = connection.phase.borrow().clone();
-        if let Phase::Blocked(waiter) = &phase {
+        let (phase, waiter) = (connection.phase(), connection.waiter());
+        if let Some(waiter) = &waiter {
             self.shared.counters.blocked.fetch_sub(1, Ordering::Relaxed);
             if self.shared.observe.told_ticks() == 0 {
                 self.tell_served(connection, waiter);
@@ -42,7 +42,7 @@ impl<E: Env> Worker<E> {
         if written > 0 {
             connection.session.borrow_mut().written = written;
         }
-        if matches!(phase, Phase::Blocked(_) | Phase::Waiting) {
+        if matches!(phase, Phase::Blocked | Phase::Waiting) {
             self.postpone(connection, false);
             connection.set_phase(Phase::Ready);
         }
@@ -67,8 +67,7 @@ impl<E: Env> Worker<E> {
 
     /// The waiter's queues cannot be served by another: the command runs again here.
     pub(super) fn run_again(&self, connection: &Rc<Connection<E>>) {
-        let phase = connection.phase.borrow().clone();
-        let Phase::Blocked(waiter) = phase else { return };
+        let Some(waiter) = connection.waiter() else { return };
         if !waiter.claim() {
             return;
         }
@@ -86,8 +85,7 @@ impl<E: Env> Worker<E> {
     /// A waiting connection's time is up.
     pub fn time_up(&self, connection: &Rc<Connection<E>>) {
         *connection.deadline.borrow_mut() = None;
-        let phase = connection.phase.borrow().clone();
-        if let Phase::Blocked(waiter) = phase
+        if let Some(waiter) = connection.waiter()
             && waiter.claim()
         {
             self.end_wait(&waiter);
@@ -98,13 +96,14 @@ impl<E: Env> Worker<E> {
 
     /// Ends a wait that was claimed for that. `tally`: what one for copies would answer.
     pub(super) fn unblock(&self, connection: &Rc<Connection<E>>, is_error: bool, tally: Option<Vec<u8>>) {
-        let phase = connection.phase.borrow().clone();
-        let (spec_id, reply) = match (&phase, tally) {
-            (Phase::Blocked(waiter), _) => {
-                self.end_wait(waiter);
+        let (spec_id, reply) = match (connection.waiter(), tally) {
+            (Some(waiter), _) => {
+                self.end_wait(&waiter);
                 (waiter.spec().id, waiter.timeout_reply())
             }
-            (Phase::Waiting, Some(tally)) => (connection.client.command.load(Ordering::Relaxed) - 1, tally),
+            (None, Some(tally)) if connection.phase() == Phase::Waiting => {
+                (connection.client.command.load(Ordering::Relaxed) - 1, tally)
+            }
             _ => return,
         };
         self.postpone(connection, false);
