@@ -1,6 +1,8 @@
 //! Gives memory back that deleting left scattered: spans of the slab with few objects are emptied by moving these, slot by
 //! slot, under the slot's lock, and go back to the kernel.
 //!
+//! Whole spans that are free and stay so go back by the way, within a second or two.
+//!
 //! Runs on the control thread in short slices, when more than an eighth of the spans' memory is free, and at most for
 //! about a fifth of the time. What stands inside big collections stays where it is.
 
@@ -21,6 +23,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub async fn run<E: Env>(shared: Arc<Shared<E>>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
+        slab::give_back_idle();
         if shared.env.is_memory_sparse() && slab::begin_compaction() > 0 {
             walk(&shared).await;
             slab::end_compaction();

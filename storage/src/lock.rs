@@ -11,6 +11,7 @@ const SPINS: u32 = if cfg!(loom) { 2 } else { 64 };
 pub(crate) struct SlotLock(AtomicU8);
 
 impl SlotLock {
+    #[cfg(any(test, loom))]
     pub(crate) fn new() -> SlotLock {
         SlotLock(AtomicU8::new(0))
     }

@@ -18,7 +18,7 @@ mod pool;
 mod span;
 
 pub use class::{SMALL_MAX, class_size};
-pub use pool::{set_supplier, supply};
+pub use pool::{give_back_idle, set_supplier, supply};
 
 use arena::{ARENAS_MAX, Arena};
 use class::class_of;

@@ -27,6 +27,8 @@ struct Pool {
     cold: Stack,
     /// Spans whose memory is still there.
     warm: Stack,
+    /// The fewest of these since [`give_back_idle`] was last called.
+    warm_least: usize,
     /// Spans of huge pages that the supplier has cleared.
     ready: Stack,
     plain_regions: usize,
@@ -53,6 +55,7 @@ unsafe impl Send for Spare {}
 static POOL: Mutex<Pool> = Mutex::new(Pool {
     cold: Stack::NEW,
     warm: Stack::NEW,
+    warm_least: 0,
     ready: Stack::NEW,
     plain_regions: 0,
     is_called: false,
@@ -110,6 +113,7 @@ impl Pool {
     fn take(&mut self) -> NonNull<u8> {
         // What was given back goes first: else addresses would be used up where keys come and go.
         let spare = self.warm.pop().or_else(|| self.cold.pop()).or_else(|| self.ready.pop());
+        self.warm_least = self.warm_least.min(self.warm.len);
         if let Some(spare) = spare {
             return spare.0;
         }
@@ -199,9 +203,30 @@ pub(super) unsafe fn give(memory: NonNull<u8>) {
             return pool.warm.push(Spare(memory));
         }
     }
-    // SAFETY: whole pages that nobody uses; they read as zeros when next touched. A kernel that refuses keeps them.
+    // SAFETY: by contract.
+    unsafe { give_back(memory) };
+}
+
+/// SAFETY: it came from [`take`], and nobody uses it.
+unsafe fn give_back(memory: NonNull<u8>) {
+    // SAFETY: whole pages by contract; they read as zeros when next touched. A kernel that refuses keeps them.
     unsafe { libc::madvise(memory.as_ptr().cast(), SPAN_BYTES, libc::MADV_DONTNEED) };
     pool().cold.push(Spare(memory));
+}
+
+/// Gives the kernel the memory of spans that nobody has needed since this was last called. To be called now and then.
+pub fn give_back_idle() {
+    let idle = {
+        let pool = &mut *pool();
+        std::mem::replace(&mut pool.warm_least, pool.warm.len)
+    };
+    for _ in 0..idle {
+        let Some(spare) = pool().warm.pop() else { return };
+        // SAFETY: the pool's spares are nobody's.
+        unsafe { give_back(spare.0) };
+    }
+    let pool = &mut *pool();
+    pool.warm_least = pool.warm.len;
 }
 
 /// Maps memory with an alignment: the kernel aligns to pages only, so more is mapped and the ends are cut off.
@@ -246,6 +271,28 @@ mod tests {
         let bytes = unsafe { std::slice::from_raw_parts_mut(page.as_ptr(), HUGE_PAGE) };
         assert!(bytes.iter().all(|b| *b == 0));
         bytes.fill(1);
+    }
+
+    #[test]
+    fn what_is_idle_goes_back_and_is_used_again() {
+        let spans: Vec<_> = (0..4).map(|_| take()).collect();
+        for span in spans {
+            // SAFETY: taken above, and used by nobody else.
+            unsafe {
+                span.write_bytes(7, SPAN_BYTES);
+                give(span);
+            }
+        }
+        // Others take and give meanwhile.
+        give_back_idle();
+        give_back_idle();
+        let span = take();
+        // SAFETY: it is ours, and all memory of the pool is readable.
+        unsafe {
+            span.write_bytes(1, SPAN_BYTES);
+            assert_eq!(span.add(SPAN_BYTES - 1).read(), 1);
+            give(span);
+        }
     }
 
     #[test]
