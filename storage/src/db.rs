@@ -25,7 +25,7 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    fn over(self, old: Option<i64>) -> Option<i64> {
+    pub(crate) fn over(self, old: Option<i64>) -> Option<i64> {
         match self {
             Expiry::Keep => old,
             Expiry::None => None,
@@ -53,6 +53,7 @@ pub struct Db<'a> {
 
 impl<'a> Db<'a> {
     /// The caller holds the slot's lock for `'a`.
+    #[inline]
     pub(crate) fn new(keyspace: &'a Keyspace, slot: Slot, db: u16) -> Db<'a> {
         Db { keyspace, slot, home: keyspace.place(db), one_thread: PhantomData }
     }
@@ -73,8 +74,16 @@ impl<'a> Db<'a> {
         self.root().count == 0
     }
     /// Keys with an expiry.
+    #[inline]
     pub fn expires_len(&self) -> u64 {
         self.root().expires as u64
+    }
+    /// Begins to look a key up, without waiting for its memory: asks for the segment. `None`: there is no key at all.
+    #[inline]
+    pub fn look_ahead(&self, hash: u64) -> Option<LookAhead<'a>> {
+        let seg = self.root().locate(hash)?;
+        seg.prefetch();
+        Some(LookAhead { seg, hash, found: (0, 0), one_thread: PhantomData })
     }
     /// A time in ms before which no key of the slot expires; `i64::MAX` when none does.
     pub fn next_expiry(&self) -> i64 {
@@ -138,6 +147,30 @@ impl<'a> Db<'a> {
     }
 }
 
+/// A look-up under way, stage by stage, so that the reads of several overlap. The slot is locked and nothing in it is
+/// changed meanwhile.
+#[derive(Clone, Copy)]
+pub struct LookAhead<'a> {
+    seg: Seg,
+    hash: u64,
+    /// Where the entry may be; see [`Seg::prefetch_pointer`].
+    found: (usize, u32),
+    one_thread: PhantomData<(&'a (), *const ())>,
+}
+
+impl LookAhead<'_> {
+    /// The next stage: asks for the place in the segment that points to the entry.
+    #[inline]
+    pub fn pointer(&mut self) {
+        self.found = self.seg.prefetch_pointer(self.hash);
+    }
+    /// The last stage: asks for the entry.
+    #[inline]
+    pub fn entry(&self) {
+        self.seg.prefetch_entry_of(self.hash, self.found);
+    }
+}
+
 /// A slot's keys in one database, for writing.
 pub struct DbMut<'a> {
     keyspace: &'a Keyspace,
@@ -148,6 +181,7 @@ pub struct DbMut<'a> {
 
 impl<'a> DbMut<'a> {
     /// The caller holds the slot's lock for `'a`, through a guard it has borrowed mutably.
+    #[inline]
     pub(crate) fn new(keyspace: &'a Keyspace, slot: Slot, db: u16) -> DbMut<'a> {
         DbMut { keyspace, slot, home: keyspace.place(db), one_thread: PhantomData }
     }
@@ -206,15 +240,26 @@ impl<'a> DbMut<'a> {
     pub fn into_entry(mut self, key: &[u8], hash: u64) -> Option<EntryMut<'a>> {
         let (seg, index) = self.root().find(hash, key)?;
         self.before_write(seg);
+        Some(self.entry_at(seg, index))
+    }
+    /// The entry at a place that was found, of whose segment a snapshot has what it needs.
+    fn entry_at(self, seg: Seg, index: usize) -> EntryMut<'a> {
         let raw = seg.entry(index);
-        let (bytes, expire) = (raw.bytes(), raw.expire_ms());
-        Some(EntryMut { db: self, seg, index, raw, bytes, expire, field_expire: UNCHANGED })
+        let (bytes, expire) = (UNCOUNTED, raw.expire_ms());
+        EntryMut { db: self, seg, index, raw, bytes, expire, field_expire: UNCHANGED }
     }
 
     /// Sets a key to a string. Allocates at most once (twice for a value that is kept apart), not at all when the
     /// allocator's class stays the same. Returns a collection that was there, so that a big one can be dropped elsewhere.
     pub fn set_str(&mut self, key: &[u8], hash: u64, bytes: &[u8], expiry: Expiry) -> Option<Value> {
-        if let Some(mut entry) = self.get_mut(key, hash) {
+        if let Some((seg, index)) = self.root().find(hash, key) {
+            self.before_write(seg);
+            let raw = seg.entry(index);
+            // SAFETY: the slot's guard is mutably borrowed.
+            if unsafe { raw.overwrite_str(bytes, expiry) } {
+                return None;
+            }
+            let mut entry = DbMut { one_thread: PhantomData, ..*self }.entry_at(seg, index);
             return entry.set_str(bytes, expiry);
         }
         self.add(key, hash, Content::Str(bytes), expiry.over(None));
@@ -385,6 +430,8 @@ impl Drop for Table {
 
 /// No hash was changed through an entry.
 const UNCHANGED: i64 = i64::MIN;
+/// Nothing was changed through an entry that may take more or less memory now.
+const UNCOUNTED: usize = usize::MAX;
 
 /// An existing key, to be changed. Dropping it settles the accounts.
 pub struct EntryMut<'a> {
@@ -392,6 +439,7 @@ pub struct EntryMut<'a> {
     seg: Seg,
     index: usize,
     raw: RawEntry,
+    /// Bytes that it took before it was changed; [`UNCOUNTED`].
     bytes: usize,
     expire: Option<i64>,
     /// When the soonest field of a hash expired before it was changed, `i64::MAX` for never; [`UNCHANGED`].
@@ -421,14 +469,18 @@ impl EntryMut<'_> {
     /// The value, to be changed in place. A collection that becomes empty must be removed by the caller.
     #[inline]
     pub fn value_mut(&mut self) -> ValueMut<'_> {
-        self.note_fields();
+        self.note();
         // SAFETY: `self` is mutably borrowed for as long as the result lives.
         unsafe { self.raw.value_mut() }
     }
 
     /// Replaces the value by a string. Returns a collection that was there.
     pub fn set_str(&mut self, bytes: &[u8], expiry: Expiry) -> Option<Value> {
-        self.note_fields();
+        // SAFETY: the slot's guard is mutably borrowed, and so is `self`.
+        if unsafe { self.raw.overwrite_str(bytes, expiry) } {
+            return None;
+        }
+        self.note();
         let expire = expiry.over(self.raw.expire_ms());
         // SAFETY: the old place is forgotten by `moved`; so below.
         let (raw, old) = unsafe { self.raw.set_str(bytes, expire) };
@@ -438,6 +490,7 @@ impl EntryMut<'_> {
     /// Replaces value and expiry. Returns a collection that was there. Panics on an empty collection.
     pub fn replace(&mut self, value: Value, expire: Option<i64>) -> Option<Value> {
         assert!(!value.is_empty_collection(), "no key holds an empty collection");
+        self.note();
         // What comes may be a hash although what was there is none.
         if self.field_expire == UNCHANGED {
             self.field_expire = self.raw.field_expire_ms().unwrap_or(i64::MAX);
@@ -448,12 +501,14 @@ impl EntryMut<'_> {
         old
     }
     pub fn set_expire(&mut self, expire: Option<i64>) {
+        self.note();
         // SAFETY: see set_str.
         let raw = unsafe { self.raw.set_expire(expire) };
         self.moved(raw);
     }
     /// Changes the length of a string, filling with zeros; its encoding becomes "raw". Panics on other kinds.
     pub fn resize_str(&mut self, len: usize) -> &mut [u8] {
+        self.note();
         // SAFETY: see set_str.
         let raw = unsafe { self.raw.resize_str(len) };
         raw.mark_raw();
@@ -473,9 +528,12 @@ impl EntryMut<'_> {
         old + bytes.len()
     }
 
-    /// To be called before a value is changed.
+    /// To be called before a change that may take or free memory.
     #[inline]
-    fn note_fields(&mut self) {
+    fn note(&mut self) {
+        if self.bytes == UNCOUNTED {
+            self.bytes = self.raw.bytes();
+        }
         if self.raw.kind() == Kind::Hash && self.field_expire == UNCHANGED {
             self.field_expire = self.raw.field_expire_ms().unwrap_or(i64::MAX);
         }
@@ -501,7 +559,16 @@ impl EntryMut<'_> {
 }
 
 impl Drop for EntryMut<'_> {
+    #[inline]
     fn drop(&mut self) {
+        if self.bytes != UNCOUNTED {
+            self.settle();
+        }
+    }
+}
+
+impl EntryMut<'_> {
+    fn settle(&mut self) {
         let delta = self.raw.bytes() as isize - self.bytes as isize;
         self.db.keyspace.counters.add_bytes(self.db.slot, delta);
         let expire = self.raw.expire_ms();

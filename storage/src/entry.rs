@@ -15,6 +15,7 @@
 //! when that takes less memory, by allocator class, or when it is 64 KiB or longer. Everything is unaligned. The unsafe
 //! code of an entry is all in this file.
 
+use crate::db::Expiry;
 use crate::slab::{self, class_size};
 use crate::value::{Kind, Value, ValueMut, ValueRef, str_encoding};
 use crate::{Hash, List, Set, Stream, ZSet};
@@ -81,13 +82,12 @@ fn shape(key_len: usize, expire: Option<i64>) -> u8 {
 /// Where the key begins in an entry of this shape.
 #[inline]
 fn key_start(flags: u8) -> usize {
-    HEADER
-        + match flags & (EXPIRES | LONG) {
-            0 => 0,
-            EXPIRES => EXPIRY_BYTES,
-            LONG => 4,
-            _ => EXPIRY_BYTES_LONG + 4,
-        }
+    const START: [u8; 4] = {
+        let (short, long) = (EXPIRY_BYTES as u8, EXPIRY_BYTES_LONG as u8);
+        [HEADER as u8, HEADER as u8 + short, HEADER as u8 + 4, HEADER as u8 + long + 4]
+    };
+    const _: () = assert!(EXPIRES == 1 << 3 && LONG == 1 << 4);
+    START[(flags >> 3 & 3) as usize] as usize
 }
 
 impl RawEntry {
@@ -374,6 +374,34 @@ impl RawEntry {
     }
     pub(crate) fn mark_raw(self) {
         self.set_flags(self.flags() | RAW);
+    }
+
+    /// Replaces a string by one that takes as much memory, with all that stands before it, where nothing but the value
+    /// changes. False: it is more than that, and nothing was done.
+    /// SAFETY: the caller may write to the entry (slot lock), and no reference into its value lives.
+    #[inline]
+    pub(crate) unsafe fn overwrite_str(self, bytes: &[u8], expiry: Expiry) -> bool {
+        /// Strings are embedded in entries up to this class; see [`is_split`].
+        const EMBEDDED_MAX: usize = 256;
+        let flags = self.flags();
+        let keeps_expiry = match expiry {
+            Expiry::None => flags & EXPIRES == 0,
+            Expiry::Keep => flags & EXPIRES == 0 || self.expire_ms().is_some(),
+            Expiry::At(_) => false,
+        };
+        if flags & (KIND | LONG | SPLIT) != Kind::Str as u8 || !keeps_expiry || bytes.len() > EMBEDDED_MAX {
+            return false;
+        }
+        let head = self.head();
+        let class = class_size(head + bytes.len());
+        if class > EMBEDDED_MAX || class != class_size(head + self.str_len()) {
+            return false;
+        }
+        self.set_flags(flags & !RAW);
+        self.set_vlen(bytes.len());
+        // SAFETY: the class covers the new value; the argument is no part of the entry by contract.
+        unsafe { self.body().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        true
     }
 
     /// Replaces the value by a string and the expiry by `expire`; the key stays. Returns the entry's new place, and a
@@ -770,6 +798,42 @@ mod tests {
         assert_eq!(bytes(16, 1000, None), 1024);
         // Split: 36 for the head, 4096 for the value, instead of a class of 5120.
         assert_eq!(bytes(16, 4096, None), 36 + 4096);
+    }
+
+    #[test]
+    fn what_is_overwritten_is_as_if_it_were_set() {
+        let lens = [0, 1, 4, 15, 16, 17, 60, 64, 200, 232, 233, 240, 241, 300, 5000];
+        let expiries = [None, Some(EXPIRY_BASE + 7), Some(7)];
+        let mut overwritten = 0;
+        for key_len in [0, 5, 16, 254, 255] {
+            let key = vec![b'k'; key_len];
+            for (from, to, expire) in
+                lens.iter().flat_map(|from| lens.iter().flat_map(move |to| expiries.map(|e| (*from, *to, e))))
+            {
+                for expiry in [Expiry::None, Expiry::Keep, Expiry::At(EXPIRY_BASE + 9)] {
+                    let (old, new) = (vec![1; from], vec![2; to]);
+                    let wanted = expiry.over(expire);
+                    // SAFETY: the test owns the entries.
+                    unsafe {
+                        let e = RawEntry::create(&key, Content::Str(&old), expire, 3);
+                        e.mark_raw();
+                        let set =
+                            RawEntry::create(&key, Content::Str(&old), expire, 3).set_str(&new, wanted).0;
+                        if e.overwrite_str(&new, expiry) {
+                            overwritten += 1;
+                            assert_eq!((e.key(), text(e), e.expire_ms()), (&key[..], new, wanted));
+                            assert_eq!((e.bytes(), e.is_raw(), e.clock()), (set.bytes(), false, 3));
+                        } else {
+                            assert_eq!((e.key(), text(e), e.expire_ms()), (&key[..], old, expire));
+                            assert!(e.is_raw());
+                        }
+                        e.free();
+                        set.free();
+                    }
+                }
+            }
+        }
+        assert!(overwritten > 100);
     }
 
     #[test]

@@ -213,7 +213,9 @@ impl Keyspace {
     pub fn prefetch(&self, db: u16, keys: &[KeyAhead]) {
         let home = self.place(db);
         self.each_segment(home, keys, |seg, _| seg.prefetch());
-        self.each_segment(home, keys, Seg::prefetch_pointer);
+        self.each_segment(home, keys, |seg, hash| {
+            seg.prefetch_pointer(hash);
+        });
         self.each_segment(home, keys, Seg::prefetch_entry);
     }
     #[inline]

@@ -36,7 +36,7 @@ mod value;
 pub mod zset;
 
 pub use crc64::crc64;
-pub use db::{Db, DbMut, Due, EntryMut, Expiry, Table};
+pub use db::{Db, DbMut, Due, EntryMut, Expiry, LookAhead, Table};
 pub use disk::{Disk, DiskFile, MemDisk, RealDisk};
 pub use entry::Entry;
 pub use gate::{Gate, GateClosed, GateInside, GateReader};

@@ -187,6 +187,7 @@ pub(crate) fn write_entry(to: &mut [u8], bytes: &[u8]) {
 }
 
 /// Reads a length and its width; the bytes were written by [`write_len`].
+#[inline(never)] // inlined it takes registers from the loops around it
 pub(crate) fn read_len<'a>(bytes: impl Iterator<Item = &'a u8>) -> (usize, usize) {
     let (mut len, mut width) = (0, 0);
     for byte in bytes.take(5) {

@@ -158,7 +158,7 @@ impl Seg {
     /// Position of `key`, whose hash is `hash`.
     #[inline]
     pub(crate) fn find(self, hash: u64, key: &[u8]) -> Option<usize> {
-        self.candidates(hash, |entry| entry.key() == key)
+        self.candidates(hash, |entry| is_same(entry.key(), key))
     }
     /// Position of the first entry whose tag bits are those of `hash`: right but for one in 1024 per entry.
     #[inline]
@@ -286,19 +286,22 @@ impl Seg {
         (class > 0 && self.len() <= CAPS[class - 1] * 5 / 6).then(|| CAPS[class - 1])
     }
 
-    /// Asks the CPU for the line with the pointer that [`Seg::probe`] will read.
+    /// Asks the CPU for the line with the pointer that [`Seg::probe`] will read. Returns where entries may be that have
+    /// the tag of `hash`: sixteen places as a bit mask, and the first of them.
     #[inline]
-    pub(crate) fn prefetch_pointer(self, hash: u64) {
+    pub(crate) fn prefetch_pointer(self, hash: u64) -> (usize, u32) {
         let n = self.len();
         let mut base = 0;
         while base < n {
             let matches = self.match_16(base, tag(hash));
             if matches != 0 {
                 // Behind the last entry a match means nothing; the address is near the segment all the same.
-                return prefetch(self.pointer_at(base + matches.trailing_zeros() as usize));
+                prefetch(self.pointer_at(base + matches.trailing_zeros() as usize));
+                return (base, matches);
             }
             base += 16;
         }
+        (0, 0)
     }
 
     /// Asks the CPU for the entry that `hash` probably belongs to.
@@ -308,6 +311,21 @@ impl Seg {
             self.entry(i).prefetch();
         }
     }
+    /// As [`Seg::prefetch_entry`], among the places that [`Seg::prefetch_pointer`] has found.
+    #[inline]
+    pub(crate) fn prefetch_entry_of(self, hash: u64, (base, matches): (usize, u32)) {
+        let mut matches = matches;
+        while matches != 0 {
+            let i = base + matches.trailing_zeros() as usize;
+            if i >= self.len() {
+                return;
+            }
+            if self.word(i) & LOW == low_bits(hash) {
+                return self.entry(i).prefetch();
+            }
+            matches &= matches - 1;
+        }
+    }
 
     /// Asks the CPU for the head and tag lines.
     #[inline]
@@ -315,6 +333,20 @@ impl Seg {
         prefetch(self.0.as_ptr());
         prefetch(self.0.as_ptr().wrapping_add(64));
     }
+}
+
+/// Whether two keys are equal. Those of usual lengths are compared without a call: as their first and last bytes.
+#[inline]
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    fn ends<const N: usize>(key: &[u8]) -> Option<(&[u8; N], &[u8; N])> {
+        Some((key.first_chunk()?, key.last_chunk()?))
+    }
+    a.len() == b.len()
+        && match a.len() {
+            8..=16 => ends::<8>(a) == ends::<8>(b),
+            17..=32 => ends::<16>(a) == ends::<16>(b),
+            _ => a == b,
+        }
 }
 
 /// Asks the CPU for the line at `p`, which need not be a valid address.
@@ -336,6 +368,20 @@ mod tests {
 
     fn entry(i: usize) -> RawEntry {
         RawEntry::create(format!("key{i}").as_bytes(), Content::Str(b"v"), None, 0)
+    }
+
+    #[test]
+    fn keys_are_the_same_when_all_their_bytes_are() {
+        for len in 0..40 {
+            let key: Vec<u8> = (0..len).collect();
+            assert!(is_same(&key, &key.clone()));
+            assert!(!is_same(&key, &[&key[..], b"x"].concat()));
+            for at in 0..key.len() {
+                let mut other = key.clone();
+                other[at] ^= 1;
+                assert!(!is_same(&key, &other), "byte {at} of {len}");
+            }
+        }
     }
 
     #[test]

@@ -97,6 +97,7 @@ impl<'a> SlotGuard<'a> {
     pub(crate) fn new(keyspace: &'a Keyspace, line: &'a SlotLine, slot: Slot) -> SlotGuard<'a> {
         SlotGuard { keyspace, line, slot, not_sync: PhantomData }
     }
+    #[inline]
     pub fn slot(&self) -> Slot {
         self.slot
     }

@@ -335,7 +335,7 @@ fn run_keys(
     {
         admission::route(turn, session, &[slot], spec.command.flags)?;
     }
-    let (places, slots) = Places::of(turn, spec, args, session.db);
+    let (places, slots) = Places::of(&turn.engine.keyspace, spec, args, turn.first_key);
     run_placed(turn, session, spec, args, raw, out, places, &slots)
 }
 
@@ -361,7 +361,7 @@ fn run_placed(
     };
     admission::check_import(session)?;
     let mut keys = keys(turn, session, locks);
-    keys.set_places(places);
+    keys.take_places(places);
     if session.is_watched() {
         keys.may_read_any = session.may_read_any_key(spec, args);
     }

@@ -5,7 +5,7 @@ use crate::Kept;
 use crate::blocking::{Presence, SlotSide};
 use crate::error::Error;
 use crate::evict;
-use crate::locks::{Locks, Places};
+use crate::locks::{At, Locks, Places};
 use crate::propagate::Unit;
 use crate::settings::{Settings, notify};
 use crate::stats::Stats;
@@ -14,8 +14,7 @@ use proto::{ClusterView, Slot};
 use smallvec::SmallVec;
 use std::any::Any;
 use storage::{
-    Db, DbMut, Entry, EntryMut, Expiry, Hash, KeyAhead, Keyspace, List, Set, Stream, Value, ValueMut,
-    ValueRef, ZSet,
+    Db, DbMut, Entry, EntryMut, Expiry, Hash, Keyspace, List, Set, Stream, Value, ValueMut, ValueRef, ZSet,
 };
 
 /// A change that notifications tell of.
@@ -234,6 +233,14 @@ impl<'g> Keys<'g> {
     pub(crate) fn set_places(&mut self, places: Places) {
         self.places = places;
     }
+    /// As [`Keys::set_places`], whose slots are locked: asks for the memory of several keys at a time.
+    #[inline]
+    pub(crate) fn take_places(&mut self, places: Places) {
+        if places.is_many() {
+            self.locks.prefetch(self.db, &places);
+        }
+        self.set_places(places);
+    }
 
     /// Locks the slot of a key that is not among the command's arguments, which no command may use before. `Err`: somebody
     /// holds it, or so many are locked that closing the gate is cheaper; the command, which must not have changed anything
@@ -257,30 +264,27 @@ impl<'g> Keys<'g> {
         if is_locked { Ok(()) } else { Err(Error::NeedsGate) }
     }
 
-    /// Slot and hash of a key.
+    /// Where a key is.
     #[inline]
-    fn place(&mut self, key: &[u8]) -> (Slot, u64) {
-        let KeyAhead { slot, hash } = self.places.find(key).unwrap_or_else(|| self.keyspace.key_ahead(key));
-        (slot, hash)
+    fn place(&mut self, key: &[u8]) -> At {
+        self.places.find(key).unwrap_or_else(|| self.keyspace.key_ahead(key).into())
     }
 
-    #[inline]
+    #[inline(always)]
     fn db(&mut self, key: &[u8]) -> (Db<'_>, u64) {
-        let (slot, hash) = self.place(key);
-        let db = self.db;
-        (self.locks.guard(slot).db(db), hash)
+        let at = self.place(key);
+        (self.locks.guard_at(at).db(self.db), at.hash)
     }
-    #[inline]
+    #[inline(always)]
     fn db_mut(&mut self, key: &[u8]) -> (DbMut<'_>, u64) {
-        let (slot, hash) = self.place(key);
-        let db = self.db;
-        (self.locks.guard(slot).db_mut(db), hash)
+        let at = self.place(key);
+        (self.locks.guard_at(at).db_mut(self.db), at.hash)
     }
 
     /// Whether the key may be one that has expired; false for every key of a slot in which none has.
-    #[inline]
-    fn may_be_due(&mut self, slot: Slot) -> bool {
-        let db = self.locks.guard(slot).db(self.db);
+    #[inline(always)]
+    fn may_be_due(&mut self, at: At) -> bool {
+        let db = self.locks.guard_at(at).db(self.db);
         db.expires_len() != 0 && !self.sees_expired && db.next_expiry() <= self.now_ms
     }
 
@@ -367,10 +371,10 @@ impl<'g> Keys<'g> {
     /// The entry of a key for reading, which counts as a hit or a miss.
     #[inline]
     pub fn read(&mut self, key: &[u8]) -> Option<Entry<'_>> {
-        let (slot, hash) = self.place(key);
-        let is_gone = self.may_be_due(slot) && !self.exists(key);
+        let at = self.place(key);
+        let is_gone = self.may_be_due(at) && !self.exists(key);
         let Keys { locks, stats, effects, settings, db, now_ms, clock, is_no_touch, .. } = self;
-        let entry = if is_gone { None } else { locks.guard(slot).db(*db).get(key, hash) };
+        let entry = if is_gone { None } else { locks.guard_at(at).db(*db).get(key, at.hash) };
         match &entry {
             Some(entry) => {
                 stats.hits.add(1);
@@ -390,12 +394,12 @@ impl<'g> Keys<'g> {
 
     /// The entry of a key for writing; its access clock is set. Does not count as a hit or a miss, as in Redis.
     pub fn write(&mut self, key: &[u8]) -> Option<EntryMut<'_>> {
-        let (slot, hash) = self.place(key);
-        if self.may_be_due(slot) && !self.exists(key) {
+        let at = self.place(key);
+        if self.may_be_due(at) && !self.exists(key) {
             return None;
         }
         let Keys { locks, db, now_ms, clock, is_no_touch, .. } = self;
-        let entry = locks.guard(slot).db_mut(*db).into_entry(key, hash)?;
+        let entry = locks.guard_at(at).db_mut(*db).into_entry(key, at.hash)?;
         if !*is_no_touch {
             let old = entry.read();
             old.set_clock(clock.unwrap_or_else(|| evict::touched(old.clock(), *now_ms, true)));
@@ -405,11 +409,11 @@ impl<'g> Keys<'g> {
 
     /// As [`Keys::read`] without statistics and access clock: TTL, TYPE, OBJECT, EXISTS.
     pub fn peek(&mut self, key: &[u8]) -> Option<Entry<'_>> {
-        let (slot, hash) = self.place(key);
-        if self.may_be_due(slot) && !self.exists(key) {
+        let at = self.place(key);
+        if self.may_be_due(at) && !self.exists(key) {
             return None;
         }
-        self.locks.guard(slot).db(self.db).get(key, hash)
+        self.locks.guard_at(at).db(self.db).get(key, at.hash)
     }
 
     /// The string at a key. `Err` when it holds another type.
@@ -656,18 +660,18 @@ impl<'g> Keys<'g> {
     /// As [`Keys::changed`] without counting a further change or telling an event.
     pub fn touched(&mut self, key: &[u8]) {
         let db = self.db;
-        let (slot, _) = self.place(key);
+        let at = self.place(key);
         if self.is_tracked {
             self.effects.changed.push(ChangedKey { key: key.to_vec(), is_own: true });
         }
-        let state = self.locks.guard(slot).state_mut();
+        let state = self.locks.guard_at(at).state_mut();
         if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
             let is_watched = side.is_watched(db, key);
             if side.has_waiters(db, key) {
                 self.effects.ready.push((db, key.to_vec()));
             }
             if is_watched {
-                self.mark(slot, key);
+                self.mark(at.slot, key);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Commands of one key that follow one another, of one client about which nothing is special: nearly all. What holds for
+//! Commands of one key or several that follow one another, of one client about which nothing is special: nearly all. What holds for
 //! all of them is looked at once, when their lane opens.
 //!
 //! Invariant: a lane does nothing that [`crate::execute`] would not do, and leaves to it whatever it does not take.
@@ -7,7 +7,7 @@ use crate::admission::{self, Route};
 use crate::cx::Waiting;
 use crate::execute::{self, Outcome};
 use crate::keys::Keys;
-use crate::locks::{Locks, Place};
+use crate::locks::{Locks, Place, Places};
 use crate::spec::flag;
 use crate::{Args, Session, Spec, Turn};
 use proto::resp::Reply;
@@ -40,7 +40,7 @@ impl<'g> Lane<'g> {
         self.keys.give_back(turn);
     }
 
-    /// Runs a command whose only key is argument 1 and at `key`. `None`: nothing was done; it is for [`crate::execute`].
+    /// Runs a command whose first key is argument 1 and at `key`. `None`: nothing was done; it is for [`crate::execute`].
     #[inline]
     pub fn run(
         &mut self,
@@ -53,7 +53,7 @@ impl<'g> Lane<'g> {
         out: &mut Reply,
     ) -> Option<Outcome> {
         if !spec.is_plain || spec.command.flags & self.left_out != 0 {
-            return None;
+            return self.run_many(turn, session, spec, key, args, raw, out);
         }
         let slots = [key.slot];
         if turn.cluster.is_some()
@@ -72,5 +72,111 @@ impl<'g> Lane<'g> {
         let outcome = execute::outcome(turn, session, keys, spec, args, unfinished);
         execute::settle(turn, session, keys, &slots);
         Some(outcome)
+    }
+
+    /// As [`Lane::run`], a command of several keys.
+    #[inline(never)]
+    fn run_many(
+        &mut self,
+        turn: &mut Turn<'g>,
+        session: &mut Session,
+        spec: &'static Spec,
+        first: KeyAhead,
+        args: Args,
+        raw: &[u8],
+        out: &mut Reply,
+    ) -> Option<Outcome> {
+        if !spec.is_plain_of_many || spec.command.flags & self.left_out != 0 {
+            return None;
+        }
+        let (places, slots) = Places::of(&turn.engine.keyspace, spec, args, Some(first));
+        if slots.is_empty()
+            || turn.cluster.is_some()
+                && !matches!(admission::route(turn, session, &slots, spec.command.flags), Ok(Route::Here))
+        {
+            return None;
+        }
+        let keys = &mut self.keys;
+        if !keys.locks.try_take(&slots) {
+            return None;
+        }
+        if keys.locks.paused().is_some() {
+            keys.locks.release();
+            return None;
+        }
+        keys.take_places(places);
+        let unfinished = execute::run_one(turn, spec, args, Some(raw), out, keys, Waiting::Allowed);
+        let outcome = execute::outcome(turn, session, keys, spec, args, unfinished);
+        execute::settle(turn, session, keys, &slots);
+        Some(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Runner;
+    use proto::Slot;
+    use storage::Ownership;
+
+    const LINES: &[&str] = &[
+        "MSET a 1 b 2 a 3 {a}c 4 b 5",
+        "MGET a b x {a}c a",
+        "MSET a 1 b",
+        "MSETNX a 1 d 2",
+        "MSETNX d 1 e 2 {d}f 3",
+        "MGET d",
+        "MSET only 1",
+        "EXISTS a a b x",
+        "PEXPIRE a 5",
+        "RPUSH list 1 2 3",
+        "MGET list a",
+        "LMOVE list b LEFT LEFT",
+        "LMOVE list other LEFT RIGHT",
+        "SADD {s}1 a b c",
+        "SADD {s}2 b c d",
+        "SINTERSTORE {s}3 {s}1 {s}2",
+        "DEL a b x {s}3 a",
+        "RENAME d e",
+        "MGET a b d e",
+    ];
+
+    #[test]
+    fn several_keys_go_as_they_go_without_a_lane() {
+        let (mut lane, mut plain) = (Runner::default(), Runner::default());
+        let mut taken = 0;
+        for line in LINES {
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let reply = match lane.answer_in_lane(&args) {
+                Some(reply) => {
+                    taken += 1;
+                    reply
+                }
+                None => lane.answer(&args).1,
+            };
+            assert_eq!(String::from_utf8_lossy(&reply), plain.run(line), "{line}");
+            assert_eq!(lane.replayed(), plain.replayed(), "{line}");
+            assert_eq!(lane.looked_up(), plain.looked_up(), "{line}");
+        }
+        assert_eq!(taken, LINES.len());
+        assert_eq!(lane.engine.keyspace.used_bytes(), plain.engine.keyspace.used_bytes());
+    }
+
+    #[test]
+    fn nothing_is_done_unless_all_slots_are_free() {
+        let mut runner = Runner::default();
+        let keyspace = runner.engine.keyspace.clone();
+        let mset: &[&[u8]] = &[b"MSET", b"a", b"1", b"b", b"2"];
+        for key in [b"a", b"b"] {
+            let slot = Slot::of_key(key);
+            let held = keyspace.lock(slot).expect("free");
+            assert_eq!(runner.answer_in_lane(mset), None);
+            drop(held);
+            keyspace.lock(slot).expect("free").state_mut().ownership = Ownership::Paused;
+            assert_eq!(runner.answer_in_lane(mset), None);
+            keyspace.lock(slot).expect("free").state_mut().ownership = Ownership::Serving;
+        }
+        assert_eq!(runner.run("EXISTS a b"), ":0\r\n");
+        assert_eq!(runner.answer_in_lane(mset).as_deref(), Some(b"+OK\r\n".as_slice()));
+        assert_eq!(runner.answer_in_lane(&[b"BLPOP", b"x", b"y", b"0"]), None);
     }
 }

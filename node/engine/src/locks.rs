@@ -4,7 +4,7 @@ use crate::turn::Turn;
 use crate::{Args, Error, Spec};
 use proto::Slot;
 use smallvec::SmallVec;
-use storage::{GateClosed, KeyAhead, Keyspace, SlotGuard};
+use storage::{GateClosed, KeyAhead, Keyspace, LookAhead, Ownership, SlotGuard};
 
 /// Locked slots. Ascending, all taken before the first effect; with the gate closed they are taken as they are met,
 /// since nobody else runs.
@@ -29,6 +29,26 @@ impl<'g> Locks<'g> {
         let more = if more.is_empty() { Vec::new() } else { Locks::take_more(keyspace, more)? };
         Ok(Locks { keyspace, first: Some(guard), more, last: 0, exclusive: None })
     }
+
+    /// As [`Locks::take`], when none is held, without waiting for any. False: nothing is locked.
+    pub(crate) fn try_take(&mut self, slots: &[Slot]) -> bool {
+        debug_assert!(self.is_empty());
+        let [first, more @ ..] = slots else { return true };
+        self.first = self.keyspace.try_lock(*first);
+        self.more.reserve(more.len());
+        let is_taken = self.first.is_some()
+            && more.iter().all(|slot| {
+                let guard = self.keyspace.try_lock(*slot);
+                let is_taken = guard.is_some();
+                self.more.extend(guard);
+                is_taken
+            });
+        if !is_taken {
+            self.release();
+        }
+        is_taken
+    }
+
     fn take_more(keyspace: &'g Keyspace, slots: &[Slot]) -> Result<Vec<SlotGuard<'g>>, Slot> {
         let mut guards = Vec::with_capacity(slots.len());
         for slot in slots {
@@ -126,6 +146,59 @@ impl<'g> Locks<'g> {
         self.first.as_mut().expect("looked at just now")
     }
 
+    /// As [`Locks::guard`], of the slot of a key of which is known which guard is its own.
+    #[inline]
+    pub(crate) fn guard_at(&mut self, at: At) -> &mut SlotGuard<'g> {
+        if !matches!(&self.first, Some(first) if first.slot() == at.slot) {
+            return self.hinted_guard(at);
+        }
+        self.first.as_mut().expect("looked at just now")
+    }
+    #[inline]
+    fn hinted_guard(&mut self, at: At) -> &mut SlotGuard<'g> {
+        let place = (at.guard as usize).wrapping_sub(1);
+        match self.more.get(place) {
+            Some(hinted) if hinted.slot() == at.slot => &mut self.more[place],
+            _ => self.other_guard(at.slot),
+        }
+    }
+
+    /// Asks for the memory of keys, in stages, so that their reads overlap. Leaves out what is not locked.
+    pub(crate) fn prefetch(&self, db: u16, places: &Places) {
+        /// Keys that go from stage to stage together: a choice, about as many as a core reads lines at a time.
+        const AHEAD: usize = 16;
+        /// Keys whose memory is asked for ahead: what a first-level cache holds.
+        const AHEAD_MAX: usize = 128;
+        let ahead = &places.more[..places.more.len().min(AHEAD_MAX)];
+        for places in ahead.chunks(AHEAD) {
+            let mut begun = [None; AHEAD];
+            for (place, begun) in places.iter().zip(&mut begun) {
+                *begun = self.held(place.at).and_then(|guard| guard.db(db).look_ahead(place.at.hash));
+            }
+            begun.iter_mut().take(places.len()).flatten().for_each(LookAhead::pointer);
+            begun.iter().take(places.len()).flatten().for_each(LookAhead::entry);
+        }
+    }
+
+    /// The guard of a key's slot, if it is locked by now.
+    #[inline]
+    fn held(&self, at: At) -> Option<&SlotGuard<'g>> {
+        match &self.first {
+            Some(first) if first.slot() == at.slot => Some(first),
+            _ => match self.more.get((at.guard as usize).wrapping_sub(1)) {
+                Some(hinted) if hinted.slot() == at.slot => Some(hinted),
+                _ => self.place(at.slot).map(|place| &self.more[place]),
+            },
+        }
+    }
+
+    /// The first of the slots that are held which pauses for a hand-over.
+    pub(crate) fn paused(&self) -> Option<Slot> {
+        let is_paused = |guard: &&SlotGuard<'_>| guard.state().ownership == Ownership::Paused;
+        self.first.iter().chain(&self.more).find(is_paused).map(SlotGuard::slot)
+    }
+
+    #[cold]
     fn other_guard(&mut self, slot: Slot) -> &mut SlotGuard<'g> {
         // A command looks several times at a key before it comes to the next.
         if self.more.get(self.last).is_some_and(|g| g.slot() == slot) {
@@ -153,18 +226,35 @@ impl<'g> Locks<'g> {
     }
 }
 
-/// Slot and hash of one of the command's keys, so that they are computed once.
+/// Where a key is.
+#[derive(Clone, Copy)]
+pub(crate) struct At {
+    pub slot: Slot,
+    /// Which of the slots of the command's keys that is, which ascend. Only a hint: locks are added and released.
+    guard: u32,
+    /// [`Keyspace::hash`] of the key.
+    pub hash: u64,
+}
+
+impl From<KeyAhead> for At {
+    #[inline]
+    fn from(key: KeyAhead) -> At {
+        At { slot: key.slot, guard: 0, hash: key.hash }
+    }
+}
+
+/// Where one of the command's keys is, so that this is worked out once.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     /// Where the key's bytes stand: which argument it is.
     key: (usize, usize),
-    pub at: KeyAhead,
+    pub at: At,
 }
 
 impl Place {
     #[inline]
     pub(crate) fn new(key: &[u8], at: KeyAhead) -> Place {
-        Place { key: (key.as_ptr().addr(), key.len()), at }
+        Place { key: (key.as_ptr().addr(), key.len()), at: at.into() }
     }
     /// The place of the only key of a command.
     #[inline]
@@ -197,41 +287,175 @@ impl From<Place> for Places {
 pub(crate) type Slots = SmallVec<[Slot; 16]>;
 
 impl Places {
-    /// The places of a command's keys, whose memory is asked for meanwhile, and their slots. Both are empty when the
-    /// arguments do not fit the key specs: the function says what is wrong with them before it touches any, as in Redis.
-    pub(crate) fn of(turn: &Turn, spec: &Spec, args: Args, db: u16) -> (Places, Slots) {
-        /// Keys whose memory is asked for ahead: what a first-level cache holds.
-        const AHEAD_MAX: usize = 128;
-        let keyspace = &turn.engine.keyspace;
-        let Some(numbers) = spec.key_positions(args) else { return Default::default() };
-        let mut slots = Slots::with_capacity(numbers.len());
-        let mut places = Vec::with_capacity(numbers.len());
-        for i in &numbers {
-            let at = keyspace.key_ahead(args[*i]);
-            slots.push(at.slot);
-            places.push(Place::new(args[*i], at));
+    /// The places of a command's keys, and their slots. Both are empty when the arguments do not fit the key specs: the
+    /// function says what is wrong with them before it touches any, as in Redis. `first`: slot and hash of argument 1, if
+    /// it is a key and they are known.
+    pub(crate) fn of(
+        keyspace: &Keyspace,
+        spec: &Spec,
+        args: Args,
+        first: Option<KeyAhead>,
+    ) -> (Places, Slots) {
+        const USUAL: usize = 16; // keys for which there is room at once
+        let mut places = Vec::with_capacity(args.len().min(USUAL));
+        let is_fitting = spec.each_key_position(args, &mut |i| {
+            let known = if i == 1 { first } else { None };
+            let at = known.unwrap_or_else(|| keyspace.key_ahead(args[i]));
+            places.push(Place::new(args[i], at));
+        });
+        match is_fitting {
+            Some(()) => {
+                let slots = number(&mut places);
+                (Places { at: None, more: places, next: 0 }, slots)
+            }
+            None => Default::default(),
         }
-        if places.len() > 1 && turn.exclusive.is_none() {
-            let ahead: SmallVec<[KeyAhead; 16]> = places.iter().take(AHEAD_MAX).map(|p| p.at).collect();
-            keyspace.prefetch(db, &ahead);
-        }
-        slots.sort_unstable();
-        slots.dedup();
-        (Places { at: None, more: places, next: 0 }, slots)
+    }
+
+    /// Whether there is more than one, so that reads of them can overlap.
+    pub(crate) fn is_many(&self) -> bool {
+        self.more.len() > 1
     }
 
     /// Slot and hash of a key that is one of the command's arguments.
     #[inline]
-    pub(crate) fn find(&mut self, key: &[u8]) -> Option<KeyAhead> {
+    pub(crate) fn find(&mut self, key: &[u8]) -> Option<At> {
         match &self.at {
             Some(place) if place.is_of(key) => Some(place.at),
             _ => self.find_next(key),
         }
     }
-    fn find_next(&mut self, key: &[u8]) -> Option<KeyAhead> {
+    fn find_next(&mut self, key: &[u8]) -> Option<At> {
+        // Some go through their keys twice: to look first.
+        if self.next == self.more.len() {
+            self.next = 0;
+        }
         let place = self.more.get(self.next).filter(|place| place.is_of(key))?;
         self.next += 1;
         self.at = Some(*place);
         Some(place.at)
+    }
+}
+
+/// Tells each place which of the slots is its own: their number among all, ascending and each once, which are returned.
+fn number(places: &mut [Place]) -> Slots {
+    let mut order: SmallVec<[u64; 16]> = SmallVec::with_capacity(places.len());
+    // The slot, then which place it is.
+    order
+        .extend(places.iter().enumerate().map(|(i, place)| (place.at.slot.number() as u64) << 32 | i as u64));
+    order.sort_unstable();
+    let mut slots = Slots::with_capacity(order.len());
+    let mut last = None;
+    for word in &order {
+        let at = &mut places[*word as u32 as usize].at;
+        if last != Some(at.slot) {
+            slots.push(at.slot);
+            last = Some(at.slot);
+        }
+        at.guard = slots.len() as u32 - 1;
+    }
+    slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Handler;
+
+    const MANY: &crate::spec::Command =
+        &crate::spec::Command { name: "many", ..crate::commands::string::MGET };
+
+    fn places(keyspace: &Keyspace, args: Args) -> (Places, Slots) {
+        let spec = crate::Table::new([MANY]).by_name(b"many").expect("just declared");
+        assert!(matches!(spec.command.run, Handler::Keys(_)) && spec.is_plain_of_many);
+        Places::of(keyspace, spec, args, Some(keyspace.key_ahead(args[1])))
+    }
+
+    #[test]
+    fn each_key_knows_the_guard_of_its_slot() {
+        let keyspace = Keyspace::new(2, [1, 2]);
+        let text: Vec<String> = (0..40).map(|i| format!("{{{}}}{i}", i % 17)).collect();
+        let mut args: Vec<&[u8]> = vec![b"many"];
+        args.extend(text.iter().map(|key| key.as_bytes()));
+        let twice = [b"{3}twice".to_vec(), b"{3}twice".to_vec()];
+        args.extend([twice[0].as_slice(), &twice[1], b""]);
+        let (mut places, slots) = places(&keyspace, &args);
+        assert!(slots.is_sorted_by(|a, b| a < b) && slots.len() == 18);
+        let mut locks = Locks::take(&keyspace, &slots).expect("free");
+        // Through them twice, as MSETNX goes.
+        for key in args[1..].iter().chain(&args[1..]) {
+            let at = places.find(key).expect("an argument");
+            assert_eq!((at.slot, at.hash), (Slot::of_key(key), keyspace.hash(key)));
+            assert_eq!(slots[at.guard as usize], at.slot);
+            assert_eq!(locks.guard_at(at).slot(), at.slot);
+            assert_eq!(locks.held(at).map(SlotGuard::slot), Some(at.slot));
+        }
+        assert!(places.find(b"other").is_none());
+    }
+
+    #[test]
+    fn a_hint_that_is_wrong_misleads_nobody() {
+        let keyspace = Keyspace::new(2, [1, 2]);
+        let args: [&[u8]; 4] = [b"many", b"a", b"b", b"c"];
+        let (mut found, slots) = places(&keyspace, &args);
+        // Another slot is locked before theirs, so that all stand one further behind.
+        let first = Slot::default();
+        assert!(!slots.contains(&first));
+        let mut locks = Locks::take(&keyspace, &[first]).expect("free");
+        locks.prefetch(0, &found);
+        assert!(locks.try_extend(&slots));
+        locks.prefetch(1, &found);
+        for key in &args[1..] {
+            let at = found.find(key).expect("an argument");
+            assert_eq!(locks.guard_at(at).slot(), Slot::of_key(key));
+        }
+        drop(locks);
+        let closed = keyspace.gate().try_close().expect("nobody is inside");
+        let mut locks = Locks::exclusive(&keyspace, &closed);
+        locks.prefetch(0, &found);
+        for key in &args[1..] {
+            let at = found.find(key).expect("an argument");
+            assert_eq!(locks.guard_at(at).slot(), at.slot);
+            assert_eq!(locks.len(), 1);
+        }
+    }
+
+    #[test]
+    fn who_cannot_have_all_slots_has_none() {
+        let keyspace = Keyspace::new(1, [1, 2]);
+        let slots: Vec<Slot> = Slot::all().take(3).collect();
+        let mut locks = Locks::none(&keyspace);
+        for taken in &slots {
+            let held = keyspace.lock(*taken).expect("free");
+            assert!(!locks.try_take(&slots) && locks.is_empty());
+            drop(held);
+        }
+        assert!(locks.try_take(&slots));
+        assert_eq!(&locks.slots()[..], &slots[..]);
+        assert_eq!(locks.paused(), None);
+        locks.guard(slots[1]).state_mut().ownership = Ownership::Paused;
+        assert_eq!(locks.paused(), Some(slots[1]));
+        locks.release();
+        assert!(locks.try_take(&slots[..1]));
+    }
+
+    #[test]
+    fn memory_is_asked_for_under_locks_whatever_is_there() {
+        let keyspace = Keyspace::new(2, [1, 2]);
+        let text: Vec<String> = (0..300).map(|i| format!("{{{}}}{i}", i % 7)).collect();
+        let mut args: Vec<&[u8]> = vec![b"many"];
+        args.extend(text.iter().map(|key| key.as_bytes()));
+        let (found, slots) = places(&keyspace, &args);
+        let mut locks = Locks::take(&keyspace, &slots).expect("free");
+        for key in args[1..].iter().step_by(2) {
+            let mut db = locks.guard(Slot::of_key(key)).db_mut(0);
+            db.set_str(key, keyspace.hash(key), b"v", storage::Expiry::None);
+        }
+        locks.prefetch(0, &found);
+        locks.prefetch(1, &found);
+        for (i, key) in args[1..].iter().enumerate() {
+            let is_there = locks.guard(Slot::of_key(key)).db(0).get(key, keyspace.hash(key)).is_some();
+            assert_eq!(is_there, i % 2 == 0);
+        }
     }
 }

@@ -476,7 +476,13 @@ impl KeySpec {
             return None;
         }
         let is_key = |i: &i64| self.flags & key::NOT_EMPTY == 0 || !args[*i as usize].is_empty();
-        (first..=last).step_by(step.max(1) as usize).filter(is_key).for_each(|i| out(i as usize));
+        let mut i = first;
+        while i <= last {
+            if is_key(&i) {
+                out(i as usize);
+            }
+            i += step.max(1) as i64;
+        }
         Some(())
     }
 }

@@ -25,6 +25,8 @@ pub struct Spec {
     pub is_single_key: bool,
     /// It runs under the lock of that key.
     pub is_plain: bool,
+    /// It runs under the locks of its keys, of which argument 1 is one, and needs no others.
+    pub is_plain_of_many: bool,
     /// Something that is no key says where it runs.
     pub is_routed: bool,
 }
@@ -47,10 +49,16 @@ impl Spec {
     /// Places of the keys among the arguments. `None`: the arguments do not fit.
     pub fn key_positions(&self, args: Args) -> Option<SmallVec<[usize; 16]>> {
         let mut places = SmallVec::new();
-        for spec in self.command.keys.iter().filter(|k| k.flags & crate::spec::key::NOT_KEY == 0) {
-            spec.positions(args, &mut |place| places.push(place))?;
-        }
+        self.each_key_position(args, &mut |place| places.push(place))?;
         Some(places)
+    }
+    /// As [`Spec::key_positions`], one after the other. `None` may come after some of them.
+    #[inline]
+    pub fn each_key_position(&self, args: Args, each: &mut impl FnMut(usize)) -> Option<()> {
+        for spec in self.command.keys.iter().filter(|k| k.flags & crate::spec::key::NOT_KEY == 0) {
+            spec.positions(args, each)?;
+        }
+        Some(())
     }
     /// As [`Spec::key_positions`], with what is done with each key.
     pub fn keys_with_flags(&self, args: Args) -> Option<KeyPlaces> {
@@ -198,6 +206,9 @@ impl Table {
     fn add(&mut self, command: &'static Command, parent: Option<&'static Command>) -> &'static Spec {
         let subcommands = command.subcommands.iter().map(|sub| self.add(sub, Some(command))).collect();
         let is_single_key = is_first_key_plain(command) && command.keys.len() == 1 && is_one_key(command);
+        let is_routed = command.keys.iter().any(|k| k.flags & crate::spec::key::ROUTES != 0);
+        let is_of_keys = matches!(command.run, crate::spec::Handler::Keys(_));
+        const NEEDS_MORE: u32 = flag::ANY_KEY | flag::WHOLE_DB | flag::BLOCKING | flag::EXCLUSIVE;
         let spec: &'static Spec = Box::leak(Box::new(Spec {
             command,
             id: self.specs.len(),
@@ -206,9 +217,14 @@ impl Table {
             acl: command.acl_categories(),
             is_subcommand: parent.is_some(),
             is_first_key_plain: is_first_key_plain(command),
-            is_routed: command.keys.iter().any(|k| k.flags & crate::spec::key::ROUTES != 0),
+            is_routed,
             is_single_key,
-            is_plain: is_single_key && matches!(command.run, crate::spec::Handler::Keys(_)),
+            is_plain: is_single_key && is_of_keys,
+            is_plain_of_many: is_first_key_plain(command)
+                && !is_single_key
+                && !is_routed
+                && is_of_keys
+                && command.flags & NEEDS_MORE == 0,
         }));
         self.specs.push(spec);
         spec

@@ -176,6 +176,24 @@ impl Runner {
         self.session = session;
         (outcome, out.take())
     }
+    /// As [`Runner::answer`], in a lane. `None`: it is none for a lane at present.
+    pub fn answer_in_lane(&mut self, args: &[&[u8]]) -> Option<Vec<u8>> {
+        let mut session = std::mem::replace(&mut self.session, Session::new(0));
+        let mut out = Reply::new(session.is_resp3);
+        let mut raw = Vec::new();
+        proto::resp::encode_command(args, &mut raw);
+        let mut turn = self.turn(None);
+        let spec = turn.engine.table.resolve(args).expect("a command");
+        let key = turn.engine.keyspace.key_ahead(args[1]);
+        let mut lane = crate::Lane::open(&mut turn, &session, &mut out).expect("nothing is special");
+        let outcome = lane.run(&mut turn, &mut session, spec, key, args, &raw, &mut out);
+        lane.close(&mut turn);
+        self.session = session;
+        outcome.map(|outcome| {
+            assert!(matches!(outcome, Outcome::Done));
+            out.take()
+        })
+    }
     /// What becomes of a command whose slots may be held, with the gate open.
     pub fn first_attempt(&mut self, args: &[&[u8]]) -> Outcome {
         let mut session = std::mem::replace(&mut self.session, Session::new(0));
@@ -188,6 +206,10 @@ impl Runner {
         let reply = self.run_bytes(args);
         let (value, _) = proto::resp::decode(&reply).unwrap().unwrap();
         value.as_bytes().unwrap().to_vec()
+    }
+    /// Keys that were looked up so far: those that were there, and those that were not.
+    pub fn looked_up(&self) -> (u64, u64) {
+        (self.stats.hits.get(), self.stats.misses.get())
     }
     /// Error replies so far, by code.
     pub fn error_codes(&self) -> Vec<(String, u64)> {

@@ -72,27 +72,28 @@ impl Reply {
     }
     #[inline]
     fn header(&mut self, kind: u8, value: i64) {
-        // One and two digits are nearly all lengths, and many integers.
-        match value {
-            0..10 => self.buf.extend_from_slice(&[kind, b'0' + value as u8, b'\r', b'\n']),
-            10..100 => {
-                let (tens, ones) = (value as u8 / 10, value as u8 % 10);
-                self.buf.extend_from_slice(&[kind, b'0' + tens, b'0' + ones, b'\r', b'\n'])
-            }
-            _ => self.long_header(kind, value),
-        }
-    }
-    fn long_header(&mut self, kind: u8, value: i64) {
-        self.buf.push(kind);
-        self.buf.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-        self.buf.extend_from_slice(b"\r\n");
+        push_header(&mut self.buf, kind, value);
     }
     #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
-        self.buf.reserve(bytes.len() + 24);
-        self.header(b'$', bytes.len() as i64);
-        self.buf.extend_from_slice(bytes);
-        self.buf.extend_from_slice(b"\r\n");
+        push_bulk(&mut self.buf, bytes);
+    }
+    /// Bulk strings one after the other, for which room is made many at a time.
+    pub fn bulks<'a>(&mut self, elements: impl Iterator<Item = &'a [u8]>) {
+        /// Bytes of room: at least a frame, at most what is soon made; filling more is begun more slowly.
+        const ROOM: (usize, usize) = (FRAME, 1024);
+        /// Bytes that a short element takes, or a few more.
+        const EACH: usize = 32;
+        let room = (elements.size_hint().0.min(ROOM.1) * EACH).clamp(ROOM.0, ROOM.1);
+        let buf = &mut self.buf;
+        let end = elements.fold(buf.len(), |end, bytes| {
+            let frame = buf.get_mut(end..).and_then(|rest| rest.first_chunk_mut());
+            match frame {
+                Some(frame) if bytes.len() <= FRAMED_MAX => end + write_framed(frame, bytes),
+                _ => push_and_make_room(buf, end, bytes, room),
+            }
+        });
+        buf.truncate(end);
     }
     /// An integer as a bulk string.
     pub fn bulk_int(&mut self, value: i64) {
@@ -178,6 +179,101 @@ impl Reply {
         write!(header, "{}{len}\r\n", kind as char).expect("a Vec takes every write");
         self.buf.splice(mark..mark, header);
     }
+}
+
+#[inline]
+fn push_header(buf: &mut Vec<u8>, kind: u8, value: i64) {
+    // One and two digits are nearly all lengths, and many integers.
+    match usize::try_from(value).ok().and_then(|value| SHORT_HEADERS.get(value)) {
+        Some(header) => {
+            let (bytes, len) = short_header(*header, kind);
+            let end = buf.len() + len;
+            buf.extend_from_slice(&bytes);
+            buf.truncate(end);
+        }
+        None => push_long_header(buf, kind, value),
+    }
+}
+
+fn push_long_header(buf: &mut Vec<u8>, kind: u8, value: i64) {
+    buf.push(kind);
+    buf.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    buf.extend_from_slice(b"\r\n");
+}
+
+#[inline]
+fn push_bulk(buf: &mut Vec<u8>, bytes: &[u8]) {
+    buf.reserve(bytes.len() + 24);
+    push_header(buf, b'$', bytes.len() as i64);
+    buf.extend_from_slice(bytes);
+    buf.extend_from_slice(b"\r\n");
+}
+
+/// Lines of a number of one or two digits, each as one word whose lowest byte is for the kind and whose highest byte is
+/// the number of bytes, with the kind.
+const SHORT_HEADERS: [u64; 100] = {
+    let mut headers = [0; 100];
+    let mut n = 0;
+    while n < 100 {
+        let (tens, ones) = (b'0' + n as u8 / 10, b'0' + n as u8 % 10);
+        headers[n] = u64::from_le_bytes(match n {
+            ..10 => [0, ones, b'\r', b'\n', 0, 0, 0, 4],
+            _ => [0, tens, ones, b'\r', b'\n', 0, 0, 5],
+        });
+        n += 1;
+    }
+    headers
+};
+
+/// A header of a kind, and how many of its bytes are to be written.
+#[inline]
+fn short_header(header: u64, kind: u8) -> ([u8; 8], usize) {
+    // The length is less than eight, which saves those checks that follow from it.
+    ((header | kind as u64).to_le_bytes(), (header >> 56) as usize % 8)
+}
+
+/// The longest string that a frame holds.
+const FRAMED_MAX: usize = 32;
+/// Bytes of a frame: header, string, line break.
+const FRAME: usize = 8 + FRAMED_MAX + 8;
+
+/// Ends the buffer at `end`, where a bulk string is pushed; room is made behind a short one. Returns where that begins.
+#[inline(never)]
+fn push_and_make_room(buf: &mut Vec<u8>, end: usize, bytes: &[u8], room: usize) -> usize {
+    buf.truncate(end);
+    push_bulk(buf, bytes);
+    let end = buf.len();
+    if bytes.len() <= FRAMED_MAX {
+        buf.resize(end + room, 0);
+    }
+    end
+}
+
+/// Writes a bulk string of at most [`FRAMED_MAX`] bytes to the begin of `frame`; returns how many bytes it takes. What stands
+/// behind them is of no value.
+#[inline]
+fn write_framed(frame: &mut [u8; FRAME], bytes: &[u8]) -> usize {
+    assert!(bytes.len() <= FRAMED_MAX);
+    /// The first and the last `N` bytes, which overlap or meet: no loop, and no call to copy them.
+    #[inline]
+    fn ends<const N: usize>(to: &mut [u8], from: &[u8]) {
+        if let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
+            to[..N].copy_from_slice(first);
+            to[from.len() - N..from.len()].copy_from_slice(last);
+        }
+    }
+    let (header, at) = short_header(SHORT_HEADERS[bytes.len()], b'$');
+    frame[..8].copy_from_slice(&header);
+    let to = &mut frame[at..];
+    match bytes.len() {
+        16.. => ends::<16>(to, bytes),
+        8.. => ends::<8>(to, bytes),
+        4.. => ends::<4>(to, bytes),
+        2.. => ends::<2>(to, bytes),
+        _ => ends::<1>(to, bytes),
+    }
+    to[bytes.len()..bytes.len() + 2].copy_from_slice(b"\r\n");
+    at + bytes.len() + 2
 }
 
 /// The text of a double as Redis 7.0 writes it: an integer without a point where it is exact, else `%.17g`.
@@ -268,6 +364,44 @@ mod tests {
         let mut r = Reply::new(false);
         r.error("ERR bad\r\n+OK");
         assert_eq!(r.as_bytes(), b"-ERR bad  +OK\r\n");
+    }
+
+    #[test]
+    fn many_bulks_are_written_as_each_alone() {
+        let whole: Vec<u8> = (0..200).collect();
+        // All lengths around those of frames and headers, so that each follows each kind of other somewhere.
+        let lens: Vec<usize> = (0..130).chain((0..110).rev()).chain((0..40).cycle().take(1000)).collect();
+        let elements = || lens.iter().map(|len| &whole[200 - len..]);
+        for is_resp3 in [false, true] {
+            let (mut many, mut each) = (Reply::new(is_resp3), Reply::new(is_resp3));
+            many.array(lens.len());
+            each.array(lens.len());
+            many.bulks(elements());
+            elements().for_each(|bytes| each.bulk(bytes));
+            many.ok();
+            each.ok();
+            assert!(many.as_bytes() == each.as_bytes());
+        }
+        let mut expected = b"*1240\r\n".to_vec();
+        for bytes in elements() {
+            expected.extend_from_slice(format!("${}\r\n", bytes.len()).as_bytes());
+            expected.extend_from_slice(bytes);
+            expected.extend_from_slice(b"\r\n");
+        }
+        let mut many = Reply::new(false);
+        many.array(lens.len());
+        many.bulks(elements());
+        assert!(many.as_bytes() == expected);
+    }
+
+    #[test]
+    fn integers_of_all_lengths() {
+        let mut r = Reply::new(false);
+        [0, 9, 10, 99, 100, -1, -10, i64::MIN, i64::MAX].into_iter().for_each(|n| r.int(n));
+        assert_eq!(
+            r.as_bytes(),
+            b":0\r\n:9\r\n:10\r\n:99\r\n:100\r\n:-1\r\n:-10\r\n:-9223372036854775808\r\n:9223372036854775807\r\n"
+        );
     }
 
     #[test]

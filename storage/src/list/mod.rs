@@ -247,9 +247,9 @@ impl<'a> Iterator for Iter<'a> {
         (self.left, Some(self.left))
     }
 
-    fn fold<B, F: FnMut(B, &'a [u8]) -> B>(self, init: B, f: F) -> B {
+    fn fold<B, F: FnMut(B, &'a [u8]) -> B>(self, init: B, mut f: F) -> B {
         match self.body {
-            IterBody::Small { iter, .. } => iter.take(self.left).fold(init, f),
+            IterBody::Small { iter, .. } => iter.fold_some(self.left, init, &mut f).0,
             IterBody::Big(iter) => iter.fold(init, f),
         }
     }

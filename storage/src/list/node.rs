@@ -344,10 +344,34 @@ pub struct Iter<'a> {
     back: Vec<u32>,
 }
 
-impl Iter<'_> {
+impl<'a> Iter<'a> {
     /// Cuts the walk off at a position.
     pub fn end_at(&mut self, end: usize) {
         self.end = end;
+    }
+
+    /// Folds at most `max` entries from the front; says as well how many there were.
+    #[inline]
+    pub fn fold_some<B>(&self, max: usize, init: B, f: &mut impl FnMut(B, &'a [u8]) -> B) -> (B, usize) {
+        let mut acc = init;
+        let mut rest = self.body.get(self.at..self.end).unwrap_or(&[]);
+        let mut left = max;
+        while left > 0
+            && let Some((first, behind)) = rest.split_first()
+        {
+            let (len, width, from) = match *first {
+                short @ ..0x80 => (short as usize, 1, behind),
+                _ => {
+                    let (len, width) = read_len(rest.iter());
+                    (len, width, &rest[width..])
+                }
+            };
+            let (entry, behind) = from.split_at(len);
+            rest = &behind[width & self.behind..];
+            acc = f(acc, entry);
+            left -= 1;
+        }
+        (acc, max - left)
     }
 }
 

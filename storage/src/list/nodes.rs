@@ -380,15 +380,14 @@ impl<'a> Iterator for Iter<'a> {
         (self.left, Some(self.left))
     }
 
-    /// Node by node: twice as quick as entry by entry.
+    /// Node by node: several times as quick as entry by entry.
     fn fold<B, F: FnMut(B, &'a [u8]) -> B>(self, init: B, mut f: F) -> B {
         let (mut acc, mut left) = (init, self.left);
         let Some(mut at) = self.front else { return acc };
         while left > 0 {
-            for value in at.iter.by_ref().take(left) {
-                acc = f(acc, value);
-                left -= 1;
-            }
+            let count;
+            (acc, count) = at.iter.fold_some(left, acc, &mut f);
+            left -= count;
             at.node += 1;
             if self.list.blocks.get(at.block).is_none_or(|block| at.node == block.nodes.len()) {
                 (at.block, at.node) = (at.block + 1, 0);

@@ -330,7 +330,7 @@ fn lrange(cx: &mut Cx) -> Result<(), Error> {
         None => cx.out.array(0),
         Some((list, (from, to))) => {
             cx.out.array(to - from);
-            list.range(from, to).for_each(|v| cx.out.bulk(v));
+            cx.out.bulks(list.range(from, to));
         }
     }
     Ok(())

@@ -634,20 +634,20 @@ impl Run<'_, '_> {
             Err(_) => return refused("ERR Unknown Redis command called from script"),
         };
         let result = self.admit(spec, args).and_then(|()| {
-            let (places, slots) = Places::of(self.turn, spec, args, self.session.db);
+            let (places, slots) = Places::of(&self.turn.engine.keyspace, spec, args, None);
             let route = self.route(spec, &slots)?;
             self.bring(spec, args)?;
             self.lock(spec, &slots)?;
             self.check_presence(spec, args, &slots, route)?;
             self.begin_writing(spec)?;
-            self.keys.set_places(places);
+            self.keys.db = self.session.db;
+            self.keys.take_places(places);
             Ok(())
         });
         if let Err(refusal) = result {
             self.keys.stats.commands[spec.id].rejected.add(u64::from(matches!(refusal, Refusal::Error(_))));
             return Err(refusal);
         }
-        self.keys.db = self.session.db;
         self.keys.may_read_any = self.session.may_read_any_key(spec, args);
         match spec.command.run {
             Handler::Keys(_) => {
