@@ -162,22 +162,39 @@ fn has_open_brace(bytes: &[u8]) -> bool {
 /// CRC16 with polynomial 0x1021, initial value 0. Eight bytes a step: measured 3.4 ns against 14.4 for 16 bytes.
 #[inline]
 pub fn crc16(bytes: &[u8]) -> u16 {
-    let mut crc = 0u16;
-    let (chunks, rest) = bytes.as_chunks::<8>();
+    let (head, chunks) = bytes.as_rchunks::<8>();
+    // Zeros in front change nothing: what is left over goes first, as a whole step.
+    let mut crc = if head.is_empty() { 0 } else { crc16_step(0, &padded(bytes, head)) };
     for c in chunks {
-        crc = CRC[7][(c[0] ^ (crc >> 8) as u8) as usize]
-            ^ CRC[6][(c[1] ^ crc as u8) as usize]
-            ^ CRC[5][c[2] as usize]
-            ^ CRC[4][c[3] as usize]
-            ^ CRC[3][c[4] as usize]
-            ^ CRC[2][c[5] as usize]
-            ^ CRC[1][c[6] as usize]
-            ^ CRC[0][c[7] as usize];
-    }
-    for &b in rest {
-        crc = (crc << 8) ^ CRC[0][((crc >> 8) as u8 ^ b) as usize];
+        crc = crc16_step(crc, c);
     }
     crc
+}
+
+/// The first bytes, fewer than eight, behind zeros.
+#[inline]
+fn padded(bytes: &[u8], head: &[u8]) -> [u8; 8] {
+    let missing = 8 - head.len();
+    match bytes.first_chunk() {
+        Some(first) => (u64::from_le_bytes(*first) << (8 * missing)).to_le_bytes(),
+        None => {
+            let mut padded = [0; 8];
+            padded[missing..].copy_from_slice(head);
+            padded
+        }
+    }
+}
+
+#[inline]
+fn crc16_step(crc: u16, c: &[u8; 8]) -> u16 {
+    CRC[7][(c[0] ^ (crc >> 8) as u8) as usize]
+        ^ CRC[6][(c[1] ^ crc as u8) as usize]
+        ^ CRC[5][c[2] as usize]
+        ^ CRC[4][c[3] as usize]
+        ^ CRC[3][c[4] as usize]
+        ^ CRC[2][c[5] as usize]
+        ^ CRC[1][c[6] as usize]
+        ^ CRC[0][c[7] as usize]
 }
 
 static CRC: [[u16; 256]; 8] = crc_tables();

@@ -167,7 +167,7 @@ impl LookAhead<'_> {
     /// The last stage: asks for the entry.
     #[inline]
     pub fn entry(&self) {
-        self.seg.prefetch_entry_of(self.hash, self.found);
+        self.seg.prefetch_entry(self.hash, self.found);
     }
 }
 

@@ -4,15 +4,16 @@
 //! can live in one process. SWAPDB only exchanges two entries of `places`: tables stay where they are.
 
 use crate::counters::Counters;
+use crate::db::{Db, LookAhead};
 use crate::directory::Root;
 use crate::entry::RawEntry;
 use crate::gate::{Gate, GateClosed};
 use crate::keyhash::KeyHasher;
-use crate::segment::Seg;
 use crate::slot::{SlotGuard, SlotLine};
 use crate::snapshot::Snapshot;
 use crate::value::ValueRef;
 use proto::Slot;
+use smallvec::SmallVec;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -211,21 +212,22 @@ impl Keyspace {
     /// The stages behind it, for several keys at a time, so that their reads overlap: asks for the segments, then for the
     /// places in them that point to entries, then for the entries. Leaves out what is in locked slots.
     pub fn prefetch(&self, db: u16, keys: &[KeyAhead]) {
-        let home = self.place(db);
-        self.each_segment(home, keys, |seg, _| seg.prefetch());
-        self.each_segment(home, keys, |seg, hash| {
-            seg.prefetch_pointer(hash);
-        });
-        self.each_segment(home, keys, Seg::prefetch_entry);
-    }
-    #[inline]
-    fn each_segment(&self, home: u16, keys: &[KeyAhead], step: impl Fn(Seg, u64)) {
-        for key in keys {
-            if let Some(_guard) = self.try_lock(key.slot)
-                && let Some(seg) = self.root_ref(key.slot, home).locate(key.hash)
-            {
-                step(seg, key.hash);
+        /// Slots that are locked together: what a worker runs at a time.
+        const TOGETHER: usize = 32;
+        for keys in keys.chunks(TOGETHER) {
+            let mut held: SmallVec<[SlotGuard<'_>; TOGETHER]> = SmallVec::new();
+            let mut ahead: SmallVec<[LookAhead<'_>; TOGETHER]> = SmallVec::new();
+            for key in keys {
+                match self.try_lock(key.slot) {
+                    Some(guard) => held.push(guard),
+                    // Nearly always: held by nobody else.
+                    None if held.iter().any(|guard| guard.slot() == key.slot) => {}
+                    None => continue,
+                }
+                ahead.extend(Db::new(self, key.slot, db).look_ahead(key.hash));
             }
+            ahead.iter_mut().for_each(LookAhead::pointer);
+            ahead.iter().for_each(LookAhead::entry);
         }
     }
 
@@ -270,7 +272,7 @@ impl Keyspace {
         let Some(seg) = self.root_ref(key.slot, home).locate(key.hash) else { return 0 };
         // Another key with the same tag bits is a string nearly always.
         let is_collection = |entry: RawEntry| !matches!(entry.value(), ValueRef::Str(_));
-        seg.probe_for(key.hash, is_collection).map_or(0, |i| f(seg.entry(i).value()))
+        seg.probe(key.hash, is_collection).map_or(0, |i| f(seg.entry(i).value()))
     }
 
     /// Keys of a database, expired ones included.

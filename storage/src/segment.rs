@@ -160,15 +160,10 @@ impl Seg {
     pub(crate) fn find(self, hash: u64, key: &[u8]) -> Option<usize> {
         self.candidates(hash, |entry| is_same(entry.key(), key))
     }
-    /// Position of the first entry whose tag bits are those of `hash`: right but for one in 1024 per entry.
+    /// Position of the first entry whose tag bits are those of `hash` and that `is` accepts: the right key, but for one in
+    /// 1024 per entry.
     #[inline]
-    pub(crate) fn probe(self, hash: u64) -> Option<usize> {
-        self.candidates(hash, |_| true)
-    }
-
-    /// The first entry with the tag bits of `hash` whose value `is` accepts. The entries are looked at.
-    #[inline]
-    pub(crate) fn probe_for(self, hash: u64, is: impl Fn(RawEntry) -> bool) -> Option<usize> {
+    pub(crate) fn probe(self, hash: u64, is: impl Fn(RawEntry) -> bool) -> Option<usize> {
         self.candidates(hash, is)
     }
 
@@ -286,7 +281,7 @@ impl Seg {
         (class > 0 && self.len() <= CAPS[class - 1] * 5 / 6).then(|| CAPS[class - 1])
     }
 
-    /// Asks the CPU for the line with the pointer that [`Seg::probe`] will read. Returns where entries may be that have
+    /// Asks the CPU for the line with the pointer that a look-up will read. Returns where entries may be that have
     /// the tag of `hash`: sixteen places as a bit mask, and the first of them.
     #[inline]
     pub(crate) fn prefetch_pointer(self, hash: u64) -> (usize, u32) {
@@ -304,16 +299,9 @@ impl Seg {
         (0, 0)
     }
 
-    /// Asks the CPU for the entry that `hash` probably belongs to.
+    /// Asks the CPU for the entry that `hash` probably belongs to, among the places that [`Seg::prefetch_pointer`] has found.
     #[inline]
-    pub(crate) fn prefetch_entry(self, hash: u64) {
-        if let Some(i) = self.probe(hash) {
-            self.entry(i).prefetch();
-        }
-    }
-    /// As [`Seg::prefetch_entry`], among the places that [`Seg::prefetch_pointer`] has found.
-    #[inline]
-    pub(crate) fn prefetch_entry_of(self, hash: u64, (base, matches): (usize, u32)) {
+    pub(crate) fn prefetch_entry(self, hash: u64, (base, matches): (usize, u32)) {
         let mut matches = matches;
         while matches != 0 {
             let i = base + matches.trailing_zeros() as usize;

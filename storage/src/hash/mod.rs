@@ -26,6 +26,7 @@ pub struct Hash {
 
 /// What is not packed.
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "boxed as a whole, and hashes with fields that expire are few")]
 enum Big {
     Table(Fields),
     Expiring(Expiring),
