@@ -159,6 +159,11 @@ impl<const PAIR: bool> Slot for Element<PAIR> {
         seeded::hash(seed, self.key())
     }
 
+    #[inline]
+    fn prefetch(&self) {
+        Element::prefetch(self);
+    }
+
     fn heap_bytes(&self) -> usize {
         Element::heap_bytes(self)
     }
