@@ -77,6 +77,22 @@ fn wait_for_rewrite(client: &mut Client) {
 }
 
 #[test]
+fn a_long_reply_that_waits_for_the_disk_comes_whole() {
+    let server = Server::start(ALWAYS);
+    let mut client = server.client();
+    // Longer than what is written in one go.
+    let long = "x".repeat(1 << 20);
+    client.ok(&format!("SET long {long}"));
+    for round in 0..20 {
+        // What is read behind the write waits with its reply.
+        client.send(&["SET", "short", "1"]).expect("sent");
+        client.send(&["GET", "long"]).expect("sent");
+        assert_eq!(client.receive().expect("a reply"), Value::Simple("OK".into()), "round {round}");
+        assert_eq!(client.receive().expect("a reply").as_text(), Some(long.as_str()), "round {round}");
+    }
+}
+
+#[test]
 fn every_acknowledged_write_survives_a_kill() {
     let mut server = Server::start(ALWAYS);
     const WRITERS: usize = 4;
