@@ -204,7 +204,7 @@ impl<'a> DbMut<'a> {
         Env { hasher: self.keyspace.hasher(), epoch: self.keyspace.epoch.load(Ordering::Relaxed), bytes: 0 }
     }
     fn settle(&self, env: &Env) {
-        self.keyspace.counters.add_bytes(self.slot, env.bytes);
+        self.keyspace.counters.add_bytes(env.bytes);
     }
 
     /// Hands the segment to a snapshot in progress that has not got it yet.
@@ -288,7 +288,7 @@ impl<'a> DbMut<'a> {
         if first {
             self.keyspace.set_occupied(self.slot, self.home, true);
         }
-        self.keyspace.counters.add_keys(self.slot, self.home, 1);
+        self.keyspace.counters.add_keys(self.home, 1);
         self.expiry_changed(None, expire);
         self.field_expiry_changed(None, entry.field_expire_ms());
         self.settle(&env);
@@ -321,8 +321,8 @@ impl<'a> DbMut<'a> {
         if self.root().count == 0 {
             self.emptied();
         }
-        self.keyspace.counters.add_keys(self.slot, self.home, -1);
-        self.keyspace.counters.add_expires(self.slot, self.home, -(raw.expire_ms().is_some() as i64));
+        self.keyspace.counters.add_keys(self.home, -1);
+        self.keyspace.counters.add_expires(self.home, -(raw.expire_ms().is_some() as i64));
         self.field_expiry_changed(raw.field_expire_ms(), None);
         self.settle(&env);
         Some(raw)
@@ -352,14 +352,14 @@ impl<'a> DbMut<'a> {
     /// Counts a change of expiry from `old` to `new` outside the table, and renews the slot's bound.
     fn expiry_changed(&mut self, old: Option<i64>, new: Option<i64>) {
         let delta = new.is_some() as i64 - old.is_some() as i64;
-        self.keyspace.counters.add_expires(self.slot, self.home, delta);
+        self.keyspace.counters.add_expires(self.home, delta);
         self.lower_bound(new);
     }
 
     /// As [`DbMut::expiry_changed`], of the soonest expiry of a hash's fields.
     fn field_expiry_changed(&mut self, old: Option<i64>, new: Option<i64>) {
         let delta = new.is_some() as i64 - old.is_some() as i64;
-        self.keyspace.counters.add_field_expires(self.slot, self.home, delta);
+        self.keyspace.counters.add_field_expires(self.home, delta);
         self.lower_bound(new);
     }
 
@@ -381,13 +381,9 @@ impl<'a> DbMut<'a> {
         let root = std::mem::replace(self.root_mut(), Root::EMPTY);
         self.emptied();
         let counters = self.keyspace.counters.clone();
-        counters.add_keys(self.slot, self.home, -(root.count as i64));
-        counters.add_expires(self.slot, self.home, -(root.expires as i64));
-        self.keyspace.hand_over(
-            self.slot,
-            self.home,
-            Table { root, slot: self.slot, home: self.home, counters },
-        )
+        counters.add_keys(self.home, -(root.count as i64));
+        counters.add_expires(self.home, -(root.expires as i64));
+        self.keyspace.hand_over(self.slot, self.home, Table { root, home: self.home, counters })
     }
     /// Deletes all keys of the slot in this database, here and now.
     pub fn clear(&mut self) {
@@ -399,7 +395,6 @@ impl<'a> DbMut<'a> {
 /// proportion to its size and may happen on any thread.
 pub struct Table {
     root: Root,
-    slot: Slot,
     home: u16,
     counters: Arc<Counters>,
 }
@@ -423,8 +418,8 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         let freed = self.root.free_all();
-        self.counters.add_bytes(self.slot, -(freed.bytes as isize));
-        self.counters.add_field_expires(self.slot, self.home, -freed.field_expires);
+        self.counters.add_bytes(-(freed.bytes as isize));
+        self.counters.add_field_expires(self.home, -freed.field_expires);
     }
 }
 
@@ -570,7 +565,7 @@ impl Drop for EntryMut<'_> {
 impl EntryMut<'_> {
     fn settle(&mut self) {
         let delta = self.raw.bytes() as isize - self.bytes as isize;
-        self.db.keyspace.counters.add_bytes(self.db.slot, delta);
+        self.db.keyspace.counters.add_bytes(delta);
         let expire = self.raw.expire_ms();
         if expire != self.expire {
             let root = self.db.root_mut();

@@ -129,7 +129,7 @@ impl Keyspace {
             clock: AtomicU32::new(0),
             gate: Gate::default(),
         };
-        keyspace.counters.add_bytes(Slot::default(), keyspace.own_bytes() as isize);
+        keyspace.counters.add_bytes(keyspace.own_bytes() as isize);
         keyspace
     }
 
@@ -358,7 +358,7 @@ impl Keyspace {
                 next_expiry: (0..Slot::COUNT).map(|_| AtomicI64::new(i64::MAX)).collect(),
                 occupied: (0..Slot::COUNT / 64).map(|_| AtomicU64::new(0)).collect(),
             };
-            self.counters.add_bytes(Slot::default(), home.own_bytes() as isize);
+            self.counters.add_bytes(home.own_bytes() as isize);
             Box::new(home)
         })
     }
