@@ -143,16 +143,18 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_whoever_counts_and_ends() {
-        const THREADS: i64 = 2 * STRIPES as i64;
+        const THREADS: i64 = 12;
         const ROUNDS: i64 = 200;
         let counters = Counters::new(2);
         let barrier = std::sync::Barrier::new(THREADS as usize);
-        for _ in 0..2 {
+        // In the second round no number is left: all threads share the first stripe.
+        let mut taken = Vec::new();
+        for round in 0..2 {
+            taken.extend((0..round * 2 * STRIPES).map(|_| Own::take()));
             std::thread::scope(|scope| {
                 for thread in 0..THREADS {
                     let (counters, barrier) = (&counters, &barrier);
                     scope.spawn(move || {
-                        // All at one time, so that some have no stripe of their own.
                         barrier.wait();
                         for _ in 0..ROUNDS {
                             counters.add_bytes(3);
@@ -164,6 +166,9 @@ mod tests {
                 }
             });
         }
+        assert_eq!(taken.last().map(|own| own.0), Some(SHARED));
+        drop(taken);
+        assert_ne!(Own::take().0, SHARED);
         let all = (2 * THREADS * ROUNDS) as u64;
         assert_eq!((counters.bytes(), counters.keys(0), counters.keys(1)), (2 * all, 0, all));
         assert_eq!((counters.expires(1), counters.field_expires(1)), (all / 2, 0));
