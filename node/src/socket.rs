@@ -188,37 +188,28 @@ trait Plain {
     }
 }
 
-impl Plain for TcpStream {
-    #[inline]
-    fn try_io<T>(&self, interest: Interest, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.try_io(interest, act)
-    }
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
-    }
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_write_ready(cx)
-    }
-    fn socket(&self) -> SockRef<'_> {
-        self.into()
-    }
+/// tokio has these by name for each kind of socket, and no trait for them.
+macro_rules! plain {
+    ($socket:ty) => {
+        impl Plain for $socket {
+            #[inline]
+            fn try_io<T>(&self, interest: Interest, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+                self.try_io(interest, act)
+            }
+            fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_read_ready(cx)
+            }
+            fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_write_ready(cx)
+            }
+            fn socket(&self) -> SockRef<'_> {
+                self.into()
+            }
+        }
+    };
 }
-
-impl Plain for UnixStream {
-    #[inline]
-    fn try_io<T>(&self, interest: Interest, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.try_io(interest, act)
-    }
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
-    }
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_write_ready(cx)
-    }
-    fn socket(&self) -> SockRef<'_> {
-        self.into()
-    }
-}
+plain!(TcpStream);
+plain!(UnixStream);
 
 /// Listens at a path, in the place of a socket that an earlier life left there. `mode`: permissions; 0: as the process
 /// makes files.

@@ -159,15 +159,12 @@ pub struct LookAhead<'a> {
 }
 
 impl LookAhead<'_> {
-    /// The next stage: asks for the place in the segment that points to the entry.
+    /// The stages behind the first, of several at a time: asks for the places in segments that point to entries, then for
+    /// the entries.
     #[inline]
-    pub fn pointer(&mut self) {
-        self.found = self.seg.prefetch_pointer(self.hash);
-    }
-    /// The last stage: asks for the entry.
-    #[inline]
-    pub fn entry(&self) {
-        self.seg.prefetch_entry(self.hash, self.found);
+    pub fn go_on(ahead: &mut [LookAhead<'_>]) {
+        ahead.iter_mut().for_each(|one| one.found = one.seg.prefetch_pointer(one.hash));
+        ahead.iter().for_each(|one| one.seg.prefetch_entry(one.hash, one.found));
     }
 }
 

@@ -226,8 +226,7 @@ impl Keyspace {
                 }
                 ahead.extend(Db::new(self, key.slot, db).look_ahead(key.hash));
             }
-            ahead.iter_mut().for_each(LookAhead::pointer);
-            ahead.iter().for_each(LookAhead::entry);
+            LookAhead::go_on(&mut ahead);
         }
     }
 

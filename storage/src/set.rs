@@ -6,7 +6,7 @@ use crate::hash::table::{self, Table};
 use crate::intset::IntSet;
 use crate::keyspace::ElementAhead;
 use crate::slab::class_size;
-use crate::thin::{View, ViewMut, Word};
+use crate::thin::{Small, View, ViewMut, Word};
 use crate::thresholds::Thresholds;
 use std::ops::Deref;
 
@@ -189,11 +189,13 @@ impl Set {
     /// Asks the CPU for what a look-up of a member will read, one step further at each call; whether there is another.
     #[inline]
     pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>) -> bool {
-        let View::Big(table) = self.word.view() else {
-            self.word.prefetch_small();
-            return false;
-        };
-        Element::prefetch_in(table, member)
+        match self.word.view() {
+            View::Small(ints) => {
+                ints.prefetch();
+                false
+            }
+            View::Big(table) => Element::prefetch_in(table, member),
+        }
     }
 
     /// Moves what small sets hold out of spans that are being emptied.

@@ -174,6 +174,13 @@ pub(crate) unsafe trait Small: Default + Clone {
     fn leave_span(&mut self);
     /// Where the allocation begins, for prefetching.
     fn start(&self) -> *const u8;
+    /// Asks the CPU for the first three lines.
+    #[inline]
+    fn prefetch(&self) {
+        for line in 0..3 {
+            prefetch(self.start().wrapping_add(64 * line));
+        }
+    }
 }
 
 /// A small form, or a box of the big form `B`.
@@ -251,16 +258,6 @@ impl<S: Small, B> Word<S, B> {
                 ViewMut::Small(&mut *ptr::from_mut(self).cast::<S>())
             }
         }
-    }
-
-    /// Asks the CPU for the first three lines of a small form. False: it is a big one.
-    #[inline]
-    pub(crate) fn prefetch_small(&self) -> bool {
-        let View::Small(small) = self.view() else { return false };
-        for line in 0..3 {
-            prefetch(small.start().wrapping_add(64 * line));
-        }
-        true
     }
 
     /// Moves a small form out of a span that is being emptied; a big one stays.

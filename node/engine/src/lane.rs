@@ -1,5 +1,5 @@
-//! Commands of one key or several that follow one another, of one client about which nothing is special: nearly all. What holds for
-//! all of them is looked at once, when their lane opens.
+//! Commands of one key or several that follow one another, of one client about which nothing is special: nearly all. What
+//! holds for all of them is looked at once, when their lane opens.
 //!
 //! Invariant: a lane does nothing that [`crate::execute`] would not do, and leaves to it whatever it does not take.
 
@@ -10,6 +10,7 @@ use crate::keys::Keys;
 use crate::locks::{Locks, Place, Places};
 use crate::spec::flag;
 use crate::{Args, Session, Spec, Turn};
+use proto::Slot;
 use proto::resp::Reply;
 use storage::{KeyAhead, Ownership};
 
@@ -65,13 +66,28 @@ impl<'g> Lane<'g> {
         if guard.state().ownership == Ownership::Paused {
             return None;
         }
+        self.keys.locks.set_only(guard);
+        self.keys.set_places(Place::new(args[1], key).into());
+        Some(self.run_locked(turn, session, spec, args, raw, out, &slots))
+    }
+
+    /// Runs a command whose slots are locked, and unlocks them.
+    #[inline(always)] // nearly all commands pass here: not called, it costs them nothing
+    fn run_locked(
+        &mut self,
+        turn: &mut Turn<'g>,
+        session: &mut Session,
+        spec: &'static Spec,
+        args: Args,
+        raw: &[u8],
+        out: &mut Reply,
+        slots: &[Slot],
+    ) -> Outcome {
         let keys = &mut self.keys;
-        keys.locks.set_only(guard);
-        keys.set_places(Place::new(args[1], key).into());
         let unfinished = execute::run_one(turn, spec, args, Some(raw), out, keys, Waiting::Allowed);
         let outcome = execute::outcome(turn, session, keys, spec, args, unfinished);
-        execute::settle(turn, session, keys, &slots);
-        Some(outcome)
+        execute::settle(turn, session, keys, slots);
+        outcome
     }
 
     /// As [`Lane::run`], a command of several keys.
@@ -105,10 +121,7 @@ impl<'g> Lane<'g> {
             return None;
         }
         keys.take_places(places);
-        let unfinished = execute::run_one(turn, spec, args, Some(raw), out, keys, Waiting::Allowed);
-        let outcome = execute::outcome(turn, session, keys, spec, args, unfinished);
-        execute::settle(turn, session, keys, &slots);
-        Some(outcome)
+        Some(self.run_locked(turn, session, spec, args, raw, out, &slots))
     }
 }
 

@@ -156,11 +156,16 @@ impl<'g> Locks<'g> {
     }
     #[inline]
     fn hinted_guard(&mut self, at: At) -> &mut SlotGuard<'g> {
-        let place = (at.guard as usize).wrapping_sub(1);
-        match self.more.get(place) {
-            Some(hinted) if hinted.slot() == at.slot => &mut self.more[place],
-            _ => self.other_guard(at.slot),
+        match self.hinted(at) {
+            Some(place) => &mut self.more[place],
+            None => self.other_guard(at.slot),
         }
+    }
+    /// Which of the others is the slot's, if the hint is right.
+    #[inline]
+    fn hinted(&self, at: At) -> Option<usize> {
+        let place = (at.guard as usize).checked_sub(1)?;
+        self.more.get(place).is_some_and(|guard| guard.slot() == at.slot).then_some(place)
     }
 
     /// Asks for the memory of keys, in stages, so that their reads overlap. Leaves out what is not locked.
@@ -171,12 +176,13 @@ impl<'g> Locks<'g> {
         const AHEAD_MAX: usize = 128;
         let ahead = &places.more[..places.more.len().min(AHEAD_MAX)];
         for places in ahead.chunks(AHEAD) {
-            let mut begun = [None; AHEAD];
-            for (place, begun) in places.iter().zip(&mut begun) {
-                *begun = self.held(place.at).and_then(|guard| guard.db(db).look_ahead(place.at.hash));
+            let mut begun: SmallVec<[LookAhead<'_>; AHEAD]> = SmallVec::new();
+            for Place { at, .. } in places {
+                if let Some(one) = self.held(*at).and_then(|guard| guard.db(db).look_ahead(at.hash)) {
+                    begun.push(one);
+                }
             }
-            begun.iter_mut().take(places.len()).flatten().for_each(LookAhead::pointer);
-            begun.iter().take(places.len()).flatten().for_each(LookAhead::entry);
+            LookAhead::go_on(&mut begun);
         }
     }
 
@@ -185,10 +191,7 @@ impl<'g> Locks<'g> {
     fn held(&self, at: At) -> Option<&SlotGuard<'g>> {
         match &self.first {
             Some(first) if first.slot() == at.slot => Some(first),
-            _ => match self.more.get((at.guard as usize).wrapping_sub(1)) {
-                Some(hinted) if hinted.slot() == at.slot => Some(hinted),
-                _ => self.place(at.slot).map(|place| &self.more[place]),
-            },
+            _ => self.hinted(at).or_else(|| self.place(at.slot)).map(|place| &self.more[place]),
         }
     }
 

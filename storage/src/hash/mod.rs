@@ -9,7 +9,7 @@ pub(crate) mod table;
 use crate::keyspace::ElementAhead;
 use crate::packed::{self, PACKED_BYTES_MAX, Packed};
 use crate::slab::class_size;
-use crate::thin::{View, ViewMut, Word};
+use crate::thin::{Small, View, ViewMut, Word};
 use crate::thresholds::Thresholds;
 use element::Element;
 use expiring::Expiring;
@@ -217,8 +217,8 @@ impl Hash {
     #[inline]
     pub(crate) fn prefetch(&self, field: &mut ElementAhead<'_>) -> bool {
         let table = match self.word.view() {
-            View::Small(_) => {
-                self.word.prefetch_small();
+            View::Small(packed) => {
+                packed.prefetch();
                 return false;
             }
             View::Big(Big::Table(table)) => table,

@@ -14,7 +14,7 @@ mod tree;
 use crate::keyspace::ElementAhead;
 use crate::packed::{PACKED_BYTES_MAX, Packed};
 use crate::slab::class_size;
-use crate::thin::{View, ViewMut, Word};
+use crate::thin::{Small, View, ViewMut, Word};
 use crate::thresholds::Thresholds;
 use key::{Probe, decode, encode};
 pub use range::Range;
@@ -212,8 +212,8 @@ impl ZSet {
     #[inline]
     pub(crate) fn prefetch(&self, member: &mut ElementAhead<'_>) -> bool {
         match self.word.view() {
-            View::Small(_) => {
-                self.word.prefetch_small();
+            View::Small(packed) => {
+                packed.prefetch();
                 false
             }
             View::Big(tree) => tree.prefetch(member),
