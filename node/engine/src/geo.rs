@@ -130,14 +130,17 @@ impl Cell {
     /// The cell so many columns to the east and rows to the north, round the earth in both directions.
     fn neighbour(&self, east: i8, north: i8) -> Cell {
         let unused = 64 - self.step * 2;
-        let shift = |part: u64, others: u64, by: i8| match by {
-            0 => part,
-            1 => part.wrapping_add((others >> unused) + 1),
-            _ => (part | others >> unused).wrapping_sub((others >> unused) + 1),
+        // A part that does not move keeps its bits: a longitude of 180 is a column behind the last, and so are the cells
+        // above and below it.
+        let shift = |own: u64, others: u64, by: i8| {
+            let (part, others) = (self.bits & own, others >> unused);
+            match by {
+                0 => part,
+                1 => part.wrapping_add(others + 1) & own >> unused,
+                _ => (part | others).wrapping_sub(others + 1) & own >> unused,
+            }
         };
-        let lon = shift(self.bits & LON_BITS, LAT_BITS, east) & LON_BITS >> unused;
-        let lat = shift(self.bits & LAT_BITS, LON_BITS, north) & LAT_BITS >> unused;
-        Cell { bits: lon | lat, step: self.step }
+        Cell { bits: shift(LON_BITS, LAT_BITS, east) | shift(LAT_BITS, LON_BITS, north), step: self.step }
     }
 
     /// The stored numbers inside: from the first to before the second.
@@ -324,6 +327,14 @@ mod tests {
         for score in [-1.0, 0.0, 1e300, f64::INFINITY, f64::NEG_INFINITY, 4503599627370496.0] {
             assert!(Point::of_score(score).is_valid());
         }
+    }
+
+    #[test]
+    fn above_and_below_the_date_line_lie_columns_behind_the_last() {
+        let cell = Cell::of(Point { lon: 180.0, lat: -85.05 }, 1, LON, LAT);
+        assert_eq!(cell.bits, 0b1000);
+        assert_eq!((cell.neighbour(0, 1).bits, cell.neighbour(0, -1).bits), (0b1001, 0b1001));
+        assert_eq!((cell.neighbour(1, 0).bits, cell.neighbour(-1, 0).bits), (0b10, 0b10));
     }
 
     #[test]

@@ -152,7 +152,10 @@ impl<'a> Options<'a> {
         let mut i = from;
         while i < cx.args.len() {
             let has_next = i + 1 < cx.args.len();
-            let is_expiry_free = o.expire.is_none() && !o.is_keep_ttl && !o.is_persist;
+            // Of the options of expiry one holds; the same one may stand again, and the last counts.
+            let may_time = |unit: &Unit| {
+                !o.is_keep_ttl && !o.is_persist && o.expire.is_none_or(|(held, _)| held == *unit)
+            };
             let is_set = allowed != Allowed::GetEx;
             let is_one = allowed == Allowed::Set;
             if is_set && cx.is_word(i, "NX") && o.condition.may_become(&Condition::New) {
@@ -168,13 +171,12 @@ impl<'a> Options<'a> {
                 i += 1;
             } else if is_one && cx.is_word(i, "GET") {
                 o.is_get = true;
-            } else if is_set && cx.is_word(i, "KEEPTTL") && is_expiry_free {
+            } else if is_set && cx.is_word(i, "KEEPTTL") && o.expire.is_none() {
                 o.is_keep_ttl = true;
-            } else if !is_set && cx.is_word(i, "PERSIST") && is_expiry_free {
+            } else if !is_set && cx.is_word(i, "PERSIST") && o.expire.is_none() {
                 o.is_persist = true;
-            } else if is_expiry_free
-                && has_next
-                && let Some(unit) = Unit::ALL.iter().find(|u| cx.is_word(i, u.option()))
+            } else if has_next
+                && let Some(unit) = Unit::ALL.iter().find(|u| cx.is_word(i, u.option()) && may_time(u))
             {
                 o.expire = Some((*unit, i + 1));
                 i += 1;
@@ -666,6 +668,12 @@ mod tests {
         assert_eq!(run(&["SET k v EX 9223372036854775807"]), "-ERR invalid expire time in 'set' command\r\n");
         assert_eq!(run(&["SET k v NX XX"]), "-ERR syntax error\r\n");
         assert_eq!(run(&["SET k v PX 10 EX 10"]), "-ERR syntax error\r\n");
+        assert_eq!(run(&["SET k v KEEPTTL EX 10"]), "-ERR syntax error\r\n");
+        assert_eq!(run(&["SET k v EX 10 KEEPTTL"]), "-ERR syntax error\r\n");
+        assert_eq!(run(&["SET k v EX 10 NX EX 20 NX", "TTL k"]), ":20\r\n");
+        assert_eq!(run(&["GETEX k PERSIST PERSIST"]), "$-1\r\n");
+        assert_eq!(run(&["GETEX k PERSIST EX 1"]), "-ERR syntax error\r\n");
+        assert_eq!(run(&["GETEX k EX 1 PERSIST"]), "-ERR syntax error\r\n");
         assert_eq!(run(&["SET k v XX"]), "$-1\r\n");
         assert_eq!(run(&["SET k v", "SET k w NX GET"]), "$1\r\nv\r\n");
         assert_eq!(run(&["SET k v", "SET k w GET", "GET k"]), "$1\r\nw\r\n");
