@@ -72,6 +72,23 @@ fn nonsense_is_told_after_the_replies_before_it() {
 }
 
 #[test]
+fn keys_that_follow_one_another_in_a_pipeline_are_not_mixed_up() {
+    let server = Server::start(&["--save", ""]);
+    // The same again, the same at the end or at the beginning, short and long ones, none.
+    let keys = "|||k|k|xk|a:12345678|b:12345678|b:12345678|b:1234567|b:12345679||k".split('|');
+    let (mut sent, mut counts) = (Vec::new(), std::collections::BTreeMap::<&str, u32>::new());
+    let mut expected = String::new();
+    for key in keys {
+        proto::resp::encode_command(&[b"INCR", key.as_bytes()], &mut sent);
+        let count = counts.entry(key).or_default();
+        *count += 1;
+        expected += &format!(":{count}\r\n");
+    }
+    proto::resp::encode_command(&["QUIT"], &mut sent);
+    assert_eq!(exchange(&server, &sent), expected + "+OK\r\n");
+}
+
+#[test]
 fn a_password_counts_for_what_follows_it_at_once() {
     let server = Server::start(&["--save", ""]);
     server.client().ok("CONFIG SET requirepass secret");

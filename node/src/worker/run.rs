@@ -1,6 +1,6 @@
 //! Execution: a batch's memory is asked for ahead, then its commands run in order, connection by connection.
 
-use super::batch::{BATCH_MAX, Batch, Group, Item};
+use super::batch::{ArgList, BATCH_MAX, Batch, Group, Item};
 use super::setting::Setting;
 use super::{Core, Worker};
 use crate::connection::{Connection, OUTPUT_PAUSE_BYTES, Phase};
@@ -71,18 +71,28 @@ fn run_plain<'g, E: Env>(
     item: &Item,
     out: &mut Reply,
 ) -> Option<Outcome> {
-    const FEW: usize = 8;
     let (spec, key) = (item.spec?, item.first_key?);
     let (buf, spans) = (batch.bytes(item.buffer), item.args(&batch.spans));
     let raw = item.raw.of(buf);
-    let (mut few, many): ([&[u8]; FEW], Vec<&[u8]>);
-    let args: Args = if spans.len() <= FEW {
-        few = [&[]; FEW];
-        few.iter_mut().zip(spans).for_each(|(arg, span)| *arg = span.of(buf));
-        &few[..spans.len()]
-    } else {
-        many = spans.iter().map(|span| span.of(buf)).collect();
-        &many
+    let (two, three, four, many): ([&[u8]; 2], [&[u8]; 3], [&[u8]; 4], ArgList<'_>);
+    // Without a loop where they are as many as nearly always.
+    let args: Args = match spans {
+        [a, b] => {
+            two = [a, b].map(|span| span.of(buf));
+            &two
+        }
+        [a, b, c] => {
+            three = [a, b, c].map(|span| span.of(buf));
+            &three
+        }
+        [a, b, c, d] => {
+            four = [a, b, c, d].map(|span| span.of(buf));
+            &four
+        }
+        _ => {
+            many = spans.iter().map(|span| span.of(buf)).collect();
+            &many
+        }
     };
     lane.run(turn, session, spec, key, args, raw, out)
 }
