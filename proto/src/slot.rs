@@ -160,7 +160,7 @@ fn has_open_brace(bytes: &[u8]) -> bool {
 }
 
 /// CRC16 with polynomial 0x1021, initial value 0. Eight bytes a step: measured 3.4 ns against 14.4 for 16 bytes.
-#[inline]
+#[inline(always)] // of a usual key it is hardly more than a call
 pub fn crc16(bytes: &[u8]) -> u16 {
     let (head, chunks) = bytes.as_rchunks::<8>();
     // Zeros in front change nothing: what is left over goes first, as a whole step.

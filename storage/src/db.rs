@@ -44,6 +44,7 @@ pub enum Due {
 
 /// A slot's keys in one database, for reading.
 pub struct Db<'a> {
+    root: &'a Root,
     keyspace: &'a Keyspace,
     slot: Slot,
     home: u16,
@@ -55,33 +56,32 @@ impl<'a> Db<'a> {
     /// The caller holds the slot's lock for `'a`.
     #[inline]
     pub(crate) fn new(keyspace: &'a Keyspace, slot: Slot, db: u16) -> Db<'a> {
-        Db { keyspace, slot, home: keyspace.place(db), one_thread: PhantomData }
+        Db::of_home(keyspace, slot, keyspace.place(db))
     }
     #[inline]
-    fn root(&self) -> &'a Root {
-        self.keyspace.root_ref(self.slot, self.home)
+    fn of_home(keyspace: &'a Keyspace, slot: Slot, home: u16) -> Db<'a> {
+        Db { root: keyspace.root_ref(slot, home), keyspace, slot, home, one_thread: PhantomData }
     }
     /// The key's entry, expired or not; `hash` is [`Keyspace::hash`] of the key.
-    #[inline]
+    #[inline(always)] // few callers, and a call costs as much as what is done in it
     pub fn get(&self, key: &[u8], hash: u64) -> Option<Entry<'a>> {
-        let (seg, i) = self.root().find(hash, key)?;
-        Some(Entry::new(seg.entry(i)))
+        self.root.get(hash, key).map(Entry::new)
     }
     pub fn len(&self) -> u64 {
-        self.root().count as u64
+        self.root.count as u64
     }
     pub fn is_empty(&self) -> bool {
-        self.root().count == 0
+        self.root.count == 0
     }
     /// Keys with an expiry.
     #[inline]
     pub fn expires_len(&self) -> u64 {
-        self.root().expires as u64
+        self.root.expires as u64
     }
     /// Begins to look a key up, without waiting for its memory: asks for the segment. `None`: there is no key at all.
     #[inline]
     pub fn look_ahead(&self, hash: u64) -> Option<LookAhead<'a>> {
-        let seg = self.root().locate(hash)?;
+        let seg = self.root.locate(hash)?;
         seg.prefetch();
         Some(LookAhead { seg, hash, found: (0, 0), one_thread: PhantomData })
     }
@@ -93,11 +93,11 @@ impl<'a> Db<'a> {
     /// is below 2^48. Every key present from the first call to the last is seen at least once, whatever is added,
     /// removed, grown or shrunk between calls.
     pub fn scan(&self, cursor: u64, each: &mut dyn FnMut(Entry<'_>)) -> u64 {
-        self.root().scan(cursor & ((1 << 48) - 1), &mut |raw| each(Entry::new(raw)))
+        self.root.scan(cursor & ((1 << 48) - 1), &mut |raw| each(Entry::new(raw)))
     }
     /// A key chosen by `rand`, approximately evenly.
     pub fn sample(&self, rand: u64) -> Option<Entry<'a>> {
-        self.root().sample(rand).map(Entry::new)
+        self.root.sample(rand).map(Entry::new)
     }
 
     /// Calls `each` with the keys that expired at or before `now_ms`, and with hashes of which fields did, in at most
@@ -110,7 +110,7 @@ impl<'a> Db<'a> {
         segments_max: usize,
         each: &mut dyn FnMut(&[u8], Due),
     ) -> u64 {
-        let root = self.root();
+        let root = self.root;
         let (mut at, mut soonest) = (cursor << 16, i64::MAX);
         for _ in 0..segments_max.max(1) {
             let Some((seg, next)) = root.segment_from(at) else { break };
@@ -186,7 +186,7 @@ impl<'a> DbMut<'a> {
     /// The same keys, for reading.
     #[inline]
     pub fn read(&self) -> Db<'_> {
-        Db { keyspace: self.keyspace, slot: self.slot, home: self.home, one_thread: PhantomData }
+        Db::of_home(self.keyspace, self.slot, self.home)
     }
     #[inline]
     fn root(&self) -> &Root {
@@ -235,7 +235,7 @@ impl<'a> DbMut<'a> {
     }
     /// As [`DbMut::get_mut`], for as long as the slot is locked.
     pub fn into_entry(mut self, key: &[u8], hash: u64) -> Option<EntryMut<'a>> {
-        let (seg, index) = self.root().find(hash, key)?;
+        let (seg, index, _) = self.root().find(hash, key)?;
         self.before_write(seg);
         Some(self.entry_at(seg, index))
     }
@@ -249,18 +249,21 @@ impl<'a> DbMut<'a> {
     /// Sets a key to a string. Allocates at most once (twice for a value that is kept apart), not at all when the
     /// allocator's class stays the same. Returns a collection that was there, so that a big one can be dropped elsewhere.
     pub fn set_str(&mut self, key: &[u8], hash: u64, bytes: &[u8], expiry: Expiry) -> Option<Value> {
-        if let Some((seg, index)) = self.root().find(hash, key) {
+        if let Some((seg, index, entry)) = self.root().find(hash, key) {
             self.before_write(seg);
-            let raw = seg.entry(index);
             // SAFETY: the slot's guard is mutably borrowed.
-            if unsafe { raw.overwrite_str(bytes, expiry) } {
+            if unsafe { entry.overwrite_str(bytes, expiry) } {
                 return None;
             }
-            let mut entry = DbMut { one_thread: PhantomData, ..*self }.entry_at(seg, index);
-            return entry.set_str(bytes, expiry);
+            return self.replace_by_str(seg, index, bytes, expiry);
         }
         self.add(key, hash, Content::Str(bytes), expiry.over(None));
         None
+    }
+    #[inline(never)]
+    fn replace_by_str(&mut self, seg: Seg, index: usize, bytes: &[u8], expiry: Expiry) -> Option<Value> {
+        let mut entry = DbMut { one_thread: PhantomData, ..*self }.entry_at(seg, index);
+        entry.set_str(bytes, expiry)
     }
 
     /// Sets a key to a value. Returns a collection that was there. Panics on an empty collection.
@@ -306,7 +309,7 @@ impl<'a> DbMut<'a> {
     }
 
     fn take(&mut self, key: &[u8], hash: u64) -> Option<RawEntry> {
-        let (seg, i) = self.root().find(hash, key)?;
+        let (seg, i, _) = self.root().find(hash, key)?;
         self.before_write(seg);
         let mut env = self.env();
         let raw = self.root_mut().take(seg, i, &mut env);

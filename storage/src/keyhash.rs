@@ -18,7 +18,7 @@ impl KeyHasher {
     }
 
     /// Hash of `bytes`.
-    #[inline]
+    #[inline(always)] // of a usual key it is hardly more than a call
     pub fn hash(&self, bytes: &[u8]) -> u64 {
         let len = bytes.len();
         let mut state = self.a;

@@ -203,7 +203,7 @@ impl Keyspace {
     }
 
     /// Where a key is, whose slot's line is asked for: the first stage of looking it up.
-    #[inline]
+    #[inline(never)]
     pub fn key_ahead(&self, key: &[u8]) -> KeyAhead {
         let slot = Slot::of_key(key);
         crate::segment::prefetch((&raw const *self.line(slot)).cast());

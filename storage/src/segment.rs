@@ -100,7 +100,7 @@ impl Seg {
         self.header().n as usize
     }
     pub(crate) fn is_full(self) -> bool {
-        self.len() == CAPS[self.header().class as usize]
+        self.len() == self.cap()
     }
     #[inline]
     pub(crate) fn depth(self) -> u32 {
@@ -133,7 +133,12 @@ impl Seg {
     #[inline]
     fn pointer_at(self, i: usize) -> *mut u8 {
         // SAFETY: inside the allocation for i < cap, checked by the callers.
-        unsafe { self.tags().add(CAPS[self.header().class as usize] + 6 * i) }
+        unsafe { self.tags().add(self.cap() + 6 * i) }
+    }
+    #[inline]
+    fn cap(self) -> usize {
+        // What the compiler cannot know: it is below the number of classes. So there is no check.
+        CAPS[self.header().class as usize % CAPS.len()]
     }
     #[inline]
     fn word(self, i: usize) -> u64 {
@@ -155,20 +160,20 @@ impl Seg {
         unsafe { RawEntry::from_exposed(self.word(i) & !LOW) }
     }
 
-    /// Position of `key`, whose hash is `hash`.
-    #[inline]
-    pub(crate) fn find(self, hash: u64, key: &[u8]) -> Option<usize> {
+    /// Position of `key`, whose hash is `hash`, and its entry.
+    #[inline(always)]
+    pub(crate) fn find(self, hash: u64, key: &[u8]) -> Option<(usize, RawEntry)> {
         self.candidates(hash, |entry| is_same(entry.key(), key))
     }
     /// Position of the first entry whose tag bits are those of `hash` and that `is` accepts: the right key, but for one in
     /// 1024 per entry.
     #[inline]
     pub(crate) fn probe(self, hash: u64, is: impl Fn(RawEntry) -> bool) -> Option<usize> {
-        self.candidates(hash, is)
+        self.candidates(hash, is).map(|(i, _)| i)
     }
 
-    #[inline]
-    fn candidates(self, hash: u64, mut is_it: impl FnMut(RawEntry) -> bool) -> Option<usize> {
+    #[inline(always)]
+    fn candidates(self, hash: u64, mut is_it: impl FnMut(RawEntry) -> bool) -> Option<(usize, RawEntry)> {
         let n = self.len();
         let (tag, low) = (tag(hash), low_bits(hash));
         let mut base = 0;
@@ -181,8 +186,9 @@ impl Seg {
                 let i = base + matches.trailing_zeros() as usize;
                 let word = self.word(i);
                 // SAFETY: as in `entry`.
-                if word & LOW == low && is_it(unsafe { RawEntry::from_exposed(word & !LOW) }) {
-                    return Some(i);
+                let entry = unsafe { RawEntry::from_exposed(word & !LOW) };
+                if word & LOW == low && is_it(entry) {
+                    return Some((i, entry));
                 }
                 matches &= matches - 1;
             }
@@ -245,7 +251,7 @@ impl Seg {
     /// Appends all entries of `other`, with their tag bits; there must be room.
     pub(crate) fn append(mut self, other: Seg) {
         let (n, m) = (self.len(), other.len());
-        assert!(n + m <= CAPS[self.header().class as usize]);
+        assert!(n + m <= self.cap());
         self.header_mut().n += m as u8;
         // SAFETY: both ranges are inside their allocations, which are distinct.
         unsafe {
@@ -383,9 +389,10 @@ mod tests {
             }
             seg.push(hash(i), entry(i));
             for j in 0..=i {
-                assert_eq!(seg.find(hash(j), format!("key{j}").as_bytes()), Some(j));
+                let found = seg.find(hash(j), format!("key{j}").as_bytes());
+                assert!(found == Some((j, seg.entry(j))));
             }
-            assert_eq!(seg.find(hash(i), b"other"), None);
+            assert!(seg.find(hash(i), b"other").is_none());
         }
         assert!(seg.is_full());
         while seg.len() > 0 {
@@ -398,7 +405,7 @@ mod tests {
             for i in 0..seg.len() {
                 let key = seg.entry(i).key();
                 let n: usize = std::str::from_utf8(&key[3..]).unwrap().parse().unwrap();
-                assert_eq!(seg.find(hash(n), key), Some(i));
+                assert!(seg.find(hash(n), key) == Some((i, seg.entry(i))));
             }
         }
         assert_eq!(seg.bytes(), SIZES[0]);

@@ -26,11 +26,17 @@ pub(crate) struct Freed {
 }
 
 impl Root {
-    /// Segment and position of a key.
-    #[inline]
-    pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<(Seg, usize)> {
+    /// The entry of a key.
+    #[inline(always)] // so that what is found stays in registers
+    pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Option<RawEntry> {
+        Some(self.find(hash, key)?.2)
+    }
+    /// Segment and position of a key, and its entry.
+    #[inline(always)]
+    pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<(Seg, usize, RawEntry)> {
         let seg = self.locate(hash)?;
-        Some((seg, seg.find(hash, key)?))
+        let (i, entry) = seg.find(hash, key)?;
+        Some((seg, i, entry))
     }
 
     /// Adds an entry whose key is not in the table. Its segment, if there is one, is already stamped.

@@ -265,9 +265,16 @@ impl<'g> Keys<'g> {
     }
 
     /// Where a key is.
-    #[inline]
+    #[inline(always)] // nearly all it does is two comparisons
     fn place(&mut self, key: &[u8]) -> At {
-        self.places.find(key).unwrap_or_else(|| self.keyspace.key_ahead(key).into())
+        match self.places.find(key) {
+            Some(at) => at,
+            None => self.work_out_place(key),
+        }
+    }
+    #[inline(never)]
+    fn work_out_place(&self, key: &[u8]) -> At {
+        self.keyspace.key_ahead(key).into()
     }
 
     #[inline(always)]
@@ -417,6 +424,7 @@ impl<'g> Keys<'g> {
     }
 
     /// The string at a key. `Err` when it holds another type.
+    #[inline]
     pub fn read_str(&mut self, key: &[u8]) -> Result<Option<&[u8]>, Error> {
         match self.read(key).map(|e| e.value()) {
             None => Ok(None),
@@ -542,10 +550,14 @@ impl<'g> Keys<'g> {
     #[inline]
     fn note_if_new(&mut self, key: &[u8]) {
         if self.settings.notify_keyspace_events & notify::NEW != 0 {
-            let (db, hash) = self.db(key);
-            if db.get(key, hash).is_none() {
-                self.event(key, notify::NEW, "new");
-            }
+            self.tell_if_new(key);
+        }
+    }
+    #[inline(never)]
+    fn tell_if_new(&mut self, key: &[u8]) {
+        let (db, hash) = self.db(key);
+        if db.get(key, hash).is_none() {
+            self.event(key, notify::NEW, "new");
         }
     }
 
@@ -651,6 +663,7 @@ impl<'g> Keys<'g> {
 
     /// Says that a key changed: watchers see it, clients that wait for it are served, subscribers are told, and the
     /// command is replayed elsewhere.
+    #[inline]
     pub fn changed(&mut self, key: &[u8], class: u32, event: &'static str) {
         self.effects.dirty += 1;
         self.touched(key);
@@ -658,9 +671,16 @@ impl<'g> Keys<'g> {
     }
 
     /// As [`Keys::changed`] without counting a further change or telling an event.
+    #[inline]
     pub fn touched(&mut self, key: &[u8]) {
-        let db = self.db;
         let at = self.place(key);
+        if self.is_tracked || self.locks.guard_at(at).state().side.is_some() {
+            self.tell_touched(key, at);
+        }
+    }
+    #[inline(never)]
+    fn tell_touched(&mut self, key: &[u8], at: At) {
+        let db = self.db;
         if self.is_tracked {
             self.effects.changed.push(ChangedKey { key: key.to_vec(), is_own: true });
         }
@@ -684,10 +704,15 @@ impl<'g> Keys<'g> {
     }
 
     /// Tells subscribers of keyspace notifications, if any class is switched on.
+    #[inline]
     pub fn event(&mut self, key: &[u8], class: u32, name: &'static str) {
         if self.settings.notify_keyspace_events & class != 0 {
-            self.effects.events.push(Event { name, db: self.db, key: key.to_vec() });
+            self.push_event(key, name);
         }
+    }
+    #[inline(never)]
+    fn push_event(&mut self, key: &[u8], name: &'static str) {
+        self.effects.events.push(Event { name, db: self.db, key: key.to_vec() });
     }
 
     /// What lives beside the slot of `key`: watchers and waiters; made on demand.

@@ -6,13 +6,15 @@ use proto::Slot;
 use smallvec::SmallVec;
 use storage::{GateClosed, KeyAhead, Keyspace, LookAhead, Ownership, SlotGuard};
 
-/// Locked slots. Ascending, all taken before the first effect; with the gate closed they are taken as they are met,
-/// since nobody else runs.
+/// Locked slots, all taken before the first effect: ascending, where one waits for them; with the gate closed they are taken
+/// as they are met, since nobody else runs.
 pub struct Locks<'g> {
     keyspace: &'g Keyspace,
     first: Option<SlotGuard<'g>>,
-    /// The others, ascending.
+    /// The others.
     more: Vec<SlotGuard<'g>>,
+    /// Whether those are known to ascend.
+    is_ascending: bool,
     /// Which of these was used last.
     last: usize,
     exclusive: Option<&'g GateClosed<'g>>,
@@ -27,26 +29,43 @@ impl<'g> Locks<'g> {
         };
         let Some(guard) = keyspace.lock(*first) else { return Err(*first) };
         let more = if more.is_empty() { Vec::new() } else { Locks::take_more(keyspace, more)? };
-        Ok(Locks { keyspace, first: Some(guard), more, last: 0, exclusive: None })
+        Ok(Locks { first: Some(guard), more, ..Locks::none(keyspace) })
     }
 
-    /// As [`Locks::take`], when none is held, without waiting for any. False: nothing is locked.
-    pub(crate) fn try_take(&mut self, slots: &[Slot]) -> bool {
+    /// Locks the slots of keys, when none is held, without waiting for any: so their order does not matter. False: one of
+    /// them is not free, or pauses for a hand-over; nothing is locked.
+    pub(crate) fn try_take(&mut self, places: &mut Places) -> bool {
         debug_assert!(self.is_empty());
-        let [first, more @ ..] = slots else { return true };
-        self.first = self.keyspace.try_lock(*first);
-        self.more.reserve(more.len());
-        let is_taken = self.first.is_some()
-            && more.iter().all(|slot| {
-                let guard = self.keyspace.try_lock(*slot);
-                let is_taken = guard.is_some();
-                self.more.extend(guard);
-                is_taken
-            });
+        self.is_ascending = false;
+        self.more.reserve(places.more.len());
+        let is_taken = places.more.iter_mut().all(|place| self.try_take_one(&mut place.at));
         if !is_taken {
             self.release();
         }
         is_taken
+    }
+    #[inline]
+    fn try_take_one(&mut self, at: &mut At) -> bool {
+        if let Some(guard) = self.keyspace.try_lock(at.slot) {
+            let is_paused = guard.state().ownership == Ownership::Paused;
+            at.guard = self.len() as u32;
+            match self.first {
+                None => self.first = Some(guard),
+                Some(_) => self.more.push(guard),
+            }
+            return !is_paused;
+        }
+        // Another holds it, or it is held here, for a key before.
+        let number = self.number(at.slot);
+        at.guard = number.unwrap_or_default() as u32;
+        number.is_some()
+    }
+    /// Which of all the guards is this slot's.
+    fn number(&self, slot: Slot) -> Option<usize> {
+        match &self.first {
+            Some(first) if first.slot() == slot => Some(0),
+            _ => self.place(slot).map(|place| place + 1),
+        }
     }
 
     fn take_more(keyspace: &'g Keyspace, slots: &[Slot]) -> Result<Vec<SlotGuard<'g>>, Slot> {
@@ -78,7 +97,10 @@ impl<'g> Locks<'g> {
             if self.first.is_none() {
                 self.first = Some(guard);
             } else {
-                let place = self.more.partition_point(|g| g.slot() < *slot);
+                let place = match self.is_ascending {
+                    true => self.more.partition_point(|g| g.slot() < *slot),
+                    false => self.more.len(),
+                };
                 self.more.insert(place, guard);
             }
         }
@@ -87,13 +109,13 @@ impl<'g> Locks<'g> {
 
     /// Whether this slot is locked by now.
     pub fn holds(&self, slot: Slot) -> bool {
-        self.first.as_ref().is_some_and(|g| g.slot() == slot) || self.place(slot).is_some()
+        self.number(slot).is_some()
     }
 
     /// Which of the others is this slot's.
     fn place(&self, slot: Slot) -> Option<usize> {
         const FEW: usize = 16; // among which to look at each is quicker
-        if self.more.len() <= FEW {
+        if self.more.len() <= FEW || !self.is_ascending {
             return self.more.iter().position(|g| g.slot() == slot);
         }
         self.more.binary_search_by_key(&slot, |g| g.slot()).ok()
@@ -120,7 +142,7 @@ impl<'g> Locks<'g> {
     /// No locks.
     #[inline]
     pub(crate) fn none(keyspace: &'g Keyspace) -> Locks<'g> {
-        Locks { keyspace, first: None, more: Vec::new(), last: 0, exclusive: None }
+        Locks { keyspace, first: None, more: Vec::new(), is_ascending: true, last: 0, exclusive: None }
     }
     /// Takes the lock that a command of one key needs, when none is held.
     #[inline]
@@ -149,23 +171,24 @@ impl<'g> Locks<'g> {
     /// As [`Locks::guard`], of the slot of a key of which is known which guard is its own.
     #[inline]
     pub(crate) fn guard_at(&mut self, at: At) -> &mut SlotGuard<'g> {
-        if !matches!(&self.first, Some(first) if first.slot() == at.slot) {
-            return self.hinted_guard(at);
-        }
-        self.first.as_mut().expect("looked at just now")
-    }
-    #[inline]
-    fn hinted_guard(&mut self, at: At) -> &mut SlotGuard<'g> {
-        match self.hinted(at) {
-            Some(place) => &mut self.more[place],
-            None => self.other_guard(at.slot),
+        match self.is_hinted(at) {
+            true => self.nth_mut(at.guard as usize).expect("looked at just now"),
+            false => self.guard(at.slot),
         }
     }
-    /// Which of the others is the slot's, if the hint is right.
+    /// Whether the guard that a place names is its slot's.
     #[inline]
-    fn hinted(&self, at: At) -> Option<usize> {
-        let place = (at.guard as usize).checked_sub(1)?;
-        self.more.get(place).is_some_and(|guard| guard.slot() == at.slot).then_some(place)
+    fn is_hinted(&self, at: At) -> bool {
+        self.nth(at.guard as usize).is_some_and(|guard| guard.slot() == at.slot)
+    }
+    /// A guard by its number among all.
+    #[inline]
+    fn nth(&self, number: usize) -> Option<&SlotGuard<'g>> {
+        if number == 0 { self.first.as_ref() } else { self.more.get(number - 1) }
+    }
+    #[inline]
+    fn nth_mut(&mut self, number: usize) -> Option<&mut SlotGuard<'g>> {
+        if number == 0 { self.first.as_mut() } else { self.more.get_mut(number - 1) }
     }
 
     /// Asks for the memory of keys, in stages, so that their reads overlap. Leaves out what is not locked.
@@ -178,7 +201,9 @@ impl<'g> Locks<'g> {
         for places in ahead.chunks(AHEAD) {
             let mut begun: SmallVec<[LookAhead<'_>; AHEAD]> = SmallVec::new();
             for Place { at, .. } in places {
-                if let Some(one) = self.held(*at).and_then(|guard| guard.db(db).look_ahead(at.hash)) {
+                if let Some(guard) = self.held(*at)
+                    && let Some(one) = guard.db(db).look_ahead(at.hash)
+                {
                     begun.push(one);
                 }
             }
@@ -189,16 +214,7 @@ impl<'g> Locks<'g> {
     /// The guard of a key's slot, if it is locked by now.
     #[inline]
     fn held(&self, at: At) -> Option<&SlotGuard<'g>> {
-        match &self.first {
-            Some(first) if first.slot() == at.slot => Some(first),
-            _ => self.hinted(at).or_else(|| self.place(at.slot)).map(|place| &self.more[place]),
-        }
-    }
-
-    /// The first of the slots that are held which pauses for a hand-over.
-    pub(crate) fn paused(&self) -> Option<Slot> {
-        let is_paused = |guard: &&SlotGuard<'_>| guard.state().ownership == Ownership::Paused;
-        self.first.iter().chain(&self.more).find(is_paused).map(SlotGuard::slot)
+        if self.is_hinted(at) { self.nth(at.guard as usize) } else { self.nth(self.number(at.slot)?) }
     }
 
     #[cold]
@@ -233,7 +249,7 @@ impl<'g> Locks<'g> {
 #[derive(Clone, Copy)]
 pub(crate) struct At {
     pub slot: Slot,
-    /// Which of the slots of the command's keys that is, which ascend. Only a hint: locks are added and released.
+    /// Which of the guards of the command's keys is the slot's. Only a hint: locks are added and released.
     guard: u32,
     /// [`Keyspace::hash`] of the key.
     pub hash: u64,
@@ -273,16 +289,17 @@ impl Place {
 /// Places of the keys of a command, in order. Commands use their keys mostly in order, and each several times.
 #[derive(Default)]
 pub(crate) struct Places {
-    /// The one that was used last.
-    at: Option<Place>,
+    /// If there is only one.
+    only: Option<Place>,
     more: Vec<Place>,
-    next: usize,
+    /// The one of these that was used last.
+    last: usize,
 }
 
 impl From<Place> for Places {
     #[inline]
     fn from(only: Place) -> Places {
-        Places { at: Some(only), more: Vec::new(), next: 0 }
+        Places { only: Some(only), more: Vec::new(), last: 0 }
     }
 }
 
@@ -290,29 +307,52 @@ impl From<Place> for Places {
 pub(crate) type Slots = SmallVec<[Slot; 16]>;
 
 impl Places {
-    /// The places of a command's keys, and their slots. Both are empty when the arguments do not fit the key specs: the
-    /// function says what is wrong with them before it touches any, as in Redis. `first`: slot and hash of argument 1, if
-    /// it is a key and they are known.
-    pub(crate) fn of(
-        keyspace: &Keyspace,
-        spec: &Spec,
-        args: Args,
-        first: Option<KeyAhead>,
-    ) -> (Places, Slots) {
+    /// The places of a command's keys. None when the arguments do not fit the key specs: the function says what is wrong
+    /// with them before it touches any, as in Redis. `first`: slot and hash of argument 1, if it is a key and they are
+    /// known.
+    pub(crate) fn of(keyspace: &Keyspace, spec: &Spec, args: Args, first: Option<KeyAhead>) -> Places {
         const USUAL: usize = 16; // keys for which there is room at once
-        let mut places = Vec::with_capacity(args.len().min(USUAL));
+        let mut more = Vec::with_capacity(args.len().min(USUAL));
         let is_fitting = spec.each_key_position(args, &mut |i| {
             let known = if i == 1 { first } else { None };
             let at = known.unwrap_or_else(|| keyspace.key_ahead(args[i]));
-            places.push(Place::new(args[i], at));
+            more.push(Place::new(args[i], at));
         });
         match is_fitting {
-            Some(()) => {
-                let slots = number(&mut places);
-                (Places { at: None, more: places, next: 0 }, slots)
-            }
-            None => Default::default(),
+            Some(()) => Places { only: None, more, last: 0 },
+            None => Places::default(),
         }
+    }
+
+    /// The slot of all of several keys, if there is only one.
+    pub(crate) fn common_slot(&self) -> Option<Slot> {
+        let (first, others) = self.more.split_first()?;
+        others.iter().all(|place| place.at.slot == first.at.slot).then_some(first.at.slot)
+    }
+
+    /// Tells each place which of the slots is its own: their number among all, ascending and each once, which are returned.
+    pub(crate) fn number(&mut self) -> Slots {
+        let places = &mut self.more;
+        let mut order: SmallVec<[u64; 16]> = SmallVec::with_capacity(places.len());
+        // The slot, then which place it is.
+        let word = |(i, place): (usize, &Place)| (place.at.slot.number() as u64) << 32 | i as u64;
+        order.extend(places.iter().enumerate().map(word));
+        order.sort_unstable();
+        let mut slots = Slots::with_capacity(order.len());
+        let mut last = None;
+        for word in &order {
+            let at = &mut places[*word as u32 as usize].at;
+            if last != Some(at.slot) {
+                slots.push(at.slot);
+                last = Some(at.slot);
+            }
+            at.guard = slots.len() as u32 - 1;
+        }
+        slots
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.only.is_none() && self.more.is_empty()
     }
 
     /// Whether there is more than one, so that reads of them can overlap.
@@ -323,41 +363,24 @@ impl Places {
     /// Slot and hash of a key that is one of the command's arguments.
     #[inline]
     pub(crate) fn find(&mut self, key: &[u8]) -> Option<At> {
-        match &self.at {
+        match &self.only {
             Some(place) if place.is_of(key) => Some(place.at),
-            _ => self.find_next(key),
+            _ => self.find_among(key),
         }
     }
-    fn find_next(&mut self, key: &[u8]) -> Option<At> {
+    #[inline]
+    fn find_among(&mut self, key: &[u8]) -> Option<At> {
         // Some go through their keys twice: to look first.
-        if self.next == self.more.len() {
-            self.next = 0;
+        for number in [self.last, self.last + 1, 0] {
+            if let Some(place) = self.more.get(number)
+                && place.is_of(key)
+            {
+                self.last = number;
+                return Some(place.at);
+            }
         }
-        let place = self.more.get(self.next).filter(|place| place.is_of(key))?;
-        self.next += 1;
-        self.at = Some(*place);
-        Some(place.at)
+        None
     }
-}
-
-/// Tells each place which of the slots is its own: their number among all, ascending and each once, which are returned.
-fn number(places: &mut [Place]) -> Slots {
-    let mut order: SmallVec<[u64; 16]> = SmallVec::with_capacity(places.len());
-    // The slot, then which place it is.
-    order
-        .extend(places.iter().enumerate().map(|(i, place)| (place.at.slot.number() as u64) << 32 | i as u64));
-    order.sort_unstable();
-    let mut slots = Slots::with_capacity(order.len());
-    let mut last = None;
-    for word in &order {
-        let at = &mut places[*word as u32 as usize].at;
-        if last != Some(at.slot) {
-            slots.push(at.slot);
-            last = Some(at.slot);
-        }
-        at.guard = slots.len() as u32 - 1;
-    }
-    slots
 }
 
 #[cfg(test)]
@@ -371,7 +394,9 @@ mod tests {
     fn places(keyspace: &Keyspace, args: Args) -> (Places, Slots) {
         let spec = crate::Table::new([MANY]).by_name(b"many").expect("just declared");
         assert!(matches!(spec.command.run, Handler::Keys(_)) && spec.is_plain_of_many);
-        Places::of(keyspace, spec, args, Some(keyspace.key_ahead(args[1])))
+        let mut places = Places::of(keyspace, spec, args, Some(keyspace.key_ahead(args[1])));
+        let slots = places.number();
+        (places, slots)
     }
 
     #[test]
@@ -426,20 +451,52 @@ mod tests {
     #[test]
     fn who_cannot_have_all_slots_has_none() {
         let keyspace = Keyspace::new(1, [1, 2]);
-        let slots: Vec<Slot> = Slot::all().take(3).collect();
+        let args: [&[u8]; 5] = [b"many", b"c", b"a", b"b", b"a"];
+        let (mut places, slots) = places(&keyspace, &args);
         let mut locks = Locks::none(&keyspace);
-        for taken in &slots {
-            let held = keyspace.lock(*taken).expect("free");
-            assert!(!locks.try_take(&slots) && locks.is_empty());
+        for slot in &slots {
+            let mut held = keyspace.lock(*slot).expect("free");
+            assert!(!locks.try_take(&mut places) && locks.is_empty());
+            held.state_mut().ownership = Ownership::Paused;
             drop(held);
+            assert!(!locks.try_take(&mut places) && locks.is_empty());
+            keyspace.lock(*slot).expect("free").state_mut().ownership = Ownership::Serving;
         }
-        assert!(locks.try_take(&slots));
-        assert_eq!(&locks.slots()[..], &slots[..]);
-        assert_eq!(locks.paused(), None);
-        locks.guard(slots[1]).state_mut().ownership = Ownership::Paused;
-        assert_eq!(locks.paused(), Some(slots[1]));
+        assert!(locks.try_take(&mut places));
+        assert_eq!(locks.len(), slots.len());
         locks.release();
-        assert!(locks.try_take(&slots[..1]));
+        assert!(Locks::take(&keyspace, &slots).is_ok());
+    }
+
+    #[test]
+    fn keys_know_their_guards_in_whatever_order_they_were_locked() {
+        let keyspace = Keyspace::new(2, [1, 2]);
+        let text: Vec<String> = (0..60).map(|i| format!("{{{}}}{i}", i % 23)).collect();
+        let mut args: Vec<&[u8]> = vec![b"many"];
+        args.extend(text.iter().map(|key| key.as_bytes()));
+        let (mut places, slots) = places(&keyspace, &args);
+        assert_eq!(places.common_slot(), None);
+        let mut locks = Locks::none(&keyspace);
+        assert!(locks.try_take(&mut places));
+        // One more behind them, wherever it belongs.
+        let other = Slot::default();
+        assert!(!slots.contains(&other) && !locks.holds(other) && locks.try_extend(&[other]));
+        locks.prefetch(0, &places);
+        for key in &args[1..] {
+            let at = places.find(key).expect("an argument");
+            assert_eq!(locks.number(at.slot), Some(at.guard as usize));
+            assert_eq!(locks.guard_at(at).slot(), Slot::of_key(key));
+            assert_eq!(locks.guard(at.slot).slot(), at.slot);
+        }
+        assert_eq!((locks.len(), locks.guard(other).slot()), (slots.len() + 1, other));
+    }
+
+    #[test]
+    fn a_common_slot_is_that_of_all_keys() {
+        let keyspace = Keyspace::new(1, [1, 2]);
+        let slot_of = |args: Args| places(&keyspace, args).0.common_slot();
+        assert_eq!(slot_of(&[b"many", b"{a}1", b"a", b"{a}2"]), Some(Slot::of_key(b"a")));
+        assert_eq!(slot_of(&[b"many", b"a", b"{a}2", b"b"]), None);
     }
 
     #[test]

@@ -421,8 +421,10 @@ fn msetnx(cx: &mut Cx) -> Result<(), Error> {
 }
 
 fn check_pairs(cx: &Cx) -> Result<(), Error> {
-    let name = String::from_utf8_lossy(cx.args[0]).to_lowercase();
-    if cx.args.len().is_multiple_of(2) { Err(Error::Arity(name)) } else { Ok(()) }
+    if !cx.args.len().is_multiple_of(2) {
+        return Ok(());
+    }
+    Err(Error::Arity(String::from_utf8_lossy(cx.args[0]).to_lowercase()))
 }
 
 fn set_all(cx: &mut Cx) -> Result<(), Error> {
