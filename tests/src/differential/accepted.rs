@@ -60,6 +60,11 @@ pub const ACCEPTED: &[Accepted] = &[
     },
     Accepted { command: "*", kind: Kind::UpToNul, reason: "Redis ends what it quotes in an error at a NUL" },
     Accepted {
+        command: "*",
+        kind: Kind::Errors("timeout is out of range", ""),
+        reason: "times to wait that overflow: as in Redis 8; 7.0 goes on to the next argument",
+    },
+    Accepted {
         command: "expiretime",
         kind: Kind::Near(2),
         reason: "the two read the clock at different times",
