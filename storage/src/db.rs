@@ -9,7 +9,7 @@ use crate::entry::{Content, Entry, RawEntry};
 use crate::keyspace::Keyspace;
 use crate::segment::Seg;
 use crate::table::Env;
-use crate::value::{Kind, Value, ValueMut};
+use crate::value::{Collection, Kind, Value, ValueMut};
 use proto::Slot;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -234,16 +234,17 @@ impl<'a> DbMut<'a> {
         DbMut { one_thread: PhantomData, ..*self }.into_entry(key, hash)
     }
     /// As [`DbMut::get_mut`], for as long as the slot is locked.
+    #[inline]
     pub fn into_entry(mut self, key: &[u8], hash: u64) -> Option<EntryMut<'a>> {
         let (seg, index, _) = self.root().find(hash, key)?;
         self.before_write(seg);
         Some(self.entry_at(seg, index))
     }
     /// The entry at a place that was found, of whose segment a snapshot has what it needs.
+    #[inline]
     fn entry_at(self, seg: Seg, index: usize) -> EntryMut<'a> {
         let raw = seg.entry(index);
-        let (bytes, expire) = (UNCOUNTED, raw.expire_ms());
-        EntryMut { db: self, seg, index, raw, bytes, expire, field_expire: UNCHANGED }
+        EntryMut { db: self, seg, index, raw, before: None }
     }
 
     /// Sets a key to a string. Allocates at most once (twice for a value that is kept apart), not at all when the
@@ -423,22 +424,29 @@ impl Drop for Table {
     }
 }
 
-/// No hash was changed through an entry.
-const UNCHANGED: i64 = i64::MIN;
-/// Nothing was changed through an entry that may take more or less memory now.
-const UNCOUNTED: usize = usize::MAX;
-
 /// An existing key, to be changed. Dropping it settles the accounts.
 pub struct EntryMut<'a> {
     db: DbMut<'a>,
     seg: Seg,
     index: usize,
     raw: RawEntry,
-    /// Bytes that it took before it was changed; [`UNCOUNTED`].
+    /// What was counted of it, once it is changed in a way that may change that.
+    before: Option<Account>,
+}
+
+/// What is counted of an entry.
+#[derive(Clone, Copy)]
+struct Account {
     bytes: usize,
     expire: Option<i64>,
-    /// When the soonest field of a hash expired before it was changed, `i64::MAX` for never; [`UNCHANGED`].
-    field_expire: i64,
+    /// When the soonest field of a hash expires.
+    field_expire: Option<i64>,
+}
+
+impl Account {
+    fn of(raw: RawEntry) -> Account {
+        Account { bytes: raw.bytes(), expire: raw.expire_ms(), field_expire: raw.field_expire_ms() }
+    }
 }
 
 impl EntryMut<'_> {
@@ -468,6 +476,25 @@ impl EntryMut<'_> {
         // SAFETY: `self` is mutably borrowed for as long as the result lives.
         unsafe { self.raw.value_mut() }
     }
+    /// Runs `f` on the collection. `None`: the key holds something else. What becomes empty must be removed by the caller.
+    #[inline(always)] // the accounts then stay in registers
+    pub fn change<C: Collection, R>(&mut self, f: impl FnOnce(&mut C) -> R) -> Option<R> {
+        // SAFETY: `self` is mutably borrowed for as long as the reference lives.
+        let collection = C::of_mut(unsafe { self.raw.value_mut() })?;
+        // The entry itself stays as it is, so that what is outside is all that there is to count.
+        let (bytes, field_expire) = (collection.outside_bytes(), collection.next_expiry());
+        let result = f(collection);
+        let (grown, now) = (collection.outside_bytes() as isize - bytes as isize, collection.next_expiry());
+        self.db.keyspace.counters.add_bytes(grown);
+        if now != field_expire {
+            self.settle_fields(field_expire, now);
+        }
+        if let Some(before) = &mut self.before {
+            before.bytes = before.bytes.strict_add_signed(grown);
+            before.field_expire = now;
+        }
+        Some(result)
+    }
 
     /// Replaces the value by a string. Returns a collection that was there.
     pub fn set_str(&mut self, bytes: &[u8], expiry: Expiry) -> Option<Value> {
@@ -486,10 +513,6 @@ impl EntryMut<'_> {
     pub fn replace(&mut self, value: Value, expire: Option<i64>) -> Option<Value> {
         assert!(!value.is_empty_collection(), "no key holds an empty collection");
         self.note();
-        // What comes may be a hash although what was there is none.
-        if self.field_expire == UNCHANGED {
-            self.field_expire = self.raw.field_expire_ms().unwrap_or(i64::MAX);
-        }
         // SAFETY: see set_str.
         let (raw, old) = unsafe { self.raw.replace(value, expire) };
         self.moved(raw);
@@ -526,22 +549,8 @@ impl EntryMut<'_> {
     /// To be called before a change that may take or free memory.
     #[inline]
     fn note(&mut self) {
-        if self.bytes == UNCOUNTED {
-            self.bytes = self.raw.bytes();
-        }
-        if self.raw.kind() == Kind::Hash && self.field_expire == UNCHANGED {
-            self.field_expire = self.raw.field_expire_ms().unwrap_or(i64::MAX);
-        }
-    }
-
-    fn settle_fields(&mut self) {
-        let before = Some(self.field_expire).filter(|at| *at != i64::MAX);
-        let now = self.raw.field_expire_ms();
-        if now != before {
-            if now.is_some() {
-                self.seg.set_may_expire(true);
-            }
-            self.db.field_expiry_changed(before, now);
+        if self.before.is_none() {
+            self.before = Some(Account::of(self.raw));
         }
     }
 
@@ -556,27 +565,33 @@ impl EntryMut<'_> {
 impl Drop for EntryMut<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.bytes != UNCOUNTED {
-            self.settle();
+        if let Some(before) = self.before {
+            self.settle(before);
         }
     }
 }
 
 impl EntryMut<'_> {
-    fn settle(&mut self) {
-        let delta = self.raw.bytes() as isize - self.bytes as isize;
-        self.db.keyspace.counters.add_bytes(delta);
-        let expire = self.raw.expire_ms();
-        if expire != self.expire {
+    fn settle(&mut self, before: Account) {
+        let now = Account::of(self.raw);
+        self.db.keyspace.counters.add_bytes(now.bytes as isize - before.bytes as isize);
+        if now.expire != before.expire {
             let root = self.db.root_mut();
-            root.expires = root.expires + expire.is_some() as u32 - self.expire.is_some() as u32;
-            if expire.is_some() {
+            root.expires = root.expires + now.expire.is_some() as u32 - before.expire.is_some() as u32;
+            if now.expire.is_some() {
                 self.seg.set_may_expire(true);
             }
-            self.db.expiry_changed(self.expire, expire);
+            self.db.expiry_changed(before.expire, now.expire);
         }
-        if self.field_expire != UNCHANGED {
-            self.settle_fields();
+        if now.field_expire != before.field_expire {
+            self.settle_fields(before.field_expire, now.field_expire);
         }
+    }
+
+    fn settle_fields(&mut self, before: Option<i64>, now: Option<i64>) {
+        if now.is_some() {
+            self.seg.set_may_expire(true);
+        }
+        self.db.field_expiry_changed(before, now);
     }
 }

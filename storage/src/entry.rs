@@ -316,6 +316,7 @@ impl RawEntry {
         }
     }
     /// SAFETY: no other reference into the entry's value lives.
+    #[inline(always)] // who asks for one kind gets one comparison
     pub(crate) unsafe fn value_mut<'a>(self) -> ValueMut<'a> {
         // SAFETY: as in `value`, and unique by contract.
         unsafe {

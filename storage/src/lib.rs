@@ -51,5 +51,5 @@ pub use slot::{Ownership, SlotGuard, SlotState};
 pub use snapshot::{Block, Snapshot, SnapshotBusy, SnapshotOptions};
 pub use stream::{Stream, StreamId};
 pub use thresholds::Thresholds;
-pub use value::{Kind, Value, ValueMut, ValueRef, str_encoding};
+pub use value::{Collection, Kind, Value, ValueMut, ValueRef, str_encoding};
 pub use zset::ZSet;

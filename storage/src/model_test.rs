@@ -161,12 +161,20 @@ fn collections_are_accounted_through_every_change() {
     let empty = ks.used_bytes();
     let h = ks.hash(b"k");
     assert!(guard.db_mut(0).insert(b"k", h, list(1), Some(4)).is_none());
-    for _ in 0..100 {
+    for round in 0..100 {
         let mut db = guard.db_mut(0);
         let mut entry = db.get_mut(b"k", h).unwrap();
-        match entry.value_mut() {
-            ValueMut::List(l) => grow(l),
-            _ => panic!("a list"),
+        // Alone, and before and behind what counts all of the entry.
+        if round % 3 == 0 {
+            entry.set_expire(Some(4));
+        }
+        assert!(entry.change(|_: &mut crate::Set| ()).is_none());
+        entry.change(grow).expect("a list");
+        if round % 3 == 1 {
+            match entry.value_mut() {
+                ValueMut::List(l) => grow(l),
+                _ => panic!("a list"),
+            }
         }
     }
     let entry = guard.db(0).get(b"k", h).unwrap();
@@ -459,7 +467,6 @@ fn keys_survive_the_emptying_of_their_spans() {
 
 #[test]
 fn hashes_with_fields_that_expire_are_counted_and_found() {
-    use crate::value::ValueMut;
     use crate::{Due, Hash, Thresholds};
     let (ks, t) = (keyspace(), Thresholds::default());
     let mut guard = ks.lock(slot(100)).unwrap();
@@ -480,8 +487,7 @@ fn hashes_with_fields_that_expire_are_counted_and_found() {
     let mut set_time = |at| {
         let mut db = guard.db_mut(0);
         let mut entry = db.get_mut(&k, hash).unwrap();
-        let ValueMut::Hash(h) = entry.value_mut() else { panic!("a hash") };
-        assert!(h.set_expiry(b"f", at, &t));
+        assert_eq!(entry.change(|h: &mut Hash| h.set_expiry(b"f", at, &t)), Some(true));
     };
     set_time(None);
     assert_eq!(ks.field_expires_len(0), 0);

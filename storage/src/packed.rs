@@ -171,6 +171,10 @@ pub(crate) fn len_width(len: usize) -> usize {
 /// Writes a length into exactly [`len_width`] bytes.
 #[inline]
 fn write_len(to: &mut [u8], len: usize) {
+    if let [only] = to {
+        *only = len as u8;
+        return;
+    }
     let (mut left, width) = (len, to.len());
     for (i, byte) in to.iter_mut().enumerate() {
         *byte = (left & 0x7f) as u8 | if i + 1 < width { 0x80 } else { 0 };

@@ -114,14 +114,84 @@ impl ValueRef<'_> {
     pub fn outside_bytes(&self) -> usize {
         match self {
             ValueRef::Str(_) => 0,
-            ValueRef::List(v) => v.heap_bytes(),
-            ValueRef::Set(v) => v.heap_bytes(),
-            ValueRef::Hash(v) => v.heap_bytes(),
-            ValueRef::ZSet(v) => v.heap_bytes(),
-            ValueRef::Stream(v) => class_size(size_of::<Stream>()) + v.heap_bytes(),
+            ValueRef::List(v) => v.outside_bytes(),
+            ValueRef::Set(v) => v.outside_bytes(),
+            ValueRef::Hash(v) => v.outside_bytes(),
+            ValueRef::ZSet(v) => v.outside_bytes(),
+            ValueRef::Stream(v) => v.outside_bytes(),
         }
     }
 }
+
+/// A type of collection that a key may hold.
+pub trait Collection: Sized {
+    fn of(value: ValueRef<'_>) -> Option<&Self>;
+    fn of_mut(value: ValueMut<'_>) -> Option<&mut Self>;
+    fn new() -> Self;
+    fn into_value(self) -> Value;
+    /// Whether its key goes: it holds nothing that is worth keeping.
+    fn is_empty(&self) -> bool;
+    /// Bytes outside the key's entry.
+    fn outside_bytes(&self) -> usize;
+    /// The soonest time at which a part of it expires.
+    #[inline]
+    fn next_expiry(&self) -> Option<i64> {
+        None
+    }
+}
+
+macro_rules! collection {
+    ($t:ident, $wrap:expr, { $($own:item)* }) => {
+        impl Collection for $t {
+            #[inline]
+            fn of(value: ValueRef<'_>) -> Option<&Self> {
+                if let ValueRef::$t(v) = value { Some(v) } else { None }
+            }
+            #[inline]
+            fn of_mut(value: ValueMut<'_>) -> Option<&mut Self> {
+                if let ValueMut::$t(v) = value { Some(v) } else { None }
+            }
+            fn new() -> Self {
+                $t::new()
+            }
+            fn into_value(self) -> Value {
+                Value::$t($wrap(self))
+            }
+            $($own)*
+        }
+    };
+    ($t:ident, { $($own:item)* }) => {
+        collection!($t, |v| v, {
+            #[inline]
+            fn is_empty(&self) -> bool {
+                self.len() == 0
+            }
+            #[inline]
+            fn outside_bytes(&self) -> usize {
+                self.heap_bytes()
+            }
+            $($own)*
+        });
+    };
+}
+collection!(List, {});
+collection!(Set, {});
+collection!(Hash, {
+    #[inline]
+    fn next_expiry(&self) -> Option<i64> {
+        Hash::next_expiry(self)
+    }
+});
+collection!(ZSet, {});
+collection!(Stream, Box::new, {
+    // Without entries it still has its last id and its groups.
+    fn is_empty(&self) -> bool {
+        false
+    }
+    fn outside_bytes(&self) -> usize {
+        class_size(size_of::<Stream>()) + self.heap_bytes()
+    }
+});
 
 /// The encoding OBJECT ENCODING reports for a string that was set whole.
 // Redis 7.0: "int" for the canonical decimal form of an i64, "embstr" up to 44 bytes.

@@ -13,9 +13,8 @@ use crate::turn::{ChangedKey, Host, Passage, Turn};
 use proto::{ClusterView, Slot};
 use smallvec::SmallVec;
 use std::any::Any;
-use storage::{
-    Db, DbMut, Entry, EntryMut, Expiry, Hash, Keyspace, List, Set, Stream, Value, ValueMut, ValueRef, ZSet,
-};
+pub use storage::Collection;
+use storage::{Db, DbMut, Entry, EntryMut, Expiry, Hash, Keyspace, Value, ValueRef};
 
 /// A change that notifications tell of.
 struct Event {
@@ -98,44 +97,14 @@ pub struct Keys<'g> {
     pub stats: &'g Stats,
 }
 
-/// A type of collection that a key may hold.
-pub trait Collection: Sized {
-    fn of(value: ValueRef<'_>) -> Option<&Self>;
-    fn of_mut(value: ValueMut<'_>) -> Option<&mut Self>;
-    /// Whether its key goes: it holds nothing that is worth keeping.
-    fn is_empty(&self) -> bool;
-    fn new() -> Self;
-    fn into_value(self) -> Value;
+/// Runs `f` on the collection of an entry; says as well whether it is empty afterwards. `Err`: it is of another type.
+#[inline(always)] // as what it calls
+fn change<C: Collection, R>(
+    entry: &mut EntryMut<'_>,
+    f: impl FnOnce(&mut C) -> R,
+) -> Result<(R, bool), Error> {
+    entry.change(|c: &mut C| (f(c), c.is_empty())).ok_or(Error::WrongType)
 }
-
-macro_rules! collection {
-    ($t:ident, $is_empty:expr, $wrap:expr) => {
-        impl Collection for $t {
-            fn of(value: ValueRef<'_>) -> Option<&Self> {
-                if let ValueRef::$t(v) = value { Some(v) } else { None }
-            }
-            fn of_mut(value: ValueMut<'_>) -> Option<&mut Self> {
-                if let ValueMut::$t(v) = value { Some(v) } else { None }
-            }
-            fn is_empty(&self) -> bool {
-                let is_empty: fn(&Self) -> bool = $is_empty;
-                is_empty(self)
-            }
-            fn new() -> Self {
-                $t::new()
-            }
-            fn into_value(self) -> Value {
-                Value::$t($wrap(self))
-            }
-        }
-    };
-}
-collection!(List, |v| v.len() == 0, |v| v);
-collection!(Set, |v| v.len() == 0, |v| v);
-collection!(Hash, |v| v.len() == 0, |v| v);
-collection!(ZSet, |v| v.len() == 0, |v| v);
-// A stream without entries still has its last id and its groups.
-collection!(Stream, |_| false, Box::new);
 
 /// Fields of one hash that expire at once: some hundred microseconds of work.
 pub const FIELDS_MAX: usize = 512;
@@ -269,11 +238,12 @@ impl<'g> Keys<'g> {
     fn place(&mut self, key: &[u8]) -> At {
         match self.places.find(key) {
             Some(at) => at,
-            None => self.work_out_place(key),
+            None => self.place_of_other(key),
         }
     }
-    #[inline(never)]
-    fn work_out_place(&self, key: &[u8]) -> At {
+    /// Where a key is that is not the command's next one.
+    #[inline(never)] // inlined it takes registers from all who ask for places
+    fn place_of_other(&self, key: &[u8]) -> At {
         self.keyspace.key_ahead(key).into()
     }
 
@@ -449,9 +419,7 @@ impl<'g> Keys<'g> {
         f: impl FnOnce(&mut C) -> R,
     ) -> Result<Option<R>, Error> {
         let Some(mut entry) = self.write(key) else { return Ok(None) };
-        let collection = C::of_mut(entry.value_mut()).ok_or(Error::WrongType)?;
-        let result = f(collection);
-        let is_empty = collection.is_empty();
+        let (result, is_empty) = change(&mut entry, f)?;
         drop(entry);
         if is_empty {
             self.drop_empty(key);
@@ -465,17 +433,22 @@ impl<'g> Keys<'g> {
         key: &[u8],
         f: impl FnOnce(&mut C) -> R,
     ) -> Result<R, Error> {
-        let mut f = Some(f);
-        let mut once = |c: &mut C| (f.take().expect("called once"))(c);
-        if let Some(result) = self.update(key, &mut once)? {
-            return Ok(result);
+        let Some(mut entry) = self.write(key) else { return Ok(self.make(key, f)) };
+        let (result, is_empty) = change(&mut entry, f)?;
+        drop(entry);
+        if is_empty {
+            self.drop_empty(key);
         }
+        Ok(result)
+    }
+
+    fn make<C: Collection, R>(&mut self, key: &[u8], f: impl FnOnce(&mut C) -> R) -> R {
         let mut collection = C::new();
-        let result = once(&mut collection);
+        let result = f(&mut collection);
         if !collection.is_empty() {
             self.store(key, collection.into_value(), None);
         }
-        Ok(result)
+        result
     }
 
     fn drop_empty(&mut self, key: &[u8]) {
@@ -674,16 +647,23 @@ impl<'g> Keys<'g> {
     #[inline]
     pub fn touched(&mut self, key: &[u8]) {
         let at = self.place(key);
-        if self.is_tracked || self.locks.guard_at(at).state().side.is_some() {
-            self.tell_touched(key, at);
+        if self.is_tracked {
+            self.note_change(key);
+        }
+        if self.locks.guard_at(at).state().side.is_some() {
+            self.tell_side(at, key);
         }
     }
+
+    #[cold]
+    fn note_change(&mut self, key: &[u8]) {
+        self.effects.changed.push(ChangedKey { key: key.to_vec(), is_own: true });
+    }
+
+    /// Tells those who watch a key that changed and those who wait for it.
     #[inline(never)]
-    fn tell_touched(&mut self, key: &[u8], at: At) {
+    fn tell_side(&mut self, at: At, key: &[u8]) {
         let db = self.db;
-        if self.is_tracked {
-            self.effects.changed.push(ChangedKey { key: key.to_vec(), is_own: true });
-        }
         let state = self.locks.guard_at(at).state_mut();
         if let Some(side) = state.side.as_mut().and_then(|s| s.downcast_mut::<SlotSide>()) {
             let is_watched = side.is_watched(db, key);
@@ -707,11 +687,11 @@ impl<'g> Keys<'g> {
     #[inline]
     pub fn event(&mut self, key: &[u8], class: u32, name: &'static str) {
         if self.settings.notify_keyspace_events & class != 0 {
-            self.push_event(key, name);
+            self.note_event(key, name);
         }
     }
-    #[inline(never)]
-    fn push_event(&mut self, key: &[u8], name: &'static str) {
+    #[cold]
+    fn note_event(&mut self, key: &[u8], name: &'static str) {
         self.effects.events.push(Event { name, db: self.db, key: key.to_vec() });
     }
 

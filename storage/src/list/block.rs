@@ -30,15 +30,18 @@ impl Block {
         None
     }
 
-    /// Cuts a block that is over its bound in two; at either edge of a growing list the cut leaves the full part behind.
-    pub fn split(&mut self) -> Option<Block> {
-        if self.nodes.len() <= BLOCK_NODES_MAX {
-            return None;
-        }
-        let nodes = self.nodes.split_off(self.nodes.len() / 2);
+    /// Whether there are more nodes than there may be.
+    pub fn is_over(&self) -> bool {
+        self.nodes.len() > BLOCK_NODES_MAX
+    }
+
+    /// Keeps the nodes before number `at` and returns the others.
+    pub fn split_off(&mut self, at: usize) -> Block {
+        let nodes = self.nodes.split_off(at);
+        self.nodes.shrink_to_fit();
         let len = nodes.iter().map(Node::len).sum();
         self.len -= len;
-        Some(Block { nodes, len })
+        Block { nodes, len }
     }
 }
 

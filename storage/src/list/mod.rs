@@ -66,7 +66,7 @@ impl List {
     pub fn push_back(&mut self, value: &[u8], thresholds: &Thresholds) {
         let limit = Limit::of(thresholds);
         match self.with_room(entry_bytes(value.len()), limit) {
-            ViewMut::Small(node) => node.push_back(value, limit.bytes()),
+            ViewMut::Small(node) => _ = node.push_back(value, limit.bytes()),
             ViewMut::Big(nodes) => nodes.push_back(value, limit),
         }
     }
@@ -75,7 +75,7 @@ impl List {
     pub fn push_front(&mut self, value: &[u8], thresholds: &Thresholds) {
         let limit = Limit::of(thresholds);
         match self.with_room(entry_bytes(value.len()), limit) {
-            ViewMut::Small(node) => node.push_front(value, limit.bytes()),
+            ViewMut::Small(node) => _ = node.push_front(value, limit.bytes()),
             ViewMut::Big(nodes) => nodes.push_front(value, limit),
         }
     }
@@ -86,10 +86,17 @@ impl List {
         if let ViewMut::Small(node) = self.word.view_mut()
             && !limit.admits(node.len() + 1, node.bytes() + need)
         {
+            self.become_big();
+        }
+        self.word.view_mut()
+    }
+
+    #[cold]
+    fn become_big(&mut self) {
+        if let ViewMut::Small(node) = self.word.view_mut() {
             let node = std::mem::take(node);
             self.word = Word::big(Box::new(Nodes::of(node)));
         }
-        self.word.view_mut()
     }
 
     /// Removes and returns the last entry.

@@ -34,29 +34,66 @@ unsafe impl Small for Node {
     }
 }
 
-impl Node {
+/// The numbers that a node begins with.
+#[derive(Clone, Copy, Default)]
+struct Header {
+    head: usize,
+    end: usize,
+    /// With [`SEALED`].
+    count: usize,
+}
+
+impl Header {
     #[inline]
-    fn number(&self, index: usize) -> usize {
-        self.0
-            .get()
-            .get(4 * index..)
-            .and_then(|bytes| bytes.first_chunk())
-            .map_or(0, |n| u32::from_le_bytes(*n) as usize)
+    fn read(from: &[u8; HEADER]) -> Header {
+        let (numbers, _) = from.as_chunks();
+        let [head, end, count] = [0, 1, 2].map(|i: usize| u32::from_le_bytes(numbers[i]) as usize);
+        Header { head, end, count }
+    }
+    #[inline]
+    fn write(self, to: &mut [u8; HEADER]) {
+        let (numbers, _) = to.as_chunks_mut();
+        for (to, number) in numbers.iter_mut().zip([self.head, self.end, self.count]) {
+            *to = (number as u32).to_le_bytes();
+        }
+    }
+    #[inline]
+    fn is_sealed(self) -> bool {
+        self.count & SEALED != 0
+    }
+    #[inline]
+    fn len(self) -> usize {
+        self.count & !SEALED
+    }
+}
+
+impl Node {
+    /// An empty node of an allocation of `bytes` bytes, whose room is for entries before the first or for those behind the
+    /// last.
+    pub fn with_room(bytes: usize, is_front: bool) -> Node {
+        let room = class_size(bytes.max(OVERHEAD)) - OVERHEAD;
+        let mut node = Node(Bytes::zeroed(HEADER + room));
+        let at = if is_front { room } else { 0 };
+        node.set(at, at, 0);
+        node
+    }
+
+    #[inline]
+    fn header(&self) -> Header {
+        self.0.get().first_chunk().map(Header::read).unwrap_or_default()
     }
     #[inline]
     fn head(&self) -> usize {
-        self.number(0)
+        self.header().head
     }
     #[inline]
     fn end(&self) -> usize {
-        self.number(1)
+        self.header().end
     }
     #[inline]
     fn set(&mut self, head: usize, end: usize, count: usize) {
-        let to = &mut self.0.get_mut()[..HEADER];
-        to[..4].copy_from_slice(&(head as u32).to_le_bytes());
-        to[4..8].copy_from_slice(&(end as u32).to_le_bytes());
-        to[8..].copy_from_slice(&(count as u32).to_le_bytes());
+        let to = self.0.get_mut().first_chunk_mut().expect("a node that is changed has its header");
+        Header { head, end, count }.write(to);
     }
     /// Bytes of room, in use or not.
     fn room(&self) -> usize {
@@ -66,13 +103,13 @@ impl Node {
     /// Number of entries.
     #[inline]
     pub fn len(&self) -> usize {
-        self.number(2) & !SEALED
+        self.header().len()
     }
 
     /// Whether entries have their length in front only.
     #[inline]
     pub fn is_sealed(&self) -> bool {
-        self.number(2) & SEALED != 0
+        self.header().is_sealed()
     }
 
     /// Whether there is no entry.
@@ -84,14 +121,16 @@ impl Node {
     /// Bytes that the entries take once the node is sealed, or a few more.
     #[inline]
     pub fn bytes(&self) -> usize {
-        let used = self.used();
-        if self.is_sealed() { used } else { used - self.len() }
+        let header = self.header();
+        let used = header.end - header.head;
+        if header.is_sealed() { used } else { used - header.len() }
     }
 
     /// Bytes in use.
     #[inline]
     fn used(&self) -> usize {
-        self.end() - self.head()
+        let header = self.header();
+        header.end - header.head
     }
 
     /// Bytes allocated.
@@ -102,7 +141,8 @@ impl Node {
 
     #[inline]
     fn body(&self) -> &[u8] {
-        self.0.get().get(HEADER + self.head()..HEADER + self.end()).unwrap_or(&[])
+        let header = self.header();
+        self.0.get().get(HEADER + header.head..HEADER + header.end).unwrap_or(&[])
     }
 
     /// All entries in order, from either end.
@@ -151,18 +191,59 @@ impl Node {
         self.iter_from(self.position(index)).next()
     }
 
-    /// Adds an entry behind the last. Room grows up to an allocation of `limit` bytes where that is enough.
+    /// Adds an entry behind the last. Room grows up to an allocation of `limit` bytes where that is enough. Returns by how
+    /// many bytes the allocation has become larger.
     #[inline]
-    pub fn push_back(&mut self, bytes: &[u8], limit: usize) {
-        self.unseal();
-        self.insert(self.used(), bytes, limit);
+    pub fn push_back(&mut self, bytes: &[u8], limit: usize) -> isize {
+        if self.put_at_end(bytes, |header, room, need| {
+            let from = header.end;
+            header.end = from.checked_add(need).filter(|end| *end <= room)?;
+            Some(from)
+        }) {
+            return 0;
+        }
+        self.resizing(|node| node.insert(node.used(), bytes, limit))
     }
 
-    /// Adds an entry before the first.
+    /// As [`Node::push_back`], before the first.
     #[inline]
-    pub fn push_front(&mut self, bytes: &[u8], limit: usize) {
+    pub fn push_front(&mut self, bytes: &[u8], limit: usize) -> isize {
+        if self.put_at_end(bytes, |header, _, need| {
+            header.head = header.head.checked_sub(need)?;
+            Some(header.head)
+        }) {
+            return 0;
+        }
+        self.resizing(|node| node.insert(0, bytes, limit))
+    }
+
+    /// Adds an entry at an end where `take` finds room for it: given the bytes of all room and those needed, it says where
+    /// the entry is to stand. False: there is none, and nothing was done.
+    #[inline]
+    fn put_at_end(
+        &mut self,
+        bytes: &[u8],
+        take: impl FnOnce(&mut Header, usize, usize) -> Option<usize>,
+    ) -> bool {
+        let Some((to, room)) = self.0.get_mut().split_first_chunk_mut() else { return false };
+        let mut header = Header::read(to);
+        let need = open_bytes(bytes.len());
+        if header.is_sealed() {
+            return false;
+        }
+        let Some(from) = take(&mut header, room.len(), need) else { return false };
+        write_open(&mut room[from..from + need], bytes);
+        header.count += 1;
+        header.write(to);
+        true
+    }
+
+    #[cold]
+    fn resizing(&mut self, f: impl FnOnce(&mut Node)) -> isize {
+        let before = self.heap_bytes();
         self.unseal();
-        self.insert(0, bytes, limit);
+        f(self);
+        self.heap_bytes() as isize - before as isize
     }
 
     /// Puts an entry at a position, before the one that stands there. The node is not sealed, and neither is it for the
@@ -241,18 +322,27 @@ impl Node {
     }
 
     /// Writes all entries anew; what an entry takes depends on its length.
-    fn rewrite(&mut self, mark: usize, entry_bytes: fn(usize) -> usize, write: fn(&mut [u8], &[u8])) {
-        let used = self.iter().map(|entry| entry_bytes(entry.len())).sum();
+    fn rewrite(
+        &mut self,
+        mark: usize,
+        entry_bytes: impl Fn(usize) -> usize,
+        write: impl Fn(&mut [u8], &[u8]),
+    ) {
+        let used = self.fold(0, |used, entry| used + entry_bytes(entry.len()));
         let mut to = Node(Bytes::zeroed(class_size(OVERHEAD + used) - 4));
         to.set(0, used, self.len() | mark);
-        let mut left = &mut to.0.get_mut()[HEADER..HEADER + used];
-        for entry in self.iter() {
-            let (place, rest) = left.split_at_mut(entry_bytes(entry.len()));
-            write(place, entry);
-            left = rest;
-        }
-        debug_assert!(left.is_empty());
+        let place = &mut to.0.get_mut()[HEADER..HEADER + used];
+        let end = self.fold(0, |at, entry| {
+            let end = at + entry_bytes(entry.len());
+            write(&mut place[at..end], entry);
+            end
+        });
+        debug_assert_eq!(end, used);
         *self = to;
+    }
+
+    fn fold<B>(&self, init: B, mut f: impl FnMut(B, &[u8]) -> B) -> B {
+        self.iter().fold_some(usize::MAX, init, &mut f).0
     }
 
     /// Makes the `old` bytes of entries at `at` into `new` bytes, which are returned to be written, and the count into
@@ -447,6 +537,12 @@ fn open_bytes(len: usize) -> usize {
 /// Writes an entry of a node that is not sealed: that of a sealed one, and its length in reverse.
 #[inline]
 fn write_open(to: &mut [u8], bytes: &[u8]) {
+    if bytes.len() < 0x80
+        && let [front, place @ .., behind] = to
+    {
+        (*front, *behind) = (bytes.len() as u8, bytes.len() as u8);
+        return place.copy_from_slice(bytes);
+    }
     let (front, behind) = to.split_at_mut(packed::entry_bytes(bytes.len()));
     packed::write_entry(front, bytes);
     front.iter().zip(behind.iter_mut().rev()).for_each(|(byte, mirror)| *mirror = *byte);
@@ -547,9 +643,9 @@ mod tests {
             let mut node = Node::default();
             while node.used() + OVERHEAD + 10 <= 8192 {
                 if front {
-                    node.push_front(&[1; 8], 8192)
+                    node.push_front(&[1; 8], 8192);
                 } else {
-                    node.push_back(&[1; 8], 8192)
+                    node.push_back(&[1; 8], 8192);
                 }
                 assert!(node.heap_bytes() <= 8192);
             }

@@ -18,6 +18,10 @@ pub struct Nodes {
     bytes: usize,
 }
 
+/// The part of a full node's allocation that one begins with which follows it at an end of the list: a choice, from which
+/// three doublings lead to the whole.
+const NEW_SHARE: usize = 8;
+
 /// Where an entry is: block, node in the block, entry in the node.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -57,12 +61,13 @@ impl Nodes {
         self.len
     }
 
-    /// Bytes allocated beyond the struct itself; rows of nodes are estimated from the number of blocks.
+    /// Bytes allocated beyond the struct itself; rows of nodes are estimated from the number of blocks, most of which are
+    /// full where a list has grown at its ends.
     pub fn heap_bytes(&self) -> usize {
         let nodes = match self.blocks.len() {
             0 => 0,
             1 => self.blocks[0].nodes.capacity(),
-            many => many * block::BLOCK_NODES_MAX * 3 / 4,
+            many => many * block::BLOCK_NODES_MAX,
         };
         self.bytes + self.blocks.capacity() * size_of::<Block>() + nodes * size_of::<Node>()
     }
@@ -79,9 +84,7 @@ impl Nodes {
             && let Some(node) = block.nodes.back_mut()
             && limit.admits(node.len() + 1, node.bytes() + need)
         {
-            let before = node.heap_bytes();
-            node.push_back(value, limit.bytes());
-            self.bytes = self.bytes + node.heap_bytes() - before;
+            self.bytes = self.bytes.strict_add_signed(node.push_back(value, limit.bytes()));
             block.len += 1;
             self.len += 1;
             return;
@@ -96,9 +99,7 @@ impl Nodes {
             && let Some(node) = block.nodes.front_mut()
             && limit.admits(node.len() + 1, node.bytes() + need)
         {
-            let before = node.heap_bytes();
-            node.push_front(value, limit.bytes());
-            self.bytes = self.bytes + node.heap_bytes() - before;
+            self.bytes = self.bytes.strict_add_signed(node.push_front(value, limit.bytes()));
             block.len += 1;
             self.len += 1;
             return;
@@ -142,25 +143,26 @@ impl Nodes {
         if limit.admits(node.len() + 1, node.bytes() + entry_bytes(value.len())) {
             return self.change(place, |node| put(node, place.entry, value, limit.bytes()));
         }
-        self.insert_beside(place, value, limit);
-        self.split_block(place.block);
+        let grown = self.insert_beside(place, value, limit);
+        self.split_block(place.block, grown);
     }
 
     /// The node at `place` is full: the entry goes into a neighbour if it stands at an edge and there is room, else into a new node.
-    fn insert_beside(&mut self, place: Place, value: &[u8], limit: Limit) {
+    /// Returns the number of the node in its block.
+    fn insert_beside(&mut self, place: Place, value: &[u8], limit: Limit) -> usize {
         let block = &self.blocks[place.block];
         let (count, need) = (block.nodes[place.node].len(), entry_bytes(value.len()));
         let has_room =
             |n: usize| block.nodes.get(n).is_some_and(|n| limit.admits(n.len() + 1, n.bytes() + need));
         if place.entry == 0 && place.node > 0 && has_room(place.node - 1) {
-            return self.change(Place { node: place.node - 1, ..place }, |node| {
-                node.push_back(value, limit.bytes())
-            });
+            let at = place.node - 1;
+            self.change(Place { node: at, ..place }, |node| node.push_back(value, limit.bytes()));
+            return at;
         }
         if place.entry == count && has_room(place.node + 1) {
-            return self.change(Place { node: place.node + 1, ..place }, |node| {
-                node.push_front(value, limit.bytes())
-            });
+            let at = place.node + 1;
+            self.change(Place { node: at, ..place }, |node| node.push_front(value, limit.bytes()));
+            return at;
         }
         let mut new_at = place.node;
         if place.entry > 0 {
@@ -175,8 +177,18 @@ impl Nodes {
         // Nothing more is added to the full node at its end.
         self.change(place, Node::seal);
         self.blocks[place.block].nodes.insert(new_at, Node::default());
-        self.change(Place { node: new_at, ..place }, |node| node.push_back(value, limit.bytes()));
+        let new = Place { node: new_at, ..place };
+        let (is_end, is_front) = (self.is_end(new), place.entry == 0);
+        let full = if is_front { new_at + 1 } else { new_at - 1 };
+        let full_bytes = self.blocks[place.block].nodes[full].heap_bytes().min(limit.bytes());
+        self.change(new, |node| {
+            if is_end {
+                *node = Node::with_room(full_bytes / NEW_SHARE, is_front);
+            }
+            node.insert(0, value, limit.bytes());
+        });
         self.join(place.block, new_at, limit);
+        new_at
     }
 
     /// Merges a node with a neighbour if both fit one node.
@@ -293,10 +305,22 @@ impl Nodes {
         is_first || is_last
     }
 
-    fn split_block(&mut self, at: usize) {
-        if let Some(tail) = self.blocks[at].split() {
-            self.blocks.insert(at + 1, tail);
+    /// Cuts a block that is over its bound in two: in the middle, but at either edge of a list that grows there so that
+    /// the part that stays behind is full.
+    fn split_block(&mut self, at: usize, grown: usize) {
+        let is_last = at + 1 == self.blocks.len();
+        let block = &mut self.blocks[at];
+        if !block.is_over() {
+            return;
         }
+        let nodes = block.nodes.len();
+        let cut = match grown {
+            0 if at == 0 => 1,
+            _ if is_last && grown + 1 == nodes => grown,
+            _ => nodes / 2,
+        };
+        let tail = block.split_off(cut);
+        self.blocks.insert(at + 1, tail);
     }
 
     /// After a removal: drops an empty block, merges a small one into its left neighbour.
@@ -315,6 +339,9 @@ impl Nodes {
 
 #[cfg(test)]
 impl Nodes {
+    pub fn block_sizes(&self) -> Vec<usize> {
+        self.blocks.iter().map(|block| block.nodes.len()).collect()
+    }
     pub fn check(&self) {
         assert!(self.len > 0);
         let mut bytes = 0;

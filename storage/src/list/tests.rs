@@ -42,6 +42,21 @@ fn a_long_queue_keeps_its_order_and_gives_memory_back() {
 }
 
 #[test]
+fn a_list_that_grows_at_an_end_leaves_full_blocks() {
+    let t = thresholds(1);
+    let (mut back, mut front) = (List::new(), List::new());
+    (0..300).for_each(|_| back.push_back(b"v", &t));
+    (0..300).for_each(|_| front.push_front(b"v", &t));
+    let sizes = |list: &List| match list.word.view() {
+        View::Big(nodes) => nodes.block_sizes(),
+        View::Small(_) => panic!("many nodes"),
+    };
+    assert_eq!((sizes(&back), sizes(&front)), (vec![128, 128, 44], vec![44, 128, 128]));
+    back.check();
+    front.check();
+}
+
+#[test]
 fn ranges_read_from_both_ends() {
     let t = thresholds(3);
     let mut list = List::new();
