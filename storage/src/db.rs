@@ -83,7 +83,7 @@ impl<'a> Db<'a> {
     pub fn look_ahead(&self, hash: u64) -> Option<LookAhead<'a>> {
         let seg = self.root.locate(hash)?;
         seg.prefetch();
-        Some(LookAhead { seg, hash, found: (0, 0), one_thread: PhantomData })
+        Some(LookAhead { seg, hash, matches: 0, one_thread: PhantomData })
     }
     /// A time in ms before which no key of the slot expires; `i64::MAX` when none does.
     pub fn next_expiry(&self) -> i64 {
@@ -153,8 +153,8 @@ impl<'a> Db<'a> {
 pub struct LookAhead<'a> {
     seg: Seg,
     hash: u64,
-    /// Where the entry may be; see [`Seg::prefetch_pointer`].
-    found: (usize, u32),
+    /// See [`Seg::prefetch_pointer`].
+    matches: u64,
     one_thread: PhantomData<(&'a (), *const ())>,
 }
 
@@ -163,8 +163,8 @@ impl LookAhead<'_> {
     /// the entries.
     #[inline]
     pub fn go_on(ahead: &mut [LookAhead<'_>]) {
-        ahead.iter_mut().for_each(|one| one.found = one.seg.prefetch_pointer(one.hash));
-        ahead.iter().for_each(|one| one.seg.prefetch_entry(one.hash, one.found));
+        ahead.iter_mut().for_each(|one| one.matches = one.seg.prefetch_pointer(one.hash));
+        ahead.iter().for_each(|one| one.seg.prefetch_entry(one.hash, one.matches));
     }
 }
 

@@ -26,9 +26,9 @@ const LOW: u64 = 3;
 const _: () = {
     let mut i = 0;
     while i < 4 {
-        // Pointers are read eight bytes wide at six-byte stride; tags sixteen at a time.
+        // Pointers are read eight bytes wide at six-byte stride; tags sixteen at a time, and all of those of the larger classes.
         assert!(HEADER + 7 * CAPS[i] + 2 <= SIZES[i]);
-        assert!(HEADER + CAPS[i].div_ceil(16) * 16 <= SIZES[i]);
+        assert!(HEADER + if i == 0 { 16 } else { 64 } <= SIZES[i]);
         i += 1;
     }
 };
@@ -174,27 +174,31 @@ impl Seg {
 
     #[inline(always)]
     fn candidates(self, hash: u64, mut is_it: impl FnMut(RawEntry) -> bool) -> Option<(usize, RawEntry)> {
-        let n = self.len();
-        let (tag, low) = (tag(hash), low_bits(hash));
-        let mut base = 0;
-        while base < n {
-            let mut matches = self.match_16(base, tag);
-            if n - base < 16 {
-                matches &= (1 << (n - base)) - 1;
+        let (mut matches, low) = (self.matches(hash), low_bits(hash));
+        while matches != 0 {
+            let i = matches.trailing_zeros() as usize;
+            let word = self.word(i);
+            // SAFETY: as in `entry`.
+            let entry = unsafe { RawEntry::from_exposed(word & !LOW) };
+            if word & LOW == low && is_it(entry) {
+                return Some((i, entry));
             }
-            while matches != 0 {
-                let i = base + matches.trailing_zeros() as usize;
-                let word = self.word(i);
-                // SAFETY: as in `entry`.
-                let entry = unsafe { RawEntry::from_exposed(word & !LOW) };
-                if word & LOW == low && is_it(entry) {
-                    return Some((i, entry));
-                }
-                matches &= matches - 1;
-            }
-            base += 16;
+            matches &= matches - 1;
         }
         None
+    }
+
+    /// Which entries have the tag of `hash`, as a bit mask.
+    // All tags at once: which sixteen of them hold the one that is sought nobody can foresee, and to guess wrong costs more
+    // than to look at the others.
+    #[inline(always)]
+    fn matches(self, hash: u64) -> u64 {
+        let tag = tag(hash);
+        let matches = match self.header().class {
+            0 => self.match_16(0, tag) as u64,
+            _ => (0..64).step_by(16).fold(0, |mask, base| mask | (self.match_16(base, tag) as u64) << base),
+        };
+        matches & ((1 << self.len()) - 1)
     }
 
     /// Which of the sixteen tags from `base` equal `tag`, as a bit mask.
@@ -287,33 +291,22 @@ impl Seg {
         (class > 0 && self.len() <= CAPS[class - 1] * 5 / 6).then(|| CAPS[class - 1])
     }
 
-    /// Asks the CPU for the line with the pointer that a look-up will read. Returns where entries may be that have
-    /// the tag of `hash`: sixteen places as a bit mask, and the first of them.
+    /// Asks the CPU for the line with the pointer that a look-up will read. Returns which entries have the tag of `hash`, as a
+    /// bit mask.
     #[inline]
-    pub(crate) fn prefetch_pointer(self, hash: u64) -> (usize, u32) {
-        let n = self.len();
-        let mut base = 0;
-        while base < n {
-            let matches = self.match_16(base, tag(hash));
-            if matches != 0 {
-                // Behind the last entry a match means nothing; the address is near the segment all the same.
-                prefetch(self.pointer_at(base + matches.trailing_zeros() as usize));
-                return (base, matches);
-            }
-            base += 16;
+    pub(crate) fn prefetch_pointer(self, hash: u64) -> u64 {
+        let matches = self.matches(hash);
+        if matches != 0 {
+            prefetch(self.pointer_at(matches.trailing_zeros() as usize));
         }
-        (0, 0)
+        matches
     }
 
-    /// Asks the CPU for the entry that `hash` probably belongs to, among the places that [`Seg::prefetch_pointer`] has found.
+    /// Asks the CPU for the entry that `hash` probably belongs to, among those that [`Seg::prefetch_pointer`] has found.
     #[inline]
-    pub(crate) fn prefetch_entry(self, hash: u64, (base, matches): (usize, u32)) {
-        let mut matches = matches;
+    pub(crate) fn prefetch_entry(self, hash: u64, mut matches: u64) {
         while matches != 0 {
-            let i = base + matches.trailing_zeros() as usize;
-            if i >= self.len() {
-                return;
-            }
+            let i = matches.trailing_zeros() as usize;
             if self.word(i) & LOW == low_bits(hash) {
                 return self.entry(i).prefetch();
             }
