@@ -141,7 +141,7 @@ impl<'a> Db<'a> {
             }
         }
         if cursor == 0 && at == 0 && root.count > 0 {
-            self.keyspace.home(self.home).next_expiry[self.slot.index()].store(soonest, Ordering::Relaxed);
+            self.keyspace.home(self.home).next_expiry[self.slot.index()].set(soonest);
         }
         at >> 16
     }
@@ -331,7 +331,7 @@ impl<'a> DbMut<'a> {
 
     fn emptied(&mut self) {
         self.keyspace.set_occupied(self.slot, self.home, false);
-        self.keyspace.home(self.home).next_expiry[self.slot.index()].store(i64::MAX, Ordering::Relaxed);
+        self.keyspace.home(self.home).next_expiry[self.slot.index()].set(i64::MAX);
     }
 
     /// Moves the keys of one segment out of spans that are being emptied (see [`crate::slab::begin_compaction`]), from
@@ -367,8 +367,8 @@ impl<'a> DbMut<'a> {
     fn lower_bound(&mut self, time: Option<i64>) {
         if let Some(at) = time {
             let bound = &self.keyspace.home(self.home).next_expiry[self.slot.index()];
-            if at < bound.load(Ordering::Relaxed) {
-                bound.store(at, Ordering::Relaxed);
+            if at < bound.get() {
+                bound.set(at);
             }
         }
     }

@@ -90,8 +90,8 @@ pub struct Keyspace {
 pub(crate) struct Home {
     /// Roots by slot; none for home 0, whose roots are in the slots' lines.
     roots: Box<[UnsafeCell<Root>]>,
-    /// Lower bounds of the slots' next expiry, in ms; `i64::MAX` for none.
-    pub(crate) next_expiry: Box<[AtomicI64]>,
+    /// Lower bounds of the slots' next expiry.
+    pub(crate) next_expiry: Box<[NextExpiry]>,
     /// One bit per slot that has keys.
     occupied: Box<[AtomicU64]>,
 }
@@ -100,6 +100,25 @@ pub(crate) struct Home {
 unsafe impl Sync for Home {}
 // SAFETY: as above.
 unsafe impl Send for Home {}
+
+/// A time in ms, `i64::MAX` for never. Zeros stand for never, so that what nobody sets takes no memory.
+pub(crate) struct NextExpiry(AtomicI64);
+
+impl NextExpiry {
+    /// One for each slot.
+    fn all_never() -> Box<[NextExpiry]> {
+        // SAFETY: zeros are a valid atomic number.
+        unsafe { Box::new_zeroed_slice(Slot::COUNT).assume_init() }
+    }
+    #[inline]
+    pub(crate) fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed) ^ i64::MAX
+    }
+    #[inline]
+    pub(crate) fn set(&self, at_ms: i64) {
+        self.0.store(at_ms ^ i64::MAX, Ordering::Relaxed);
+    }
+}
 
 impl Home {
     fn own_bytes(&self) -> usize {
@@ -317,8 +336,7 @@ impl Keyspace {
     /// The first slot from `from` on whose next expiry in `db` may be at or before `now_ms`, without locks.
     pub fn next_due(&self, db: u16, from: Slot, now_ms: i64) -> Option<Slot> {
         let home = self.homes[self.place(db) as usize].get()?;
-        let due = |at: &AtomicI64| at.load(Ordering::Relaxed) <= now_ms;
-        let i = home.next_expiry[from.index()..].iter().position(due)?;
+        let i = home.next_expiry[from.index()..].iter().position(|at| at.get() <= now_ms)?;
         Slot::new((from.index() + i) as u16)
     }
 
@@ -354,7 +372,7 @@ impl Keyspace {
             let roots = if index == 0 { 0 } else { Slot::COUNT };
             let home = Home {
                 roots: (0..roots).map(|_| UnsafeCell::new(Root::EMPTY)).collect(),
-                next_expiry: (0..Slot::COUNT).map(|_| AtomicI64::new(i64::MAX)).collect(),
+                next_expiry: NextExpiry::all_never(),
                 occupied: (0..Slot::COUNT / 64).map(|_| AtomicU64::new(0)).collect(),
             };
             self.counters.add_bytes(home.own_bytes() as isize);
@@ -379,13 +397,11 @@ impl Keyspace {
     }
 
     pub(crate) fn set_next_expiry(&self, slot: Slot, home: u16, at_ms: i64) {
-        self.home(home).next_expiry[slot.index()].store(at_ms, Ordering::Relaxed);
+        self.home(home).next_expiry[slot.index()].set(at_ms);
     }
 
     pub(crate) fn next_expiry(&self, slot: Slot, home: u16) -> i64 {
-        self.homes[home as usize]
-            .get()
-            .map_or(i64::MAX, |h| h.next_expiry[slot.index()].load(Ordering::Relaxed))
+        self.homes[home as usize].get().map_or(i64::MAX, |h| h.next_expiry[slot.index()].get())
     }
 }
 
