@@ -2,9 +2,10 @@
 
 use crate::tls::{Acceptor, Connector, TlsStream};
 use bytes::BufMut;
-use socket2::SockRef;
+use rustix::net::{RecvFlags, SendFlags};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -126,12 +127,12 @@ impl Stream {
 
 /// A socket whose bytes are the peer's, with what tokio knows of its readiness.
 ///
-/// tokio's own reading and writing do the same for twice the instructions.
-trait Plain {
+/// tokio's own reading and writing do the same for twice the instructions. The system is called directly: the C library's
+/// functions are points where a thread may be cancelled, which takes two locked instructions each.
+trait Plain: AsFd {
     fn try_io<T>(&self, interest: Interest, act: impl FnOnce() -> io::Result<T>) -> io::Result<T>;
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    fn socket(&self) -> SockRef<'_>;
 
     /// Does `act` if the socket is ready for it. One that moved fewer bytes than `max`, but some, has shown that the socket is
     /// ready no more, until epoll says so again: the next one is spared a system call that would fail. Where the peer has
@@ -162,7 +163,8 @@ trait Plain {
         buf.reserve(max);
         loop {
             let read = self.attempt(Interest::READABLE, max, || {
-                self.socket().recv(&mut buf.spare_capacity_mut()[..max])
+                let room = &mut buf.spare_capacity_mut()[..max];
+                Ok(rustix::net::recv(self, room, RecvFlags::empty())?.1)
             });
             match read {
                 Ok(n) => {
@@ -179,7 +181,7 @@ trait Plain {
     #[inline]
     fn write_some(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            let write = || self.socket().send_with_flags(bytes, libc::MSG_NOSIGNAL);
+            let write = || Ok(rustix::net::send(self, bytes, SendFlags::NOSIGNAL)?);
             match self.attempt(Interest::WRITABLE, bytes.len(), write) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_writable(cx))?,
                 result => return Poll::Ready(result),
@@ -201,9 +203,6 @@ macro_rules! plain {
             }
             fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 self.poll_write_ready(cx)
-            }
-            fn socket(&self) -> SockRef<'_> {
-                self.into()
             }
         }
     };
