@@ -58,14 +58,16 @@ impl<'a> Db<'a> {
     pub(crate) fn new(keyspace: &'a Keyspace, slot: Slot, db: u16) -> Db<'a> {
         Db::of_home(keyspace, slot, keyspace.place(db))
     }
+    /// As [`Db::new`], of a database whose home is known.
     #[inline]
-    fn of_home(keyspace: &'a Keyspace, slot: Slot, home: u16) -> Db<'a> {
+    pub(crate) fn of_home(keyspace: &'a Keyspace, slot: Slot, home: u16) -> Db<'a> {
         Db { root: keyspace.root_ref(slot, home), keyspace, slot, home, one_thread: PhantomData }
     }
     /// The key's entry, expired or not; `hash` is [`Keyspace::hash`] of the key.
     #[inline(always)] // few callers, and a call costs as much as what is done in it
     pub fn get(&self, key: &[u8], hash: u64) -> Option<Entry<'a>> {
-        self.root.get(hash, key).map(Entry::new)
+        let (_, _, entry) = self.root.find(hash, key)?;
+        Some(Entry::new(entry))
     }
     pub fn len(&self) -> u64 {
         self.root.count as u64

@@ -12,8 +12,8 @@ use crate::keyhash::KeyHasher;
 use crate::slot::{SlotGuard, SlotLine};
 use crate::snapshot::Snapshot;
 use crate::value::ValueRef;
+use arrayvec::ArrayVec;
 use proto::Slot;
-use smallvec::SmallVec;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -222,7 +222,7 @@ impl Keyspace {
     }
 
     /// Where a key is, whose slot's line is asked for: the first stage of looking it up.
-    #[inline(never)]
+    #[inline(never)] // of all that a key is hashed for one copy is enough
     pub fn key_ahead(&self, key: &[u8]) -> KeyAhead {
         let slot = Slot::of_key(key);
         crate::segment::prefetch((&raw const *self.line(slot)).cast());
@@ -233,9 +233,10 @@ impl Keyspace {
     pub fn prefetch(&self, db: u16, keys: &[KeyAhead]) {
         /// Slots that are locked together: what a worker runs at a time.
         const TOGETHER: usize = 32;
+        let home = self.place(db);
         for keys in keys.chunks(TOGETHER) {
-            let mut held: SmallVec<[SlotGuard<'_>; TOGETHER]> = SmallVec::new();
-            let mut ahead: SmallVec<[LookAhead<'_>; TOGETHER]> = SmallVec::new();
+            let mut held: ArrayVec<SlotGuard<'_>, TOGETHER> = ArrayVec::new();
+            let mut ahead: ArrayVec<LookAhead<'_>, TOGETHER> = ArrayVec::new();
             for key in keys {
                 match self.try_lock(key.slot) {
                     Some(guard) => held.push(guard),
@@ -243,7 +244,9 @@ impl Keyspace {
                     None if held.iter().any(|guard| guard.slot() == key.slot) => {}
                     None => continue,
                 }
-                ahead.extend(Db::new(self, key.slot, db).look_ahead(key.hash));
+                if let Some(one) = Db::of_home(self, key.slot, home).look_ahead(key.hash) {
+                    ahead.push(one);
+                }
             }
             LookAhead::go_on(&mut ahead);
         }
@@ -290,7 +293,7 @@ impl Keyspace {
         let Some(seg) = self.root_ref(key.slot, home).locate(key.hash) else { return 0 };
         // Another key with the same tag bits is a string nearly always.
         let is_collection = |entry: RawEntry| !matches!(entry.value(), ValueRef::Str(_));
-        seg.probe(key.hash, is_collection).map_or(0, |i| f(seg.entry(i).value()))
+        seg.probe(key.hash, is_collection).map_or(0, |entry| f(entry.value()))
     }
 
     /// Keys of a database, expired ones included.

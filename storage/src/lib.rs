@@ -45,6 +45,7 @@ pub use keyhash::KeyHasher;
 pub use keyspace::{ElementAhead, KeyAhead, Keyspace};
 pub use list::List;
 pub use pace::set_pace;
+pub use segment::is_same_key;
 pub use set::{Set, parse_int};
 pub use slab::class_size;
 pub use slot::{Ownership, SlotGuard, SlotState};

@@ -163,13 +163,12 @@ impl Seg {
     /// Position of `key`, whose hash is `hash`, and its entry.
     #[inline(always)]
     pub(crate) fn find(self, hash: u64, key: &[u8]) -> Option<(usize, RawEntry)> {
-        self.candidates(hash, |entry| is_same(entry.key(), key))
+        self.candidates(hash, |entry| is_same_key(entry.key(), key))
     }
-    /// Position of the first entry whose tag bits are those of `hash` and that `is` accepts: the right key, but for one in
-    /// 1024 per entry.
+    /// The first entry whose tag bits are those of `hash` and that `is` accepts: the right key, but for one in 1024 per entry.
     #[inline]
-    pub(crate) fn probe(self, hash: u64, is: impl Fn(RawEntry) -> bool) -> Option<usize> {
-        self.candidates(hash, is).map(|(i, _)| i)
+    pub(crate) fn probe(self, hash: u64, is: impl Fn(RawEntry) -> bool) -> Option<RawEntry> {
+        self.candidates(hash, is).map(|(_, entry)| entry)
     }
 
     #[inline(always)]
@@ -324,7 +323,7 @@ impl Seg {
 
 /// Whether two keys are equal. Those of usual lengths are compared without a call: as their first and last bytes.
 #[inline]
-fn is_same(a: &[u8], b: &[u8]) -> bool {
+pub fn is_same_key(a: &[u8], b: &[u8]) -> bool {
     fn ends<const N: usize>(key: &[u8]) -> Option<(&[u8; N], &[u8; N])> {
         Some((key.first_chunk()?, key.last_chunk()?))
     }
@@ -361,12 +360,12 @@ mod tests {
     fn keys_are_the_same_when_all_their_bytes_are() {
         for len in 0..40 {
             let key: Vec<u8> = (0..len).collect();
-            assert!(is_same(&key, &key.clone()));
-            assert!(!is_same(&key, &[&key[..], b"x"].concat()));
+            assert!(is_same_key(&key, &key.clone()));
+            assert!(!is_same_key(&key, &[&key[..], b"x"].concat()));
             for at in 0..key.len() {
                 let mut other = key.clone();
                 other[at] ^= 1;
-                assert!(!is_same(&key, &other), "byte {at} of {len}");
+                assert!(!is_same_key(&key, &other), "byte {at} of {len}");
             }
         }
     }

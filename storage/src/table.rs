@@ -26,13 +26,8 @@ pub(crate) struct Freed {
 }
 
 impl Root {
-    /// The entry of a key.
-    #[inline(always)] // so that what is found stays in registers
-    pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Option<RawEntry> {
-        Some(self.find(hash, key)?.2)
-    }
     /// Segment and position of a key, and its entry.
-    #[inline(always)]
+    #[inline(always)] // so that what is found stays in registers
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<(Seg, usize, RawEntry)> {
         let seg = self.locate(hash)?;
         let (i, entry) = seg.find(hash, key)?;

@@ -93,7 +93,7 @@ impl Value {
             Value::Set(v) => v.is_empty(),
             Value::Hash(v) => v.is_empty(),
             Value::ZSet(v) => v.is_empty(),
-            Value::Stream(_) => false,
+            Value::Stream(v) => v.is_empty(),
         }
     }
 }
