@@ -11,7 +11,7 @@ use crate::env::Env;
 use crate::message::Message;
 use crate::pubsub::Subscriptions;
 use crate::shared::Released;
-use crate::worker::Worker;
+use crate::worker::{LastSeen, Worker};
 use engine::Session;
 use engine::blocking::Waiter;
 use proto::limits;
@@ -87,6 +87,7 @@ pub struct Connection<E: Env> {
     pub subscriptions: RefCell<Subscriptions>,
     /// Where its worker finds it.
     pub place: u32,
+    pub last_seen: LastSeen,
     phase: Cell<Phase>,
     /// What it waits for, while it is blocked.
     waiter: RefCell<Option<Arc<Waiter>>>,
@@ -146,6 +147,7 @@ impl<E: Env> Connection<E> {
             session: RefCell::new(session),
             subscriptions: RefCell::default(),
             place,
+            last_seen: LastSeen::default(),
             phase: Cell::default(),
             waiter: RefCell::default(),
             input: RefCell::default(),

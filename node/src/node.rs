@@ -246,17 +246,24 @@ fn measure_ticks<E: Env>(shared: &Shared<E>) {
 /// Rates that INFO shows.
 async fn sample<E: Env>(shared: Arc<Shared<E>>) {
     const PERIOD: std::time::Duration = std::time::Duration::from_millis(1000);
-    let (mut calls_before, mut ticks_before, mut at) = (0u64, (shared.env.ticks())(), shared.env.now().mono);
+    let (mut before, mut ticks_before, mut at) = ([0u64; 3], (shared.env.ticks())(), shared.env.now().mono);
     loop {
         tokio::time::sleep(PERIOD).await;
         let now = shared.env.now().mono;
         let micros = (now.since(at).as_micros() as u64).max(1);
-        let calls: u64 = shared.total_stats().commands.iter().map(|c| c.calls.get()).sum();
+        let counters = &shared.counters;
+        let total = shared.total_stats();
+        let counts = [
+            total.commands.iter().map(|c| c.calls.get()).sum(),
+            counters.net_in.load(Ordering::Relaxed) + total.net_in.get(),
+            counters.net_out.load(Ordering::Relaxed) + total.net_out.get(),
+        ];
+        let rates = [&counters.ops_per_s, &counters.bytes_in_per_s, &counters.bytes_out_per_s];
+        for ((rate, count), before) in rates.into_iter().zip(counts).zip(before) {
+            // After CONFIG RESETSTAT it is less than it was.
+            rate.store(count.saturating_sub(before) * 1_000_000 / micros, Ordering::Relaxed);
+        }
         let ticks = (shared.env.ticks())();
-        shared
-            .counters
-            .ops_per_s
-            .store(calls.saturating_sub(calls_before) * 1_000_000 / micros, Ordering::Relaxed);
         shared
             .counters
             .ticks_per_us
@@ -266,6 +273,6 @@ async fn sample<E: Env>(shared: Arc<Shared<E>>) {
             &shared,
             crate::memory::used_bytes(&shared, &crate::memory::Beside::of(&shared)),
         );
-        (calls_before, ticks_before, at) = (calls, ticks, now);
+        (before, ticks_before, at) = (counts, ticks, now);
     }
 }

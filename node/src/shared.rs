@@ -153,6 +153,8 @@ pub struct Counters {
     pub text_bytes: AtomicU64,
     /// Commands a second, sampled by the control thread.
     pub ops_per_s: AtomicU64,
+    pub bytes_in_per_s: AtomicU64,
+    pub bytes_out_per_s: AtomicU64,
     pub ticks_per_us: AtomicU64,
     pub clock_ms: AtomicI64,
 }

@@ -62,6 +62,8 @@ pub struct Stats {
     /// Bytes read from clients and written to them.
     pub net_in: Count,
     pub net_out: Count,
+    /// Times that the worker rested, so as to find the commands of more clients together.
+    pub rests: Count,
     /// Replies with an error, by its code.
     error_codes: Mutex<BTreeMap<String, u64>>,
 }
@@ -119,6 +121,7 @@ impl Stats {
             &self.errors,
             &self.net_in,
             &self.net_out,
+            &self.rests,
         ]
         .into_iter()
         .for_each(Count::reset);
@@ -148,6 +151,7 @@ impl Stats {
             (&self.dirty, &other.dirty),
             (&self.net_in, &other.net_in),
             (&self.net_out, &other.net_out),
+            (&self.rests, &other.rests),
         ] {
             mine.add(theirs.get());
         }

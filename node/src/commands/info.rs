@@ -315,8 +315,10 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("instantaneous_ops_per_sec", load(&s.counters.ops_per_s));
     i.line("total_net_input_bytes", load(&s.counters.net_in) + total.net_in.get());
     i.line("total_net_output_bytes", load(&s.counters.net_out) + total.net_out.get());
-    i.line("instantaneous_input_kbps", "0.00");
-    i.line("instantaneous_output_kbps", "0.00");
+    let kib = |n| format!("{:.2}", load(n) as f64 / 1024.0);
+    i.line("instantaneous_input_kbps", kib(&s.counters.bytes_in_per_s));
+    i.line("instantaneous_output_kbps", kib(&s.counters.bytes_out_per_s));
+    i.line("worker_rests", total.rests.get());
     i.line("rejected_connections", load(&s.clients.rejected));
     i.line("sync_full", repl.full_syncs);
     i.line("sync_partial_ok", repl.partial_ok);

@@ -627,5 +627,12 @@ pub static DIRECTIVES: &[Directive] = &[
     ),
     d("min-in-sync", Int(1, 9), "1", Any, "Copies below which in-sync writes are refused."),
     d("rdb-version", Int(9, 12), "10", Any, "Version of the snapshots that are written."),
+    d(
+        "worker-rest-us",
+        Int(0, 1000),
+        "100",
+        Any,
+        "Rest of a worker that many clients keep busy one by one, so that it finds their commands together, in us; 0: none.",
+    ),
     d("workers", Int(0, 1024), "0", Repeatable, "Threads that serve clients; 0: one per core."),
 ];

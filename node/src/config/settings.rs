@@ -15,6 +15,8 @@ pub struct NodeSettings {
     pub is_cluster_tls: bool,
     pub bind: Vec<String>,
     pub workers: usize,
+    /// `worker-rest-us`.
+    pub rest: std::time::Duration,
     pub maxclients: usize,
     /// `acl-pubsub-default allchannels`.
     pub has_all_channels_by_default: bool,
@@ -173,6 +175,7 @@ impl NodeSettings {
             is_cluster_tls: flag("tls-cluster"),
             bind: config.get("bind").split_whitespace().map(String::from).collect(),
             workers: int("workers") as usize,
+            rest: std::time::Duration::from_micros(num("worker-rest-us")),
             maxclients: num("maxclients") as usize,
             has_all_channels_by_default: config.get("acl-pubsub-default") == "allchannels",
             acl_log_max: num("acllog-max-len") as usize,

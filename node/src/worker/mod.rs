@@ -9,6 +9,7 @@
 mod batch;
 mod calls;
 mod input;
+mod linger;
 mod reply;
 mod round;
 mod run;
@@ -16,6 +17,7 @@ mod setting;
 mod wait;
 
 pub use calls::Bell;
+pub use linger::LastSeen;
 use setting::Known;
 pub use setting::Setting;
 
@@ -31,6 +33,7 @@ use calls::Calls;
 use crossbeam::utils::CachePadded;
 use engine::stats::Stats;
 use engine::{Local, Session};
+use linger::Linger;
 use proto::Slot;
 use proto::resp::Reply;
 use std::cell::{Cell, RefCell};
@@ -72,6 +75,7 @@ pub struct Worker<E: Env> {
     core: RefCell<Core>,
     gate: RefCell<GateReader>,
     known: RefCell<Known<E>>,
+    linger: RefCell<Linger>,
     parked: RefCell<Vec<Rc<Connection<E>>>>,
     /// When the parked ones run their commands again.
     retry: RefCell<Retry>,
@@ -116,6 +120,7 @@ impl<E: Env> Worker<E> {
             core: RefCell::new(Core { local, out: Reply::new(false), expire_cursor: Default::default() }),
             gate: RefCell::new(gate),
             known: RefCell::new(Known::new(&shared)),
+            linger: RefCell::default(),
             parked: RefCell::default(),
             retry: RefCell::default(),
             left_waiters: RefCell::default(),
@@ -140,9 +145,13 @@ impl<E: Env> Worker<E> {
             if self.is_stopped.get() {
                 break;
             }
+            let rest = self.linger.borrow_mut().take_rest();
             if self.mail.bell.is_rung() {
                 // The sockets are looked at before those that go on have their next turn.
                 tokio::task::yield_now().await;
+            } else if let Some(rest) = rest {
+                self.stats().rests.add(1);
+                self.shared.env.stall(rest);
             }
             poll_fn(|cx| self.poll_wait(cx)).await;
         }

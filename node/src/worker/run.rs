@@ -155,10 +155,15 @@ impl<E: Env> Worker<E> {
             core.local.ticked = (self.shared.env.ticks())();
             let mut gate = self.gate.borrow_mut();
             let mut inside = Inside { gate: gate.stand_before(), has_left: true, is_given_up: false };
+            let linger = &mut *self.linger.borrow_mut();
             for group in &groups {
+                linger.count(&group.connection.last_seen);
                 inside.has_left |= inside.gate.give_way_soon();
                 self.run_group(&mut core, &mut inside, batch, group, setting, &mut prefetched);
             }
+            linger.turn_ends(groups.len(), setting.now.mono, setting.settings.rest, || {
+                self.shared.env.busy_us()
+            });
         }
         groups.clear();
         batch.groups = groups;
