@@ -335,7 +335,7 @@ fn run_keys(
     {
         admission::route(turn, session, &[slot], spec.command.flags)?;
     }
-    let mut places = Places::of(&turn.engine.keyspace, spec, args, turn.first_key);
+    let mut places = Places::of(&turn.engine.keyspace, spec, args, turn.first_key.as_slice());
     let slots = places.number();
     run_placed(turn, session, spec, args, raw, out, places, &slots)
 }

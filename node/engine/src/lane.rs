@@ -41,21 +41,23 @@ impl<'g> Lane<'g> {
         self.keys.give_back(turn);
     }
 
-    /// Runs a command whose first key is argument 1 and at `key`. `None`: nothing was done; it is for [`crate::execute`].
+    /// Runs a command whose first keys, those of [`Spec::keys_ahead`], are `ahead`. `None`: nothing was done; it is for
+    /// [`crate::execute`].
     #[inline]
     pub fn run(
         &mut self,
         turn: &mut Turn<'g>,
         session: &mut Session,
         spec: &'static Spec,
-        key: KeyAhead,
+        ahead: &[KeyAhead],
         args: Args,
         raw: &[u8],
         out: &mut Reply,
     ) -> Option<Outcome> {
         if !spec.is_plain || spec.command.flags & self.left_out != 0 {
-            return self.run_many(turn, session, spec, key, args, raw, out);
+            return self.run_many(turn, session, spec, ahead, args, raw, out);
         }
+        let key = *ahead.first()?;
         let slots = [key.slot];
         if turn.cluster.is_some()
             && !matches!(admission::route(turn, session, &slots, spec.command.flags), Ok(Route::Here))
@@ -97,7 +99,7 @@ impl<'g> Lane<'g> {
         turn: &mut Turn<'g>,
         session: &mut Session,
         spec: &'static Spec,
-        first: KeyAhead,
+        ahead: &[KeyAhead],
         args: Args,
         raw: &[u8],
         out: &mut Reply,
@@ -107,7 +109,7 @@ impl<'g> Lane<'g> {
         if !spec.is_plain_of_many || spec.command.flags & self.left_out != 0 || args.len() > ARGS_MAX {
             return None;
         }
-        let mut places = Places::of(&turn.engine.keyspace, spec, args, Some(first));
+        let mut places = Places::of(&turn.engine.keyspace, spec, args, ahead);
         if turn.cluster.is_some() {
             let slots = [places.common_slot()?];
             if !matches!(admission::route(turn, session, &slots, spec.command.flags), Ok(Route::Here)) {
@@ -118,7 +120,11 @@ impl<'g> Lane<'g> {
         if places.is_empty() || !keys.locks.try_take(&mut places) {
             return None;
         }
-        keys.take_places(places);
+        match places.len() == ahead.len() {
+            // Their memory was asked for with that of the batch.
+            true => keys.set_places(places),
+            false => keys.take_places(places),
+        }
         // Whoever needs the slots asks the locks.
         Some(self.run_locked(turn, session, spec, args, raw, out, &[]))
     }

@@ -51,7 +51,7 @@ pub use propagate::{Feed, Unit};
 pub use session::Session;
 pub use settings::Settings;
 pub use spec::Command;
-pub use table::{Spec, Table};
+pub use table::{KeysAhead, Spec, Table};
 pub use turn::{ChangedKey, Host, HostOutcome, Local, Passage, Ran, Status, Turn};
 
 use std::sync::Arc;

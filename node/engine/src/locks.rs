@@ -308,14 +308,14 @@ pub(crate) type Slots = SmallVec<[Slot; 16]>;
 
 impl Places {
     /// The places of a command's keys. None when the arguments do not fit the key specs: the function says what is wrong
-    /// with them before it touches any, as in Redis. `first`: slot and hash of argument 1, if it is a key and they are
-    /// known.
-    pub(crate) fn of(keyspace: &Keyspace, spec: &Spec, args: Args, first: Option<KeyAhead>) -> Places {
+    /// with them before it touches any, as in Redis. `ahead`: what is known of the first of them.
+    pub(crate) fn of(keyspace: &Keyspace, spec: &Spec, args: Args, ahead: &[KeyAhead]) -> Places {
         const USUAL: usize = 16; // keys for which there is room at once
         let mut more = Vec::with_capacity(args.len().min(USUAL));
+        let mut ahead = ahead.iter();
         let is_fitting = spec.each_key_position(args, &mut |i| {
-            let known = if i == 1 { first } else { None };
-            let at = known.unwrap_or_else(|| keyspace.key_ahead(args[i]));
+            let at = ahead.next().copied().unwrap_or_else(|| keyspace.key_ahead(args[i]));
+            debug_assert_eq!(at, keyspace.key_ahead(args[i]));
             more.push(Place::new(args[i], at));
         });
         match is_fitting {
@@ -351,8 +351,11 @@ impl Places {
         slots
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.only.is_some() as usize + self.more.len()
+    }
     pub(crate) fn is_empty(&self) -> bool {
-        self.only.is_none() && self.more.is_empty()
+        self.len() == 0
     }
 
     /// Whether there is more than one, so that reads of them can overlap.
@@ -394,7 +397,7 @@ mod tests {
     fn places(keyspace: &Keyspace, args: Args) -> (Places, Slots) {
         let spec = crate::Table::new([MANY]).by_name(b"many").expect("just declared");
         assert!(matches!(spec.command.run, Handler::Keys(_)) && spec.is_plain_of_many);
-        let mut places = Places::of(keyspace, spec, args, Some(keyspace.key_ahead(args[1])));
+        let mut places = Places::of(keyspace, spec, args, &[keyspace.key_ahead(args[1])]);
         let slots = places.number();
         (places, slots)
     }

@@ -9,6 +9,32 @@ use std::collections::BTreeMap;
 /// Places of keys among the arguments, with the flags of their key specs.
 pub type KeyPlaces = SmallVec<[(usize, u16); 4]>;
 
+/// Where keys of a command stand: argument 1 and every `step`-th behind it, before `end`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeysAhead {
+    pub end: usize,
+    pub step: usize,
+}
+
+impl KeysAhead {
+    #[inline]
+    pub fn each(self, mut f: impl FnMut(usize)) {
+        let mut at = 1;
+        while at < self.end {
+            f(at);
+            at += self.step;
+        }
+    }
+    /// There is one; of those that come in steps this is not known.
+    #[inline]
+    pub fn is_one(self) -> bool {
+        self.end == 2
+    }
+}
+
+/// Keys that are looked up ahead for one command: what a first-level cache holds the memory of.
+const KEYS_AHEAD_MAX: usize = 128;
+
 /// A declared command in the table.
 pub struct Spec {
     pub command: &'static Command,
@@ -19,8 +45,8 @@ pub struct Spec {
     pub subcommands: Vec<&'static Spec>,
     pub acl: u32,
     is_subcommand: bool,
-    /// The first key is argument 1 and this is known without looking at other arguments.
-    pub is_first_key_plain: bool,
+    /// See [`Spec::keys_ahead`]: the last of these keys, from the end where it is negative, and the step. None: 0.
+    ahead: (i8, u8),
     /// Argument 1 is the only key.
     pub is_single_key: bool,
     /// It runs under the lock of that key.
@@ -45,6 +71,15 @@ impl Spec {
     pub fn is_arity(&self, args: usize) -> bool {
         let arity = self.command.arity as isize;
         if arity >= 0 { args as isize == arity } else { args as isize >= -arity }
+    }
+    /// The first keys, as far as they are known by the number of arguments: all that the command has, only one, or none. Of
+    /// very many only the first.
+    #[inline]
+    pub fn keys_ahead(&self, args: usize) -> KeysAhead {
+        let (last, step) = (self.ahead.0 as isize, self.ahead.1 as usize);
+        let end = if last >= 0 { last + 1 } else { args as isize + last + 1 } as usize;
+        let most = if end > KEYS_AHEAD_MAX * step { 2 } else { args };
+        KeysAhead { end: end.min(most), step }
     }
     /// Places of the keys among the arguments. `None`: the arguments do not fit.
     pub fn key_positions(&self, args: Args) -> Option<SmallVec<[usize; 16]>> {
@@ -123,13 +158,20 @@ impl Spec {
     }
 }
 
-fn is_first_key_plain(command: &Command) -> bool {
-    let is_plain = |k: &crate::spec::KeySpec| {
-        k.begin == crate::spec::Begin::Index(1)
-            && matches!(k.find, crate::spec::Find::Range { .. })
-            && k.flags & crate::spec::key::NOT_KEY == 0
+/// See [`Spec::keys_ahead`].
+fn keys_ahead(command: &Command) -> (i8, u8) {
+    use crate::spec::{Begin, Find, key};
+    let Some((first, others)) = command.keys.split_first() else { return (0, 1) };
+    let (Begin::Index(1), Find::Range { last, step, limit }) = (first.begin, first.find) else {
+        return (0, 1);
     };
-    command.keys.first().is_some_and(is_plain)
+    if first.flags & (key::NOT_KEY | key::NOT_EMPTY) != 0 {
+        return (0, 1);
+    }
+    if !others.is_empty() || limit > 1 {
+        return (1, 1);
+    }
+    (if last < 0 { last as i8 } else { last as i8 + 1 }, step as u8)
 }
 
 fn is_one_key(command: &Command) -> bool {
@@ -205,7 +247,8 @@ impl Table {
 
     fn add(&mut self, command: &'static Command, parent: Option<&'static Command>) -> &'static Spec {
         let subcommands = command.subcommands.iter().map(|sub| self.add(sub, Some(command))).collect();
-        let is_single_key = is_first_key_plain(command) && command.keys.len() == 1 && is_one_key(command);
+        let ahead = keys_ahead(command);
+        let is_single_key = ahead.0 != 0 && command.keys.len() == 1 && is_one_key(command);
         let is_routed = command.keys.iter().any(|k| k.flags & crate::spec::key::ROUTES != 0);
         let is_of_keys = matches!(command.run, crate::spec::Handler::Keys(_));
         const NEEDS_MORE: u32 = flag::ANY_KEY | flag::WHOLE_DB | flag::BLOCKING | flag::EXCLUSIVE;
@@ -216,11 +259,11 @@ impl Table {
             subcommands,
             acl: command.acl_categories(),
             is_subcommand: parent.is_some(),
-            is_first_key_plain: is_first_key_plain(command),
+            ahead,
             is_routed,
             is_single_key,
             is_plain: is_single_key && is_of_keys,
-            is_plain_of_many: is_first_key_plain(command)
+            is_plain_of_many: ahead.0 != 0
                 && !is_single_key
                 && !is_routed
                 && is_of_keys
@@ -405,4 +448,35 @@ pub fn syntax(arg: &crate::spec::Arg) -> String {
         text = format!("{text} [{repeated} ...]");
     }
     if arg.is_optional { format!("[{text}]") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_known_ahead_are_the_first_of_all() {
+        let table = Table::new(crate::commands::all());
+        let mut whole = Vec::new();
+        for spec in table.specs().iter().filter(|spec| !spec.is_subcommand() && spec.subcommands.is_empty()) {
+            // Words that are numbers, so that counts of keys are fit, or no words of a command.
+            for count in (2..12).chain([200]).filter(|&count| spec.is_arity(count)) {
+                let args: Vec<&[u8]> =
+                    (0..count).map(|i| if i % 2 == 0 { b"1".as_slice() } else { b"k" }).collect();
+                let mut ahead = Vec::new();
+                spec.keys_ahead(count).each(|at| ahead.push(at));
+                assert!(ahead.first().is_none_or(|first| *first == 1) && ahead.len() <= KEYS_AHEAD_MAX);
+                assert!(!spec.keys_ahead(count).is_one() || ahead == [1]);
+                if let Some(all) = spec.key_positions(&args) {
+                    assert!(all.starts_with(&ahead), "{} of {count}: {all:?}, {ahead:?}", spec.full_name);
+                    if count == 6 && all.len() > 1 && all[..] == ahead {
+                        whole.push(spec.command.name);
+                    }
+                }
+            }
+        }
+        for name in ["mget", "mset", "del", "exists", "sinter", "pfcount"] {
+            assert!(whole.iter().any(|w| w.eq_ignore_ascii_case(name)), "{name} is not among {whole:?}");
+        }
+    }
 }

@@ -184,9 +184,10 @@ impl Runner {
         proto::resp::encode_command(args, &mut raw);
         let mut turn = self.turn(None);
         let spec = turn.engine.table.resolve(args).expect("a command");
-        let key = turn.engine.keyspace.key_ahead(args[1]);
+        let mut ahead = Vec::new();
+        spec.keys_ahead(args.len()).each(|at| ahead.push(turn.engine.keyspace.key_ahead(args[at])));
         let mut lane = crate::Lane::open(&mut turn, &session, &mut out).expect("nothing is special");
-        let outcome = lane.run(&mut turn, &mut session, spec, key, args, &raw, &mut out);
+        let outcome = lane.run(&mut turn, &mut session, spec, &ahead, args, &raw, &mut out);
         lane.close(&mut turn);
         self.session = session;
         outcome.map(|outcome| {

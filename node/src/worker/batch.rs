@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use storage::{ElementAhead, KeyAhead, Keyspace};
 
-/// Commands prefetched at a time. 16 does as well, more does not help.
+/// Commands and keys prefetched at a time. 16 does as well, more does not help.
 pub(super) const BATCH_MAX: usize = 32;
 /// Input gathered at which the batch runs before its turn: bounds the worker's buffer.
 pub(super) const INPUT_BYTES_MAX: usize = 1 << 20;
@@ -28,8 +28,8 @@ pub(super) struct Item {
     /// No command but what is wrong with the input.
     pub is_error: bool,
     pub spec: Option<&'static Spec>,
-    /// Slot and hash of the first key, where it is argument 1.
-    pub first_key: Option<KeyAhead>,
+    /// Its keys, among the batch's: see [`Spec::keys_ahead`]. None is before those of the command before.
+    pub keys: (u32, u32),
 }
 
 /// Arguments of a command; nearly all have few.
@@ -44,6 +44,14 @@ pub(super) enum Buffer {
     Own(u32),
 }
 
+/// A buffer of the batch, and where its commands go.
+pub(super) struct Parts<'a> {
+    pub buf: &'a [u8],
+    pub spans: &'a mut Vec<Span>,
+    pub keys: &'a mut Vec<KeyAhead>,
+    pub items: &'a mut Vec<Item>,
+}
+
 /// The commands of one connection, which stand together.
 pub(super) struct Group<E: Env> {
     pub connection: Rc<Connection<E>>,
@@ -56,10 +64,12 @@ pub(super) struct Batch<E: Env> {
     /// Buffers of long commands, and of those that were put off.
     pub own: Vec<Vec<u8>>,
     pub spans: Vec<Span>,
+    /// Slots and hashes of keys. Commands of one key that follow one another share it.
+    pub keys: Vec<KeyAhead>,
     pub items: Vec<Item>,
     pub groups: Vec<Group<E>>,
-    /// The most of input, spans and items that a turn had since the last round.
-    peak: [usize; 3],
+    /// The most of input, spans, keys and items that a turn had since the last round.
+    peak: [usize; 4],
 }
 
 impl<E: Env> Default for Batch<E> {
@@ -68,9 +78,10 @@ impl<E: Env> Default for Batch<E> {
             input: Vec::new(),
             own: Vec::new(),
             spans: Vec::new(),
+            keys: Vec::new(),
             items: Vec::new(),
             groups: Vec::new(),
-            peak: [0; 3],
+            peak: [0; 4],
         }
     }
 }
@@ -80,7 +91,7 @@ impl Item {
     #[inline]
     pub fn new(spans: &[Span], first: usize, raw: Span, buffer: Buffer) -> Item {
         let args = (spans.len() - first) as u32;
-        Item { first: first as u32, args, raw, buffer, is_error: false, spec: None, first_key: None }
+        Item { first: first as u32, args, raw, buffer, is_error: false, spec: None, keys: (0, 0) }
     }
     #[inline]
     pub fn args(self, spans: &[Span]) -> &[Span] {
@@ -91,21 +102,24 @@ impl Item {
 impl<E: Env> Batch<E> {
     /// Ends a turn.
     pub fn clear(&mut self) {
-        for (peak, len) in self.peak.iter_mut().zip([self.input.len(), self.spans.len(), self.items.len()]) {
+        let lens = [self.input.len(), self.spans.len(), self.keys.len(), self.items.len()];
+        for (peak, len) in self.peak.iter_mut().zip(lens) {
             *peak = len.max(*peak);
         }
         self.input.clear();
         self.input.shrink_to(INPUT_BYTES_MAX);
         self.own.clear();
         self.spans.clear();
+        self.keys.clear();
         self.items.clear();
     }
 
     /// Between turns: gives up half of the room that no turn needed since it was last called.
     pub fn give_back(&mut self) {
-        let [input, spans, items] = std::mem::take(&mut self.peak);
+        let [input, spans, keys, items] = std::mem::take(&mut self.peak);
         give_back(&mut self.input, input);
         give_back(&mut self.spans, spans);
+        give_back(&mut self.keys, keys);
         give_back(&mut self.items, items);
     }
 
@@ -116,14 +130,19 @@ impl<E: Env> Batch<E> {
             Buffer::Own(place) => &self.own[place as usize],
         }
     }
-    /// A buffer, and where its arguments and commands go.
+    /// A buffer, and where its arguments go.
     #[inline]
-    pub fn parts(&mut self, buffer: Buffer) -> (&[u8], &mut Vec<Span>, &mut Vec<Item>) {
-        let bytes = match buffer {
+    pub fn parts(&mut self, buffer: Buffer) -> Parts<'_> {
+        let buf = match buffer {
             Buffer::Input => &self.input,
             Buffer::Own(place) => &self.own[place as usize],
         };
-        (bytes, &mut self.spans, &mut self.items)
+        Parts { buf, spans: &mut self.spans, keys: &mut self.keys, items: &mut self.items }
+    }
+    /// What is known of a command's keys.
+    #[inline]
+    pub fn keys(&self, item: &Item) -> &[KeyAhead] {
+        &self.keys[item.keys.0 as usize..item.keys.1 as usize]
     }
     /// A command as it came.
     #[inline]
@@ -137,28 +156,27 @@ impl<E: Env> Batch<E> {
         item.args(&self.spans).iter().map(|span| span.of(buf)).collect()
     }
 
-    /// Asks for the memory that the commands at `places` will look at, stage by stage.
-    pub fn prefetch(&self, keyspace: &Keyspace, places: Range<usize>) {
-        // Alone, a command waits for its memory one way or the other.
-        const WORTH_IT_MIN: usize = 2;
-        if places.len() < WORTH_IT_MIN {
-            return;
+    /// Asks for the memory that the next commands from `place` on will look at, stage by stage. Returns where those of them
+    /// end.
+    pub fn prefetch(&self, keyspace: &Keyspace, place: usize) -> usize {
+        let mut items = &self.items[place..(place + BATCH_MAX).min(self.items.len())];
+        let first = items[0].keys.0;
+        let is_within = |item: &Item| item.keys.1 - first <= BATCH_MAX as u32;
+        if !items.last().is_some_and(is_within) {
+            // One of very many keys goes alone.
+            items = &items[..items.partition_point(is_within).max(1)];
         }
-        let items = &self.items[places];
-        let mut keys = [KeyAhead::default(); BATCH_MAX];
-        let mut count = 0;
-        for key in items.iter().filter_map(|item| item.first_key) {
-            if count == 0 || keys[count - 1] != key {
-                keys[count] = key;
-                count += 1;
+        let keys = &self.keys[first as usize..items[items.len() - 1].keys.1 as usize];
+        // Alone, a command of one key waits for its memory one way or the other.
+        if items.len() > 1 || keys.len() > 1 {
+            keyspace.prefetch(0, keys);
+            let mut elements: smallvec::SmallVec<[ElementAhead<'_>; BATCH_MAX]> =
+                items.iter().filter_map(|item| self.element(item)).collect();
+            if !elements.is_empty() {
+                keyspace.prefetch_elements(0, &mut elements);
             }
         }
-        keyspace.prefetch(0, &keys[..count]);
-        let mut elements: smallvec::SmallVec<[ElementAhead<'_>; BATCH_MAX]> =
-            items.iter().filter_map(|item| self.element(item)).collect();
-        if !elements.is_empty() {
-            keyspace.prefetch_elements(0, &mut elements);
-        }
+        place + items.len()
     }
 
     /// The element that a command names in the collection at its first key.
@@ -168,7 +186,7 @@ impl<E: Env> Batch<E> {
         if command.element == 0 {
             return None;
         }
-        let (key, buf) = (item.first_key?, self.bytes(item.buffer));
+        let (key, buf) = (*self.keys(item).first()?, self.bytes(item.buffer));
         let arg = |place: u8| item.args(&self.spans).get(place as usize).map(|span| span.of(buf));
         let mut element = ElementAhead::new(key, arg(command.element)?);
         if command.score != 0 {

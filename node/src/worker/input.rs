@@ -1,19 +1,13 @@
 //! Input: what connections read becomes commands of the batch.
 
 use super::Worker;
-use super::batch::{Batch, Buffer, Group, INPUT_BYTES_MAX, Item, LONG_QUERY_BYTES};
+use super::batch::{Batch, Buffer, Group, INPUT_BYTES_MAX, Item, LONG_QUERY_BYTES, Parts};
 use crate::connection::{Connection, Phase};
 use crate::env::Env;
 use proto::resp::{ProtocolError, Request, Span, parse_request, short_command};
 use std::cell::RefMut;
 use std::rc::Rc;
-use storage::KeyAhead;
-
-/// Whether two keys are equal; quick where they are not. They differ at their ends, if they do.
-#[inline]
-fn is_same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.last_chunk::<8>() == b.last_chunk() && a == b
-}
+use storage::{KeyAhead, is_same_key};
 
 impl<E: Env> Worker<E> {
     #[inline]
@@ -147,7 +141,7 @@ impl<E: Env> Worker<E> {
             let first = batch.spans.len();
             let limits = connection.limits(self.shared.settings().engine.proto_max_bulk_len);
             let request = {
-                let (buf, spans, _) = batch.parts(buffer);
+                let Parts { buf, spans, .. } = batch.parts(buffer);
                 match parse_request(buf, at, &limits, spans, &mut partial) {
                     // What stands before it may authenticate: it is judged again when that has run.
                     Err(_) if !limits.is_authenticated && batch.items.len() > before => {
@@ -177,14 +171,15 @@ impl<E: Env> Worker<E> {
     /// Pushes short commands, which are nearly all; returns where another or an incomplete one begins.
     #[inline]
     fn parse_short(&self, batch: &mut Batch<E>, mut at: usize, buffer: Buffer) -> usize {
-        let (buf, spans, items) = batch.parts(buffer);
+        let Parts { buf, spans, keys, items } = batch.parts(buffer);
         let mut before = None;
         loop {
             let first = spans.len();
             let Some(end) = short_command(buf, at, spans) else { return at };
             let raw = Span { start: at as u32, len: (end - at) as u32 };
-            let item = self.look_up(Item::new(spans, first, raw, buffer), buf, &spans[first..], before);
-            before = item.first_key.map(|key| (spans[first + 1], key));
+            let item = self.look_up(Item::new(spans, first, raw, buffer), buf, &spans[first..], keys, before);
+            // Of several keys the last is none that a command of one can share.
+            before = (item.keys.0 + 1 == item.keys.1).then(|| (spans[first + 1], item.keys));
             items.push(item);
             at = end;
         }
@@ -206,30 +201,36 @@ impl<E: Env> Worker<E> {
 
     /// Pushes the command whose arguments were pushed last, from `first` on.
     fn push(&self, batch: &mut Batch<E>, first: usize, raw: Span, buffer: Buffer) {
-        let item = Item::new(&batch.spans, first, raw, buffer);
-        let item = self.look_up(item, batch.bytes(buffer), item.args(&batch.spans), None);
-        batch.items.push(item);
+        let Parts { buf, spans, keys, items } = batch.parts(buffer);
+        items.push(self.look_up(Item::new(spans, first, raw, buffer), buf, &spans[first..], keys, None));
     }
 
-    /// Finds out which command it is, and asks for the memory of its slot. `before`: first key of the command before it,
-    /// which is nearly always either the same or different at its end.
+    /// Finds out which command it is, and asks for the memory of its keys' slots. `before`: where the first key of the command
+    /// before it, which is often the same, stands in the buffer and among `keys`.
     #[inline(always)] // returned through memory it costs a tenth of the parsing
-    fn look_up(&self, mut item: Item, buf: &[u8], args: &[Span], before: Option<(Span, KeyAhead)>) -> Item {
+    fn look_up(
+        &self,
+        mut item: Item,
+        buf: &[u8],
+        args: &[Span],
+        keys: &mut Vec<KeyAhead>,
+        before: Option<(Span, (u32, u32))>,
+    ) -> Item {
         let engine = &self.shared.engine;
+        item.keys = (keys.len() as u32, keys.len() as u32);
         let Some(spec) = engine.table.by_name(args[0].of(buf)) else { return item };
         if !spec.subcommands.is_empty() || !spec.is_arity(args.len()) {
             return item; // resolved when it runs
         }
         item.spec = Some(spec);
-        if spec.is_first_key_plain
-            && let Some(key) = args.get(1)
-        {
-            let key = key.of(buf);
-            item.first_key = match before {
-                Some((same, ahead)) if is_same(same.of(buf), key) => Some(ahead),
-                _ => Some(engine.keyspace.key_ahead(key)),
-            };
-        }
+        let ahead = spec.keys_ahead(args.len());
+        item.keys = match before {
+            Some((same, shared)) if ahead.is_one() && is_same_key(same.of(buf), args[1].of(buf)) => shared,
+            _ => {
+                ahead.each(|at| keys.push(engine.keyspace.key_ahead(args[at].of(buf))));
+                (item.keys.0, keys.len() as u32)
+            }
+        };
         item
     }
 

@@ -1,6 +1,6 @@
 //! Execution: a batch's memory is asked for ahead, then its commands run in order, connection by connection.
 
-use super::batch::{ArgList, BATCH_MAX, Batch, Group, Item};
+use super::batch::{ArgList, Batch, Group, Item};
 use super::setting::Setting;
 use super::{Core, Worker};
 use crate::connection::{Connection, OUTPUT_PAUSE_BYTES, Phase};
@@ -71,7 +71,7 @@ fn run_plain<'g, E: Env>(
     item: &Item,
     out: &mut Reply,
 ) -> Option<Outcome> {
-    let (spec, key) = (item.spec?, item.first_key?);
+    let (spec, keys) = (item.spec?, batch.keys(item));
     let (buf, spans) = (batch.bytes(item.buffer), item.args(&batch.spans));
     let raw = item.raw.of(buf);
     let (two, three, four, many): ([&[u8]; 2], [&[u8]; 3], [&[u8]; 4], ArgList<'_>);
@@ -90,11 +90,11 @@ fn run_plain<'g, E: Env>(
             &four
         }
         _ => {
-            many = spans.iter().map(|span| span.of(buf)).collect();
+            many = batch.args(item);
             &many
         }
     };
-    lane.run(turn, session, spec, key, args, raw, out)
+    lane.run(turn, session, spec, keys, args, raw, out)
 }
 
 /// What a browser sends that a hostile page makes talk to us: Redis ends such connections too, lest the body of a
@@ -221,9 +221,7 @@ impl<E: Env> Worker<E> {
         let mut lane = Lane::open(&mut turn, session, out);
         for place in group.items.clone() {
             if place >= *prefetched {
-                let ahead = place..(place + BATCH_MAX).min(batch.items.len());
-                *prefetched = ahead.end;
-                batch.prefetch(&self.shared.engine.keyspace, ahead);
+                *prefetched = batch.prefetch(&self.shared.engine.keyspace, place);
             }
             // A client that does not read is not served ahead: the rest waits until it has read.
             let is_ahead = tally.ran > 0 && out.len() + connection.output_bytes() > OUTPUT_PAUSE_BYTES;
@@ -411,7 +409,7 @@ impl<E: Env> Worker<E> {
             timed = script.map(|script| (script, self.shared.env.now().mono));
         }
         turn.may_move = timed.is_some();
-        turn.first_key = item.first_key;
+        turn.first_key = batch.keys(item).first().copied();
         let outcome = execute(turn, session, &resolved, args, Some(batch.raw(item)), out);
         turn.may_move = false;
         turn.first_key = None;

@@ -634,7 +634,7 @@ impl Run<'_, '_> {
             Err(_) => return refused("ERR Unknown Redis command called from script"),
         };
         let result = self.admit(spec, args).and_then(|()| {
-            let mut places = Places::of(&self.turn.engine.keyspace, spec, args, None);
+            let mut places = Places::of(&self.turn.engine.keyspace, spec, args, &[]);
             let slots = places.number();
             let route = self.route(spec, &slots)?;
             self.bring(spec, args)?;
