@@ -301,7 +301,7 @@ impl RawEntry {
         class_size(self.size()) + outside
     }
 
-    #[inline]
+    #[inline(always)] // as `value_mut`
     pub(crate) fn value<'a>(self) -> ValueRef<'a> {
         // SAFETY: the body holds what `kind` names: a string's initialised bytes, a collection, a stream's box.
         unsafe {
@@ -672,7 +672,7 @@ impl<'a> Entry<'a> {
     pub fn key(&self) -> &'a [u8] {
         self.raw.key()
     }
-    #[inline]
+    #[inline(always)]
     pub fn value(&self) -> ValueRef<'a> {
         self.raw.value()
     }

@@ -5,7 +5,7 @@ use crate::Kept;
 use crate::blocking::{Presence, SlotSide};
 use crate::error::Error;
 use crate::evict;
-use crate::locks::{At, Locks, Places};
+use crate::locks::{At, Locks, Place, Places};
 use crate::propagate::Unit;
 use crate::settings::{Settings, notify};
 use crate::stats::Stats;
@@ -201,6 +201,16 @@ impl<'g> Keys<'g> {
     #[inline]
     pub(crate) fn set_places(&mut self, places: Places) {
         self.places = places;
+    }
+    /// As [`Keys::set_places`], the place of the only key of a command.
+    #[inline]
+    pub(crate) fn set_only_place(&mut self, place: Place) {
+        self.places.set_only(place);
+    }
+    /// The places of the command before, to be filled anew.
+    #[inline]
+    pub(crate) fn lend_places(&mut self) -> Places {
+        std::mem::take(&mut self.places)
     }
     /// As [`Keys::set_places`], whose slots are locked: asks for the memory of several keys at a time.
     #[inline]

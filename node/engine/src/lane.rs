@@ -7,7 +7,7 @@ use crate::admission::{self, Route};
 use crate::cx::Waiting;
 use crate::execute::{self, Outcome};
 use crate::keys::Keys;
-use crate::locks::{Locks, Place, Places};
+use crate::locks::{Locks, Place};
 use crate::spec::flag;
 use crate::{Args, Session, Spec, Turn};
 use proto::Slot;
@@ -69,7 +69,7 @@ impl<'g> Lane<'g> {
             return None;
         }
         self.keys.locks.set_only(guard);
-        self.keys.set_places(Place::new(args[1], key).into());
+        self.keys.set_only_place(Place::new(args[1], key));
         Some(self.run_locked(turn, session, spec, args, raw, out, &slots))
     }
 
@@ -109,7 +109,8 @@ impl<'g> Lane<'g> {
         if !spec.is_plain_of_many || spec.command.flags & self.left_out != 0 || args.len() > ARGS_MAX {
             return None;
         }
-        let mut places = Places::of(&turn.engine.keyspace, spec, args, ahead);
+        let mut places = self.keys.lend_places();
+        places.fill(&turn.engine.keyspace, spec, args, ahead);
         if turn.cluster.is_some() {
             let slots = [places.common_slot()?];
             if !matches!(admission::route(turn, session, &slots, spec.command.flags), Ok(Route::Here)) {

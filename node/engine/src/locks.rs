@@ -307,20 +307,36 @@ impl From<Place> for Places {
 pub(crate) type Slots = SmallVec<[Slot; 16]>;
 
 impl Places {
-    /// The places of a command's keys. None when the arguments do not fit the key specs: the function says what is wrong
-    /// with them before it touches any, as in Redis. `ahead`: what is known of the first of them.
+    /// As [`Places::fill`], into a new list.
     pub(crate) fn of(keyspace: &Keyspace, spec: &Spec, args: Args, ahead: &[KeyAhead]) -> Places {
+        let mut places = Places::default();
+        places.fill(keyspace, spec, args, ahead);
+        places
+    }
+    /// Makes them the places of a command's keys. None when the arguments do not fit the key specs: the function says what is
+    /// wrong with them before it touches any, as in Redis. `ahead`: what is known of the first of them.
+    pub(crate) fn fill(&mut self, keyspace: &Keyspace, spec: &Spec, args: Args, ahead: &[KeyAhead]) {
         const USUAL: usize = 16; // keys for which there is room at once
-        let mut more = Vec::with_capacity(args.len().min(USUAL));
+        let Places { only, more, last } = self;
+        (*only, *last) = (None, 0);
+        more.clear();
+        more.reserve(args.len().min(USUAL));
         let mut ahead = ahead.iter();
         let is_fitting = spec.each_key_position(args, &mut |i| {
             let at = ahead.next().copied().unwrap_or_else(|| keyspace.key_ahead(args[i]));
             debug_assert_eq!(at, keyspace.key_ahead(args[i]));
             more.push(Place::new(args[i], at));
         });
-        match is_fitting {
-            Some(()) => Places { only: None, more, last: 0 },
-            None => Places::default(),
+        if is_fitting.is_none() {
+            more.clear();
+        }
+    }
+    /// Makes them the place of a command's only key.
+    #[inline]
+    pub(crate) fn set_only(&mut self, place: Place) {
+        self.only = Some(place);
+        if !self.more.is_empty() {
+            self.more.clear();
         }
     }
 

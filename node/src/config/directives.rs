@@ -630,7 +630,7 @@ pub static DIRECTIVES: &[Directive] = &[
     d(
         "worker-rest-us",
         Int(0, 1000),
-        "100",
+        "200",
         Any,
         "Rest of a worker that many clients keep busy one by one, so that it finds their commands together, in us; 0: none.",
     ),

@@ -78,15 +78,15 @@ fn run_plain<'g, E: Env>(
     // Without a loop where they are as many as nearly always.
     let args: Args = match spans {
         [a, b] => {
-            two = [a, b].map(|span| span.of(buf));
+            two = [a.of(buf), b.of(buf)];
             &two
         }
         [a, b, c] => {
-            three = [a, b, c].map(|span| span.of(buf));
+            three = [a.of(buf), b.of(buf), c.of(buf)];
             &three
         }
         [a, b, c, d] => {
-            four = [a, b, c, d].map(|span| span.of(buf));
+            four = [a.of(buf), b.of(buf), c.of(buf), d.of(buf)];
             &four
         }
         _ => {
