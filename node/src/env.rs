@@ -109,6 +109,10 @@ pub trait Env: Clone + Send + Sync + 'static {
     fn busy_us(&self) -> u64 {
         self.now().mono.0
     }
+    /// Time that all threads of the process have had processors, in us.
+    fn all_busy_us(&self) -> u64 {
+        self.now().mono.0
+    }
     fn disk(&self) -> Arc<dyn Disk>;
     /// Runs what may block (the disk) where it holds up nobody.
     fn blocking<T: Send + 'static>(
@@ -366,10 +370,11 @@ impl Env for Real {
     }
 
     fn busy_us(&self) -> u64 {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the pointer is to a live timespec, and every thread has this clock.
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-        time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
+        processor_us(libc::CLOCK_THREAD_CPUTIME_ID)
+    }
+
+    fn all_busy_us(&self) -> u64 {
+        processor_us(libc::CLOCK_PROCESS_CPUTIME_ID)
     }
 
     fn disk(&self) -> Arc<dyn Disk> {
@@ -422,6 +427,14 @@ impl Env for Real {
         }
         std::process::exit(code)
     }
+}
+
+/// Processor time of this thread or of the process.
+fn processor_us(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec, and every thread and process has its clock.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
 }
 
 /// Sets the priority of this thread and asks for slices of a tenth of a millisecond: Linux 6.12 and later let a thread

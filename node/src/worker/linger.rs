@@ -2,7 +2,7 @@
 //!
 //! A worker that is a little quicker than the clients that keep it busy finds one or two of them ready whenever it looks. Each
 //! look costs a good part of a small command, going to sleep between costs more, and the memory of one command alone is not
-//! prefetched. Rested, it finds several. Who has time to spare rests for nobody, nor does it where its clients may all be waiting
+//! prefetched. Rested, it finds several. A node that has time to spare does not, nor a worker whose clients may all be waiting
 //! for it.
 
 use proto::Mono;
@@ -17,7 +17,8 @@ const CLIENTS_MIN: u32 = 16;
 const FEW: usize = 4;
 /// Clients that must be expected in the time of a rest, so that it pays.
 const EXPECTED_MIN: u64 = 3;
-/// Percentage of the time that the worker must have been busy, without rests and with them.
+/// Percentage of one core that the process must have kept busy, without rests and with them. Of the worker's own share this
+/// cannot be asked: of several that serve what one could, each has time to spare, and all of them cost more than one.
 const BUSY_MIN: [u64; 2] = [66, 50];
 
 /// The window in which a client was last served.
@@ -30,12 +31,12 @@ pub(super) struct Linger {
     /// Number of the window that is counted; 0: none was begun.
     window: u32,
     begun: Mono,
-    /// Time that the thread had had the processor by then, in us.
+    /// Time that the process had had processors by then, in us.
     busy_us: u64,
     /// Clients that had a turn in it, and how many they are.
     turns: u32,
     clients: u32,
-    /// What the window before says: clients are many, and keep the worker busy.
+    /// What the window before says: clients are many, and keep the node busy.
     is_busy: bool,
     /// What is due after the turn that just ended.
     rest: Option<Duration>,
@@ -49,7 +50,7 @@ impl Linger {
         self.clients += (client.0.replace(self.window) != self.window) as u32;
     }
 
-    /// A turn of so many clients ends. `rest`: how long one takes; `busy_us`: time that the thread has had the processor.
+    /// A turn of so many clients ends. `rest`: how long one takes; `busy_us`: time that the process has had processors.
     #[inline]
     pub fn turn_ends(&mut self, clients: usize, now: Mono, rest: Duration, busy_us: impl FnOnce() -> u64) {
         if self.turns >= WINDOW || self.window == 0 {

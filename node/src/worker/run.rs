@@ -162,7 +162,7 @@ impl<E: Env> Worker<E> {
                 self.run_group(&mut core, &mut inside, batch, group, setting, &mut prefetched);
             }
             linger.turn_ends(groups.len(), setting.now.mono, setting.settings.rest, || {
-                self.shared.env.busy_us()
+                self.shared.env.all_busy_us()
             });
         }
         groups.clear();
