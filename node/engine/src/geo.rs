@@ -35,7 +35,7 @@ impl Point {
     /// The place that a stored number stands for: the centre of its cell.
     // Any score will do: a sorted set may hold others than those of places.
     pub fn of_score(score: f64) -> Point {
-        let area = Cell { bits: score as u64, step: STEP_MAX }.area();
+        let area = Cell { bits: bits_of(score), step: STEP_MAX }.area();
         Point {
             lon: ((area.lon.0 + area.lon.1) / 2.0).clamp(LON.0, LON.1),
             lat: ((area.lat.0 + area.lat.1) / 2.0).clamp(LAT.0, LAT.1),
@@ -64,6 +64,16 @@ impl Point {
 
     fn lat_distance(&self, lat: f64) -> f64 {
         EARTH_RADIUS * (lat * DEGREE - self.lat * DEGREE).abs()
+    }
+}
+
+/// A score as bits. C leaves open what becomes of one below 0 or above 64 bits; this is what Redis does on x86-64.
+fn bits_of(score: f64) -> u64 {
+    const TWO_TO_63: f64 = (1u64 << 63) as f64;
+    match score {
+        _ if score < TWO_TO_63 => score as i64 as u64,
+        _ if score < 2.0 * TWO_TO_63 => score as u64,
+        _ => 0,
     }
 }
 
@@ -327,6 +337,9 @@ mod tests {
         for score in [-1.0, 0.0, 1e300, f64::INFINITY, f64::NEG_INFINITY, 4503599627370496.0] {
             assert!(Point::of_score(score).is_valid());
         }
+        let (first, last) = (Point::of_score(0.0), Point { lon: LON.1, lat: LAT.1 });
+        assert_eq!((Point::of_score(1e300), Point::of_score(-1.0)), (first, last));
+        assert_eq!(Point::of_score(f64::NEG_INFINITY), Point { lon: LON.1, ..first });
     }
 
     #[test]

@@ -79,6 +79,16 @@ pub fn parse_f64(text: &[u8]) -> Option<f64> {
     text.parse::<f64>().ok().filter(|v| v.is_finite())
 }
 
+/// A number as `strtod` reads a whole C string: up to a NUL, past spaces, and nothing at all as 0.
+pub fn parse_c_f64(text: &[u8]) -> Option<f64> {
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    if text.is_empty() {
+        return Some(0.0);
+    }
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
+    parse_f64(&text[text.iter().take_while(|byte| is_space(byte)).count()..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +116,16 @@ mod tests {
         for text in ["0", "-0", "0012", "-999999999999999", "9999999999999999", "-", "+", "+7", "12a"] {
             let expected = text.parse::<f64>().ok().map(f64::to_bits);
             assert_eq!(parse_f64(text.as_bytes()).map(f64::to_bits), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn floats_in_c_strings() {
+        assert_eq!(parse_c_f64(b""), Some(0.0));
+        assert_eq!(parse_c_f64(b" \x0b1.5"), Some(1.5));
+        assert_eq!(parse_c_f64(b"2\0x"), Some(2.0));
+        for text in ["nan", " ", "1 "] {
+            assert_eq!(parse_c_f64(text.as_bytes()), None, "{text}");
         }
     }
 }

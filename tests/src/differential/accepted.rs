@@ -37,8 +37,12 @@ pub enum Kind {
     Near(i64),
     /// Values behind these names, at any depth, are not compared.
     Fields(&'static [&'static str]),
+    /// Times in ms since 1970 that were the present ones are not compared.
+    Times,
     /// The same elements in another order.
     Order,
+    /// As many elements, of commands for which this holds.
+    Count(fn(&[Vec<u8>]) -> bool),
     /// Errors that are the same when what is no text in them is left out.
     NoText,
     /// Errors that are the same up to a NUL.
@@ -96,9 +100,53 @@ pub const ACCEPTED: &[Accepted] = &[
         reason: "streams are no radix trees here",
     },
     Accepted {
+        command: "xinfo|stream",
+        kind: Kind::Times,
+        reason: "the two read the clock at different times",
+    },
+    Accepted {
         command: "sort",
         kind: Kind::Order,
         reason: "elements of a set that compare equal have no order",
     },
     Accepted { command: "sort_ro", kind: Kind::Order, reason: "as SORT" },
+    Accepted {
+        command: "sort",
+        kind: Kind::Count(is_part_without_order),
+        reason: "LIMIT cuts any part out of elements that have no order",
+    },
+    Accepted { command: "sort_ro", kind: Kind::Count(is_part_without_order), reason: "as SORT" },
 ];
+
+/// Whether a SORT goes by texts elsewhere. Where they are equal or missing its elements have no order; equal numbers are
+/// ordered by the elements.
+pub fn is_by_texts(args: &[Vec<u8>]) -> bool {
+    has(args, "BY") && has(args, "ALPHA")
+}
+
+/// Whether a SORT may take a part of elements that have no order. BY without a `*` leaves a set's as they are.
+fn is_part_without_order(args: &[Vec<u8>]) -> bool {
+    let is_unsorted = |pair: &[Vec<u8>]| pair[0].eq_ignore_ascii_case(b"BY") && !pair[1].contains(&b'*');
+    has(args, "LIMIT") && (is_by_texts(args) || args.windows(2).any(is_unsorted))
+}
+
+fn has(args: &[Vec<u8>], word: &str) -> bool {
+    args.iter().any(|arg| arg.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_without_order() {
+        let is_part = |line: &str| {
+            is_part_without_order(&line.split(' ').map(|w| w.as_bytes().to_vec()).collect::<Vec<_>>())
+        };
+        assert!(is_part("SORT k BY w* LIMIT 1 1 ALPHA"));
+        assert!(is_part("SORT k by x limit 1 1"));
+        assert!(!is_part("SORT k BY w* LIMIT 1 1"));
+        assert!(!is_part("SORT k ALPHA LIMIT 1 1"));
+        assert!(!is_part("SORT k BY w* ALPHA"));
+    }
+}

@@ -1,6 +1,6 @@
 //! Draws commands whose arguments are likely to meet: few keys, few members, numbers near the edges.
 
-use super::accepted::EXCLUDED;
+use super::accepted::{EXCLUDED, is_by_texts};
 use super::grammar::{Arg, Grammar};
 use std::collections::BTreeMap;
 
@@ -120,20 +120,14 @@ impl<'a> Draw<'a> {
             2..5 => {
                 let mut inner = Vec::new();
                 let is_fit = self.command(&mut inner, true);
-                if is_fit && inner.len() == 1 {
-                    let mut args = words("EVAL");
-                    args.push(b"return redis.call(unpack(ARGV))".to_vec());
-                    args.push(b"0".to_vec());
-                    args.append(&mut inner[0]);
-                    inner = vec![args];
-                }
-                out.append(&mut inner);
+                out.extend(inner.into_iter().map(|args| if is_fit { scripted(args) } else { args }));
             }
             _ => _ = self.command(out, false),
         }
     }
 
-    /// A command; after one with a random effect, the removal of its key. Whether a script may call it.
+    /// A command, with what makes its effect certain before it, and the removal of keys whose contents are not behind it.
+    /// Whether a script may call them.
     fn command(&mut self, out: &mut Vec<Args>, is_scripted: bool) -> bool {
         let grammar = self.grammars[self.rng.below(self.grammars.len())];
         let family = match grammar.group.as_str() {
@@ -146,18 +140,26 @@ impl<'a> Draw<'a> {
         one.row(&grammar.args, &mut args);
         if self.rng.percent(4) {
             self.spoil(&mut args, grammar.words.len());
+            lengthen(&mut args);
+        }
+        // The same time later is another one: these are seconds apart.
+        if args[0].ends_with(b"EXPIRE")
+            && args.get(2).is_some_and(|time| *time == b"100000" || *time == b"100000000")
+            && args.iter().any(|arg| arg.eq_ignore_ascii_case(b"GT") || arg.eq_ignore_ascii_case(b"LT"))
+        {
+            args[2] = format!("{}000", 100 + self.rng.below(1_000_000)).into_bytes();
         }
         // An id of the server's own making is the time at which it was made.
         if grammar.group == "stream" {
             args.iter_mut().filter(|arg| *arg == b"*").for_each(|arg| *arg = b"9-9".to_vec());
         }
         let is_random = grammar.is_write && grammar.has_tip("nondeterministic_output");
+        let mut uncertain = if is_random { keys } else { targets_without_order(&args) };
+        uncertain.sort_unstable();
+        uncertain.dedup();
+        out.extend(one_score(&args));
         out.push(args);
-        if is_random {
-            keys.sort_unstable();
-            keys.dedup();
-            out.extend(keys.into_iter().map(|key| vec![b"DEL".to_vec(), key]));
-        }
+        out.extend(uncertain.into_iter().map(|key| vec![b"DEL".to_vec(), key]));
         is_scripted && !grammar.is_noscript
     }
 
@@ -184,6 +186,46 @@ impl<'a> Draw<'a> {
 
 fn words(line: &str) -> Args {
     line.split(' ').map(|w| w.as_bytes().to_vec()).collect()
+}
+
+fn scripted(args: Args) -> Args {
+    let call = [b"EVAL".to_vec(), b"return redis.call(unpack(ARGV))".to_vec(), b"0".to_vec()];
+    call.into_iter().chain(args).collect()
+}
+
+/// Makes times to live long where other numbers came to stand: short ones may be over for one server only.
+fn lengthen(args: &mut Args) {
+    let is_word = |arg: &[u8]| arg.eq_ignore_ascii_case(b"EX") || arg.eq_ignore_ascii_case(b"PX");
+    let is_second = matches!(args[0].as_slice(), b"SETEX" | b"PSETEX");
+    for i in 1..args.len() {
+        let is_time = is_word(&args[i - 1]) || is_second && i == 2;
+        let is_short = matches!(args[i].as_slice(), [b'1'..=b'9', rest @ ..] if rest.len() < 4);
+        if is_time && is_short {
+            args[i] = b"100000".to_vec();
+        }
+    }
+}
+
+/// Gives all members one score before a command that takes them by their names (its own or an option's has LEX in it).
+// Redis leaves open what such a range is where scores differ: from 129 members on, or with one of more than 64 bytes, it
+// depends on the random levels of the skiplist. ZREMRANGEBYLEX and ZRANGESTORE would then keep different members.
+fn one_score(args: &Args) -> Option<Args> {
+    let has_lex = |arg: &Vec<u8>| arg.to_ascii_uppercase().windows(3).any(|part| part == b"LEX");
+    let key = args.get(if args[0] == b"ZRANGESTORE" { 2 } else { 1 })?;
+    args.iter().any(has_lex).then(|| {
+        let mut command = words("ZUNIONSTORE _ 1 _ WEIGHTS 0");
+        (command[1], command[3]) = (key.clone(), key.clone());
+        command
+    })
+}
+
+/// The keys where a SORT stores elements that have no order.
+fn targets_without_order(args: &Args) -> Vec<Vec<u8>> {
+    let is_target = |pair: &&[Vec<u8>]| pair[0].eq_ignore_ascii_case(b"STORE");
+    match args[0] == b"SORT" && is_by_texts(args) {
+        true => args.windows(2).filter(is_target).map(|pair| pair[1].clone()).collect(),
+        false => Vec::new(),
+    }
 }
 
 /// One command that is being filled.
@@ -318,8 +360,8 @@ impl One<'_> {
             return self.odd();
         }
         let from = match (self.group, name) {
-            (_, "group") => &["g1", "g2"][..],
-            (_, "consumer") => &["c1", "c2"],
+            (_, "group" | "groupname") => &["g1", "g2"][..],
+            (_, "consumer" | "consumername") => &["c1", "c2"],
             ("stream", "start" | "end") if self.rng.percent(40) => &["-", "+", "(1-1", "("],
             (
                 "stream",
@@ -348,5 +390,43 @@ impl One<'_> {
             2 => b"a\r\nb\0\xff".to_vec(),
             _ => (0..self.rng.below(40)).map(|_| self.rng.number() as u8).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(args: impl IntoIterator<Item = Vec<u8>>) -> String {
+        args.into_iter().map(|arg| String::from_utf8(arg).unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn ranges_of_members_see_one_score() {
+        let before = |line: &str| one_score(&words(line)).map(shown).unwrap_or_default();
+        assert_eq!(before("ZLEXCOUNT a - +"), "ZUNIONSTORE a 1 a WEIGHTS 0");
+        assert_eq!(before("ZREMRANGEBYLEX a - +"), "ZUNIONSTORE a 1 a WEIGHTS 0");
+        assert_eq!(before("ZRANGE a - + bylex"), "ZUNIONSTORE a 1 a WEIGHTS 0");
+        assert_eq!(before("ZRANGESTORE t a - + BYLEX"), "ZUNIONSTORE a 1 a WEIGHTS 0");
+        assert_eq!(before("ZRANGESTORE t a 0 1 BYSCORE") + &before("ZRANGEBYLEX"), "");
+    }
+
+    #[test]
+    fn nothing_expires_under_way() {
+        let longer = |line: &str| {
+            let mut args = words(line);
+            lengthen(&mut args);
+            shown(args)
+        };
+        assert_eq!(longer("SET a 1 GET px 1"), "SET a 1 GET px 100000");
+        assert_eq!(longer("PSETEX a 10 2"), "PSETEX a 100000 2");
+        assert_eq!(longer("SET a 1 EX 0 PX -1 PXAT 1"), "SET a 1 EX 0 PX -1 PXAT 1");
+    }
+
+    #[test]
+    fn what_has_no_order_does_not_stay() {
+        let targets = |line: &str| shown(targets_without_order(&words(line)));
+        assert_eq!(targets("SORT a BY w* ALPHA store t"), "t");
+        assert_eq!(targets("SORT a BY w* STORE t") + &targets("SORT a ALPHA STORE t"), "");
     }
 }

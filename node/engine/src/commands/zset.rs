@@ -78,7 +78,8 @@ impl Add {
         let (old, new) = set.update(member, thresholds, |old| {
             let Some(old) = old else { return (!self.only_old).then_some(score) };
             let score = if self.is_increment { old + score } else { score };
-            is_nan = score.is_nan();
+            // With NX a member that is there is left before anything is added.
+            is_nan = score.is_nan() && !self.only_new;
             let is_forbidden =
                 self.only_new || self.only_less && score >= old || self.only_greater && score <= old;
             (!is_nan && !is_forbidden).then_some(score)
@@ -439,6 +440,7 @@ mod tests {
             run(&["ZADD z inf a", "ZINCRBY z -inf a"]),
             "-ERR resulting score is not a number (NaN)\r\n"
         );
+        assert_eq!(run(&["ZADD z inf a", "ZADD z NX INCR -inf a"]), "$-1\r\n");
         assert_eq!(run(&["ZINCRBY z 2 a"]), "$1\r\n2\r\n");
         assert_eq!(
             run(&[set, "ZREM z a b x", "ZCARD z"]) + &run(&["ZADD z 1 a", "ZREM z a", "EXISTS z"]),

@@ -7,7 +7,7 @@ use super::zset::{BASE, reply_members};
 use crate::Error;
 use crate::cx::Cx;
 use crate::keys::Collection;
-use crate::number::{parse_f64, parse_i64};
+use crate::number::{parse_c_f64, parse_i64};
 use crate::settings::notify;
 use crate::spec::{Arg, Command, Deprecated, Handler, KeySpec, flag, key};
 use storage::ZSet;
@@ -45,9 +45,7 @@ enum MemberBound<'a> {
 impl ScoreBound {
     fn parse(text: &[u8]) -> Option<ScoreBound> {
         let (number, is_exclusive) = text.strip_prefix(b"(").map_or((text, false), |rest| (rest, true));
-        // As `strtod` reads it: past spaces, and nothing at all as zero.
-        let score = if number.is_empty() { 0.0 } else { parse_f64(number.trim_ascii_start())? };
-        Some(ScoreBound { score, is_exclusive })
+        Some(ScoreBound { score: parse_c_f64(number)?, is_exclusive })
     }
 }
 
@@ -532,6 +530,7 @@ mod tests {
         assert_eq!(letters(&[SET, "ZRANGE z 1 5 BYSCORE LIMIT -1 2"]), "");
         assert_eq!(run(&[SET, "ZCOUNT z (2 (4"]) + &run(&[SET, "ZCOUNT z 5 1"]), ":1\r\n:0\r\n");
         assert_eq!(run(&["ZCOUNT z x 1"]), "-ERR min or max is not a float\r\n");
+        assert_eq!(run(&[SET, r#"ZCOUNT z "\x00" "(4\x00""#]), ":3\r\n");
     }
 
     #[test]
