@@ -72,6 +72,24 @@ fn nonsense_is_told_after_the_replies_before_it() {
 }
 
 #[test]
+fn nonsense_ends_a_pipeline_of_any_length() {
+    let server = Server::start(&["--save", ""]);
+    for count in [1, 2, 31, 32, 33, 40, 64, 65] {
+        let mut sent: String =
+            (0..count).map(|i| format!("GET a{i}\r\nMGET b{i} c{i}\r\nPING\r\n")).collect();
+        sent.push_str("*1\r\n%4\r\n");
+        let expected = "$-1\r\n*2\r\n$-1\r\n$-1\r\n+PONG\r\n".repeat(count)
+            + "-ERR Protocol error: expected '$', got '%'\r\n";
+        assert_eq!(exchange(&server, sent.as_bytes()), expected, "{count}");
+        let sent = "*2\r\n$3\r\nGET\r\n$1\r\na\r\n".repeat(count) + "*1\r\n%4\r\n";
+        let expected = "$-1\r\n".repeat(count) + "-ERR Protocol error: expected '$', got '%'\r\n";
+        assert_eq!(exchange(&server, sent.as_bytes()), expected, "{count}");
+        let sent: String = (0..count).map(|i| format!("*2\r\n$3\r\nGET\r\n$3\r\n{:03}\r\n", i)).collect();
+        assert_eq!(exchange(&server, (sent + "*1\r\n%4\r\n").as_bytes()), expected, "{count}");
+    }
+}
+
+#[test]
 fn keys_that_follow_one_another_in_a_pipeline_are_not_mixed_up() {
     let server = Server::start(&["--save", ""]);
     // The same again, the same at the end or at the beginning, short and long ones, none.

@@ -121,8 +121,8 @@ impl<'g> Lane<'g> {
         if places.is_empty() || !keys.locks.try_take(&mut places) {
             return None;
         }
-        match places.len() == ahead.len() {
-            // Their memory was asked for with that of the batch.
+        // In database 0 their memory was asked for with that of the batch.
+        match keys.db == 0 && places.len() == ahead.len() {
             true => keys.set_places(places),
             false => keys.take_places(places),
         }

@@ -171,7 +171,7 @@ fn keys_ahead(command: &Command) -> (i8, u8) {
     if !others.is_empty() || limit > 1 {
         return (1, 1);
     }
-    (if last < 0 { last as i8 } else { last as i8 + 1 }, step as u8)
+    (if last < 0 { last as i8 } else { last as i8 + 1 }, step.max(1) as u8)
 }
 
 fn is_one_key(command: &Command) -> bool {

@@ -87,11 +87,11 @@ impl<E: Env> Default for Batch<E> {
 }
 
 impl Item {
-    /// A command of the arguments from `first` on, which were pushed last.
+    /// A command of the arguments from `first` on, which were pushed last. `keys`: those of the commands before it.
     #[inline]
-    pub fn new(spans: &[Span], first: usize, raw: Span, buffer: Buffer) -> Item {
-        let args = (spans.len() - first) as u32;
-        Item { first: first as u32, args, raw, buffer, is_error: false, spec: None, keys: (0, 0) }
+    pub fn new(spans: &[Span], first: usize, keys: &[KeyAhead], raw: Span, buffer: Buffer) -> Item {
+        let (args, none) = ((spans.len() - first) as u32, keys.len() as u32);
+        Item { first: first as u32, args, raw, buffer, is_error: false, spec: None, keys: (none, none) }
     }
     #[inline]
     pub fn args(self, spans: &[Span]) -> &[Span] {

@@ -102,7 +102,7 @@ impl<E: Env> Worker<E> {
         let place = batch.own.len() as u32;
         batch.own.push(own);
         batch.spans.push(whole);
-        let mut item = Item::new(&batch.spans, first, whole, Buffer::Own(place));
+        let mut item = Item::new(&batch.spans, first, &batch.keys, whole, Buffer::Own(place));
         item.is_error = true;
         batch.items.push(item);
         self.join(connection, batch, count);
@@ -177,7 +177,8 @@ impl<E: Env> Worker<E> {
             let first = spans.len();
             let Some(end) = short_command(buf, at, spans) else { return at };
             let raw = Span { start: at as u32, len: (end - at) as u32 };
-            let item = self.look_up(Item::new(spans, first, raw, buffer), buf, &spans[first..], keys, before);
+            let item = Item::new(spans, first, keys, raw, buffer);
+            let item = self.look_up(item, buf, &spans[first..], keys, before);
             // Of several keys the last is none that a command of one can share.
             before = (item.keys.0 + 1 == item.keys.1).then(|| (spans[first + 1], item.keys));
             items.push(item);
@@ -202,7 +203,8 @@ impl<E: Env> Worker<E> {
     /// Pushes the command whose arguments were pushed last, from `first` on.
     fn push(&self, batch: &mut Batch<E>, first: usize, raw: Span, buffer: Buffer) {
         let Parts { buf, spans, keys, items } = batch.parts(buffer);
-        items.push(self.look_up(Item::new(spans, first, raw, buffer), buf, &spans[first..], keys, None));
+        let item = Item::new(spans, first, keys, raw, buffer);
+        items.push(self.look_up(item, buf, &spans[first..], keys, None));
     }
 
     /// Finds out which command it is, and asks for the memory of its keys' slots. `before`: where the first key of the command
@@ -217,7 +219,6 @@ impl<E: Env> Worker<E> {
         before: Option<(Span, (u32, u32))>,
     ) -> Item {
         let engine = &self.shared.engine;
-        item.keys = (keys.len() as u32, keys.len() as u32);
         let Some(spec) = engine.table.by_name(args[0].of(buf)) else { return item };
         if !spec.subcommands.is_empty() || !spec.is_arity(args.len()) {
             return item; // resolved when it runs
