@@ -130,7 +130,8 @@ fn is_part_without_order(args: &[Vec<u8>]) -> bool {
     has(args, "LIMIT") && (is_by_texts(args) || args.windows(2).any(is_unsorted))
 }
 
-fn has(args: &[Vec<u8>], word: &str) -> bool {
+/// Whether one of the arguments is this word.
+pub fn has(args: &[Vec<u8>], word: &str) -> bool {
     args.iter().any(|arg| arg.eq_ignore_ascii_case(word.as_bytes()))
 }
 

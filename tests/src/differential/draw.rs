@@ -1,6 +1,6 @@
 //! Draws commands whose arguments are likely to meet: few keys, few members, numbers near the edges.
 
-use super::accepted::{EXCLUDED, is_by_texts};
+use super::accepted::{EXCLUDED, has, is_by_texts};
 use super::grammar::{Arg, Grammar};
 use std::collections::BTreeMap;
 
@@ -142,13 +142,7 @@ impl<'a> Draw<'a> {
             self.spoil(&mut args, grammar.words.len());
             lengthen(&mut args);
         }
-        // The same time later is another one: these are seconds apart.
-        if args[0].ends_with(b"EXPIRE")
-            && args.get(2).is_some_and(|time| *time == b"100000" || *time == b"100000000")
-            && args.iter().any(|arg| arg.eq_ignore_ascii_case(b"GT") || arg.eq_ignore_ascii_case(b"LT"))
-        {
-            args[2] = format!("{}000", 100 + self.rng.below(1_000_000)).into_bytes();
-        }
+        self.tell_times_apart(&mut args);
         // An id of the server's own making is the time at which it was made.
         if grammar.group == "stream" {
             args.iter_mut().filter(|arg| *arg == b"*").for_each(|arg| *arg = b"9-9".to_vec());
@@ -161,6 +155,14 @@ impl<'a> Draw<'a> {
         out.push(args);
         out.extend(uncertain.into_iter().map(|key| vec![b"DEL".to_vec(), key]));
         is_scripted && !grammar.is_noscript
+    }
+
+    /// Draws times again that GT or LT compares: two that only the clock tells apart may be the same for one server.
+    fn tell_times_apart(&mut self, args: &mut Args) {
+        let is_long = args.get(2).is_some_and(|time| *time == b"100000" || *time == b"100000000");
+        if args[0].ends_with(b"EXPIRE") && is_long && (has(args, "GT") || has(args, "LT")) {
+            args[2] = format!("{}000", 100 + self.rng.below(1_000_000)).into_bytes();
+        }
     }
 
     /// Makes arguments wrong in one of the usual ways. Never the name.
@@ -350,7 +352,11 @@ impl One<'_> {
             }
             "radius" | "width" | "height" => self.rng.pick(&["100", "200.5", "0", "20000", "-1", "1", "x"]),
             _ if self.rng.percent(60) => self.rng.pick(&["0", "1", "2", "3", "-1", "1.5"]),
-            _ => self.rng.pick(DOUBLES),
+            _ => match self.rng.pick(DOUBLES) {
+                // Sums beyond the range of f64 are no numbers here; in Redis those of its platform's long double are.
+                "1e308" if name == "increment" => "1e200",
+                other => other,
+            },
         }
         .into()
     }
