@@ -51,6 +51,9 @@ pub enum Kind {
     ZeroSign,
 }
 
+/// Fields of XINFO STREAM that say how a stream is kept.
+pub const STREAM_FIELDS: &[&str] = &["radix-tree-keys", "radix-tree-nodes"];
+
 pub const ACCEPTED: &[Accepted] = &[
     Accepted {
         command: "*",
@@ -96,7 +99,7 @@ pub const ACCEPTED: &[Accepted] = &[
     },
     Accepted {
         command: "xinfo|stream",
-        kind: Kind::Fields(&["radix-tree-keys", "radix-tree-nodes"]),
+        kind: Kind::Fields(STREAM_FIELDS),
         reason: "streams are no radix trees here",
     },
     Accepted {

@@ -1,6 +1,6 @@
 //! Whether two replies, or two keyspaces, are the same.
 
-use super::accepted::{ACCEPTED, Kind};
+use super::accepted::{ACCEPTED, Kind, STREAM_FIELDS};
 use super::draw::Args;
 use super::grammar::Grammar;
 use super::peer::{Peer, Reply};
@@ -186,8 +186,6 @@ pub fn contents(peer: &mut Peer, databases: &[&str]) -> io::Result<BTreeMap<Stri
     peer.run(&[words(&["SELECT", "0"])])?;
     Ok(found)
 }
-
-const STREAM_FIELDS: &[&str] = &["radix-tree-keys", "radix-tree-nodes"];
 
 fn words(words: &[&str]) -> Args {
     words.iter().map(|w| w.as_bytes().to_vec()).collect()
