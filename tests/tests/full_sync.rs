@@ -27,19 +27,23 @@ struct Link {
     asked: String,
 }
 
+/// The primary's data: `new`, and so much more that a snapshot takes some time.
+fn snapshot() -> Vec<u8> {
+    let server = Server::shoal(&[]);
+    assert_eq!(server.run("SET new 1"), "OK");
+    let mut client = server.client();
+    let value = "x".repeat(10_000);
+    (0..200).for_each(|i| assert_eq!(client.run(&format!("SET key:{i} {i}{value}")), "OK"));
+    client.send(&["FUNCTION", "LOAD", "#!lua name=new\nredis.register_function('new', function() end)"]);
+    assert_eq!(client.receive(), "new");
+    client.send(&["SYNC"]);
+    client.receive_file()
+}
+
 impl Primary {
-    /// Its data: `new`, and so much more that a snapshot takes some time.
-    fn new() -> Primary {
-        let server = Server::shoal(&[]);
-        assert_eq!(server.run("SET new 1"), "OK");
-        let mut client = server.client();
-        let value = "x".repeat(10_000);
-        (0..200).for_each(|i| assert_eq!(client.run(&format!("SET key:{i} {i}{value}")), "OK"));
-        client.send(&["FUNCTION", "LOAD", "#!lua name=new\nredis.register_function('new', function() end)"]);
-        assert_eq!(client.receive(), "new");
-        client.send(&["SYNC"]);
-        let snapshot = client.receive_file();
-        Primary { listener: TcpListener::bind("127.0.0.1:0").expect("a port"), snapshot }
+    /// For one replica: one that is gone may have left a connection in the queue of its listener.
+    fn new(snapshot: &[u8]) -> Primary {
+        Primary { listener: TcpListener::bind("127.0.0.1:0").expect("a port"), snapshot: snapshot.to_vec() }
     }
     fn port(&self) -> u16 {
         self.listener.local_addr().expect("it listens").port()
@@ -103,9 +107,10 @@ fn assert_synced(replica: &Server) {
 
 #[test]
 fn by_way_of_a_file_the_old_data_stay_until_all_has_come() {
-    let primary = Primary::new();
+    let snapshot = snapshot();
     let stock = Server::redis(&[]);
     for replica in stock.into_iter().chain([Server::shoal(&[])]) {
+        let primary = Primary::new(&snapshot);
         assert_eq!(replica.run("SET old 1"), "OK");
         let link = half_synced(&primary, &replica, Some(OTHER));
         let replid = link.asked.clone();
@@ -123,9 +128,10 @@ fn by_way_of_a_file_the_old_data_stay_until_all_has_come() {
 
 #[test]
 fn the_file_becomes_the_snapshot_unless_nothing_shall_be_kept() {
-    let primary = Primary::new();
+    let snapshot = snapshot();
     let removes = ["--rdb-del-sync-files", "yes", "--save", ""];
     for (args, is_kept) in [(&removes[..2], true), (&removes[2..], true), (&removes[..], false)] {
+        let primary = Primary::new(&snapshot);
         let replica = Server::shoal(args);
         let mut link = half_synced(&primary, &replica, Some(OTHER));
         primary.finish(&mut link);
@@ -142,8 +148,9 @@ fn the_file_becomes_the_snapshot_unless_nothing_shall_be_kept() {
 
 #[test]
 fn a_broken_snapshot_leaves_nothing_of_itself() {
-    let primary = Primary::new();
+    let snapshot = snapshot();
     for (way, old) in [("disabled", ""), ("on-empty-db", ""), ("swapdb", "old")] {
+        let primary = Primary::new(&snapshot);
         let replica = Server::shoal(&["--repl-diskless-load", way]);
         if way != "on-empty-db" {
             assert_eq!(replica.run("SET old 1"), "OK");
@@ -166,7 +173,7 @@ fn a_broken_snapshot_leaves_nothing_of_itself() {
 
 #[test]
 fn without_keys_it_is_loaded_as_it_comes() {
-    let primary = Primary::new();
+    let primary = Primary::new(&snapshot());
     let replica = Server::shoal(&["--repl-diskless-load", "on-empty-db"]);
     let link = half_synced(&primary, &replica, Some(OTHER));
     assert_eq!(replica.info("loading"), "1");
@@ -187,7 +194,7 @@ fn without_keys_it_is_loaded_as_it_comes() {
 
 #[test]
 fn beside_the_data_of_another_history_nothing_is_served_and_nothing_lost() {
-    let primary = Primary::new();
+    let primary = Primary::new(&snapshot());
     let replica = Server::shoal(&["--repl-diskless-load", "swapdb"]);
     assert_eq!(replica.run("SET old 1"), "OK");
     let link = half_synced(&primary, &replica, Some(OTHER));
@@ -203,7 +210,7 @@ fn beside_the_data_of_another_history_nothing_is_served_and_nothing_lost() {
 
 #[test]
 fn beside_the_data_of_the_same_history_these_are_served() {
-    let primary = Primary::new();
+    let primary = Primary::new(&snapshot());
     let replica = Server::shoal(&["--repl-diskless-load", "swapdb", "--appendonly", "yes"]);
     assert_eq!(replica.run("SET old 1"), "OK");
     let link = half_synced(&primary, &replica, None);
