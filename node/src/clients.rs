@@ -14,7 +14,8 @@ const OUTPUT_BLOCK_BYTES: usize = 16 * 1024;
 /// One client. Numbers are written by its worker after each batch, without synchronisation.
 pub struct Client {
     pub id: u64,
-    pub worker: usize,
+    /// See [`Client::worker`].
+    worker: AtomicUsize,
     pub peer: SocketAddr,
     pub own: SocketAddr,
     /// It came by the Unix socket at this path.
@@ -106,6 +107,15 @@ pub struct Clients {
 }
 
 impl Client {
+    /// The worker that serves it, or is about to.
+    #[inline]
+    pub fn worker(&self) -> usize {
+        self.worker.load(Ordering::Acquire)
+    }
+    /// Its worker hands it to another.
+    pub fn move_to(&self, worker: usize) {
+        self.worker.store(worker, Ordering::Release);
+    }
     /// Its worker has run so many commands of it.
     #[inline]
     pub fn saw(&self, ran: usize, now: Now) {
@@ -132,7 +142,7 @@ impl Clients {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let client = Arc::new(Client {
             id,
-            worker,
+            worker: AtomicUsize::new(worker),
             peer,
             own,
             unix_path: self.unix_path.get().filter(|_| peer == UNIX_ADDRESS).cloned(),

@@ -227,6 +227,27 @@ impl<E: Env> Connection<E> {
         self.wake();
     }
 
+    /// Nothing of it is under way, and nobody sends it what it did not ask for: another worker may serve it from now on. One
+    /// under TLS stays where it is.
+    pub fn is_at_rest(&self) -> bool {
+        let is_silent = self.phase.get() == Phase::Ready
+            && self.input.borrow().is_empty()
+            && self.partial.borrow().is_none()
+            && !self.has_deferred.get()
+            && !self.has_output();
+        let is_special = self.apart.borrow().is_some()
+            || self.sync.borrow().is_some()
+            || self.debugged.borrow().is_some()
+            || self.debug_mode.get().is_some()
+            || self.is_postponed.get()
+            || self.has_left.get();
+        is_silent && !is_special && !self.client.is_killed() && self.session.borrow().may_move()
+    }
+    /// What another worker needs to serve it, if it is at rest.
+    pub fn into_parts(self) -> (Arc<Client>, Session, E::Stream) {
+        (self.client, self.session.into_inner(), self.stream.into_inner())
+    }
+
     pub fn limits(&self, bulk_bytes_max: usize) -> Limits {
         match self.session.borrow().is_authenticated() {
             true => Limits::authenticated(bulk_bytes_max),

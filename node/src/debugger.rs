@@ -429,7 +429,7 @@ async fn run<E: Env>(place: Place<E>, line: &Arc<Line>, request: Request) {
     };
     let args: SmallVec<[&[u8]; 8]> = errand.spans.iter().map(|s| s.of(&errand.raw)).collect();
     let debugger = Debugger::new(Box::new(client), args[1], mode == Mode::OnCopies);
-    let mut local = Local::new(shared.env.rand(), shared.mail[errand.client.worker].clone());
+    let mut local = Local::new(shared.env.rand(), shared.mail_of(&errand.client).clone());
     local.scripts.debugger = Some(debugger.clone());
     let answer = loop {
         let attempt = Setting::with(shared, |setting| {

@@ -41,6 +41,8 @@ pub trait Env: Clone + Send + Sync + 'static {
     }
     /// Binds a connection to this thread.
     fn adopt(&self, socket: Self::Socket) -> io::Result<Self::Stream>;
+    /// Frees a connection from this thread. None of TLS, which has state of its own.
+    fn release(&self, stream: Self::Stream) -> io::Result<Self::Socket>;
     fn connect(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Self::Stream>>;
     /// As [`Env::connect`], from an address of ours; empty: from any.
     fn connect_from(
@@ -108,6 +110,10 @@ pub trait Env: Clone + Send + Sync + 'static {
     /// Time that this thread has had the processor, in us.
     fn busy_us(&self) -> u64 {
         self.now().mono.0
+    }
+    /// Time for which this thread has queued for a processor, in us; 0 where that is not known.
+    fn waited_us(&self) -> u64 {
+        0
     }
     /// Time that all threads of the process have had processors, in us.
     fn all_busy_us(&self) -> u64 {
@@ -247,6 +253,10 @@ impl Env for Real {
         socket.adopt()
     }
 
+    fn release(&self, stream: Self::Stream) -> io::Result<Self::Socket> {
+        stream.release()
+    }
+
     async fn connect(&self, host: &str, port: u16) -> io::Result<Self::Stream> {
         let stream = tokio::net::TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
@@ -371,6 +381,13 @@ impl Env for Real {
 
     fn busy_us(&self) -> u64 {
         processor_us(libc::CLOCK_THREAD_CPUTIME_ID)
+    }
+
+    fn waited_us(&self) -> u64 {
+        // Time on a processor and in the queue for one, both in ns, and how often it had one.
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        let waited_ns = stat.split_whitespace().nth(1).and_then(|ns| ns.parse::<u64>().ok());
+        waited_ns.unwrap_or(0) / 1000
     }
 
     fn all_busy_us(&self) -> u64 {

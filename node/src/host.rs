@@ -48,7 +48,7 @@ impl<E: Env> HostCx<'_, '_, E> {
     /// Stands for the client's reply when somebody else makes it; the function then answers `Later`.
     pub fn ticket(&self) -> Ticket<E::Socket> {
         Ticket::new(
-            self.host.shared.mail[self.host.client.worker].clone(),
+            self.host.shared.mail_of(self.host.client).clone(),
             self.session.id,
             self.session.is_resp3,
         )
@@ -56,7 +56,7 @@ impl<E: Env> HostCx<'_, '_, E> {
     /// For work that nobody waits for: what it answers goes nowhere.
     pub fn ticket_of_nobody(&self) -> Ticket<E::Socket> {
         const NOBODY: u64 = 0; // ids of clients begin with 1
-        Ticket::new(self.host.shared.mail[self.host.client.worker].clone(), NOBODY, false)
+        Ticket::new(self.host.shared.mail_of(self.host.client).clone(), NOBODY, false)
     }
     /// The client's connection, for commands that only its worker runs.
     pub fn connection(&self) -> &Rc<Connection<E>> {

@@ -11,6 +11,7 @@ pub mod compact;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod crew;
 pub mod debugger;
 pub mod digest;
 pub mod env;

@@ -324,7 +324,7 @@ async fn listen_at<E: Env>(
     Ok(listeners)
 }
 
-/// Hands each new connection to the worker with the fewest.
+/// Hands each new connection to the worker with the fewest, of those that serve.
 async fn accept<E: Env>(shared: Arc<Shared<E>>, listener: E::Listener, kind: Kind) {
     let refusals = Arc::new(AtomicUsize::new(0));
     loop {
@@ -341,7 +341,7 @@ async fn accept<E: Env>(shared: Arc<Shared<E>>, listener: E::Listener, kind: Kin
                     continue;
                 }
                 let load = |i: &usize| shared.load[*i].load(Ordering::Relaxed);
-                let index = (0..shared.mail.len()).min_by_key(load).expect("at least one worker");
+                let index = (0..shared.crew.active()).min_by_key(load).expect("at least one worker");
                 shared.load[index].fetch_add(1, Ordering::Relaxed);
                 shared.mail[index].post(Letter::Socket(socket, peer, own));
             }

@@ -1,7 +1,9 @@
 //! Letter boxes: how one thread reaches a client that another thread serves.
 
+use crate::clients::Client;
 use crate::worker::Bell;
 use crossbeam::queue::SegQueue;
+use engine::Session;
 use engine::blocking::Mailbox;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,19 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum Letter<S> {
     /// A new connection: peer and own address.
     Socket(S, SocketAddr, SocketAddr),
-    /// The reply of a client that waited. `written`: end of what serving it put into the feed, 0 for nothing.
-    Reply { client: u64, bytes: Vec<u8>, written: u64 },
+    /// A connection that another worker has served.
+    Moved(Box<Moved<S>>),
+    /// For one client, by its id.
+    Client(u64, Note),
     /// What became of a command that ran on the side thread.
     Errand(Box<crate::errand::Done>),
-    /// The client runs its command again.
-    Retry(u64),
-    /// Something that no command of the client asked for: a message of a channel.
-    Push { client: u64, message: crate::message::Message },
-    /// The connection ends, after what it was sent before if `is_soft`.
-    Kill { client: u64, is_soft: bool },
-    /// The client's wait was ended by somebody, who claimed it: it is answered with an error, or as if its time were up.
-    /// `tally`: what a wait for copies answers then.
-    Unblock { client: u64, is_error: bool, tally: Option<Vec<u8>> },
     /// Users have changed: whoever waits for what it may not any more is told so.
     UsersChanged,
     /// It is time for background work.
@@ -32,6 +27,28 @@ pub enum Letter<S> {
     Released,
     /// The node ends.
     Stop,
+}
+
+/// What a client's worker is told of it.
+pub enum Note {
+    /// The reply for which it waited. `written`: end of what serving it put into the feed, 0 for nothing.
+    Reply { bytes: Vec<u8>, written: u64 },
+    /// It runs its command again.
+    Retry,
+    /// Something that no command of the client asked for: a message of a channel.
+    Push(crate::message::Message),
+    /// The connection ends, after what it was sent before if `is_soft`.
+    Kill { is_soft: bool },
+    /// The client's wait was ended by somebody, who claimed it: it is answered with an error, or as if its time were up.
+    /// `tally`: what a wait for copies answers then.
+    Unblock { is_error: bool, tally: Option<Vec<u8>> },
+}
+
+/// A connection on its way from one worker to another: nothing of it is under way but this.
+pub struct Moved<S> {
+    pub client: Arc<Client>,
+    pub session: Session,
+    pub socket: S,
 }
 
 /// A worker's letter box. Bounded by its senders: each letter answers a command or carries a message whose receiver
@@ -75,9 +92,9 @@ impl<S> Mail<S> {
 
 impl<S: Send> Mailbox for Mail<S> {
     fn deliver(&self, session: u64, reply: Vec<u8>, written: u64) {
-        self.post(Letter::Reply { client: session, bytes: reply, written });
+        self.post(Letter::Client(session, Note::Reply { bytes: reply, written }));
     }
     fn retry(&self, session: u64) {
-        self.post(Letter::Retry(session));
+        self.post(Letter::Client(session, Note::Retry));
     }
 }

@@ -1,9 +1,9 @@
 //! What all threads of a node share.
 
-use crate::clients::Clients;
+use crate::clients::{Client, Clients};
 use crate::config::{Config, NodeSettings};
 use crate::env::Env;
-use crate::mail::{Letter, Mail};
+use crate::mail::{Letter, Mail, Note};
 use crate::pubsub::PubSub;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam::utils::CachePadded;
@@ -39,8 +39,9 @@ pub struct Shared<E: Env> {
     pub pubsub: PubSub,
     pub messages: crate::message::Messages,
     pub mail: Vec<Arc<Mail<E::Socket>>>,
-    /// Clients per worker, for the acceptor.
+    /// Clients per worker, for who hands out connections.
     pub load: Vec<AtomicUsize>,
+    pub crew: crate::crew::Crew,
     /// Counters of each worker, then of each worker's side thread, then of the debugger's, then of the control thread, which
     /// applies a primary's stream. Each is added to by its thread alone.
     pub stats: Vec<Arc<CachePadded<Stats>>>,
@@ -308,14 +309,18 @@ impl<E: Env> Shared<E> {
         self.mail.iter().for_each(|m| m.post(Letter::Released));
     }
 
+    /// The letter box of the worker that serves a client.
+    pub fn mail_of(&self, client: &Client) -> &Arc<Mail<E::Socket>> {
+        &self.mail[client.worker()]
+    }
     /// Posts to the worker that serves a client.
-    pub fn post_to(&self, client: u64, letter: Letter<E::Socket>) -> bool {
-        match self.clients.get(client) {
-            Some(c) => {
-                self.mail[c.worker].post(letter);
-                true
-            }
-            None => false,
+    pub fn tell(&self, client: &Client, note: Note) {
+        self.mail_of(client).post(Letter::Client(client.id, note));
+    }
+    /// As [`Shared::tell`] for the client of an id, if there is one.
+    pub fn tell_id(&self, client: u64, note: Note) {
+        if let Some(client) = self.clients.get(client) {
+            self.tell(&client, note);
         }
     }
 
@@ -326,7 +331,7 @@ impl<E: Env> Shared<E> {
         if max > 0 && self.clients.bytes() > max {
             for victim in self.clients.choose_victims(max) {
                 tracing::info!(client = victim.id, peer = %victim.peer, "Evicting client");
-                self.mail[victim.worker].post(Letter::Kill { client: victim.id, is_soft: false });
+                self.tell(&victim, Note::Kill { is_soft: false });
             }
         }
     }
@@ -341,15 +346,14 @@ impl<E: Env> Shared<E> {
                 None => return false,
             },
         };
-        self.mail[client.worker].post(Letter::Unblock { client: client.id, is_error, tally });
+        self.tell(&client, Note::Unblock { is_error, tally });
         true
     }
 
     /// Sends a message to all subscribers of this node.
     pub fn publish(&self, space: crate::pubsub::Space, channel: &[u8], message: &[u8]) -> usize {
         self.pubsub.publish(space, channel, message, &self.messages, &mut |receiver, message| {
-            let client = &receiver.client;
-            self.mail[client.worker].post(Letter::Push { client: client.id, message });
+            self.tell(&receiver.client, Note::Push(message));
         })
     }
 
@@ -454,6 +458,6 @@ impl<S> Ticket<S> {
     pub fn answer(self, write: impl FnOnce(&mut proto::resp::Reply)) {
         let mut out = proto::resp::Reply::new(self.is_resp3);
         write(&mut out);
-        self.mail.post(Letter::Reply { client: self.client, bytes: out.take(), written: 0 });
+        self.mail.post(Letter::Client(self.client, Note::Reply { bytes: out.take(), written: 0 }));
     }
 }

@@ -74,6 +74,15 @@ impl Socket {
 }
 
 impl Stream {
+    /// Frees it from its thread. Not under TLS.
+    pub fn release(self) -> io::Result<Socket> {
+        match self {
+            Stream::Tcp(stream) => stream.into_std().map(Socket::Tcp),
+            Stream::Unix(stream) => stream.into_std().map(Socket::Unix),
+            Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Puts TLS on a connection of ours.
     pub async fn secure(self, connector: &Connector, host: &str) -> io::Result<Stream> {
         match self {

@@ -10,7 +10,7 @@
 
 use crate::clients::{Client, state};
 use crate::env::Env;
-use crate::mail::Letter;
+use crate::mail::Note;
 use crate::shared::Shared;
 use engine::ChangedKey;
 use engine::session::Tracking as Mode;
@@ -297,8 +297,7 @@ fn send<E: Env>(shared: &Shared<E>, tracker: &Tracker, message: &Message) {
             keys.iter().for_each(|key| out.bulk(key));
         }
     }
-    shared.mail[client.worker]
-        .post(Letter::Push { client: client.id, message: shared.messages.make(out.take()) });
+    shared.tell(client, Note::Push(shared.messages.make(out.take())));
 }
 
 /// Whoever should be told is gone: the client that tracks learns it.
@@ -312,8 +311,7 @@ fn tell_broken<E: Env>(shared: &Shared<E>, tracker: &Tracker) {
     out.push(2);
     out.bulk(b"tracking-redir-broken");
     out.int(tracker.redirect as i64);
-    shared.mail[client.worker]
-        .post(Letter::Push { client: client.id, message: shared.messages.make(out.take()) });
+    shared.tell(client, Note::Push(shared.messages.make(out.take())));
 }
 
 #[cfg(test)]

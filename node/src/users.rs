@@ -7,7 +7,7 @@
 //! Invariant: when ACL SETUSER has answered, no command that is sent thereafter runs with older rights.
 
 use crate::env::Env;
-use crate::mail::Letter;
+use crate::mail::{Letter, Note};
 use crate::pubsub::Space;
 use crate::shared::Shared;
 use engine::Session;
@@ -169,7 +169,7 @@ fn disconnect<E: Env>(shared: &Shared<E>, ids: &BTreeSet<u64>) {
     for client in shared.clients.all() {
         if ids.contains(&client.user_id.load(Ordering::Relaxed)) {
             client.kill();
-            shared.mail[client.worker].post(Letter::Kill { client: client.id, is_soft: true });
+            shared.tell(&client, Note::Kill { is_soft: true });
         }
     }
 }
@@ -192,7 +192,7 @@ fn disconnect_listeners<E: Env>(shared: &Shared<E>, old: &User, new: &User) {
     for client in lost.iter().filter_map(|id| shared.clients.get(*id)) {
         if client.user_id.load(Ordering::Relaxed) == old.id {
             client.kill();
-            shared.mail[client.worker].post(Letter::Kill { client: client.id, is_soft: false });
+            shared.tell(&client, Note::Kill { is_soft: false });
         }
     }
 }

@@ -246,4 +246,11 @@ impl Session {
     pub fn in_multi(&self) -> bool {
         self.multi.is_some()
     }
+
+    /// It sends commands over a plain connection and gets their replies, nothing more.
+    pub fn may_move(&self) -> bool {
+        let is_told = self.is_subscribed() || self.tracking.is_some() || self.is_monitor;
+        let is_link = self.is_tls || self.is_replica || self.is_primary_link || self.importing.is_some();
+        !is_told && !is_link && !self.in_multi() && self.watches.is_none()
+    }
 }

@@ -64,6 +64,8 @@ pub struct Stats {
     pub net_out: Count,
     /// Times that the worker rested, so as to find the commands of more clients together.
     pub rests: Count,
+    /// Connections that it handed to another worker.
+    pub moves: Count,
     /// Replies with an error, by its code.
     error_codes: Mutex<BTreeMap<String, u64>>,
 }
@@ -122,6 +124,7 @@ impl Stats {
             &self.net_in,
             &self.net_out,
             &self.rests,
+            &self.moves,
         ]
         .into_iter()
         .for_each(Count::reset);
@@ -152,6 +155,7 @@ impl Stats {
             (&self.net_in, &other.net_in),
             (&self.net_out, &other.net_out),
             (&self.rests, &other.rests),
+            (&self.moves, &other.moves),
         ] {
             mine.add(theirs.get());
         }

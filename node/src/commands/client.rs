@@ -4,7 +4,7 @@ use super::Functions;
 use crate::clients::Client;
 use crate::env::Env;
 use crate::host::HostCx;
-use crate::mail::Letter;
+use crate::mail::Note;
 use crate::shared::Shared;
 use engine::session::{ReplyMode, Tracking};
 use engine::spec::{Arg, Command, Group, Handler, acl, flag};
@@ -437,7 +437,7 @@ fn kill<E: Env>(cx: &mut HostCx<E>) -> Outcome {
     let chosen: Vec<Arc<Client>> = cx.shared().clients.all().into_iter().filter(is_chosen).collect();
     for client in &chosen {
         client.kill();
-        cx.shared().post_to(client.id, Letter::Kill { client: client.id, is_soft: client.id == me });
+        cx.shared().tell(client, Note::Kill { is_soft: client.id == me });
     }
     // The link to the primary is no connection of a worker's.
     let is_link = matches!(filter.conditions[..], [(Condition::Kind("master"), true)])

@@ -108,6 +108,7 @@ fn server<E: Env>(i: &mut Info<'_, E>) {
     i.line("config_file", path);
     i.line("io_threads_active", 0);
     i.line("workers", i.shared.mail.len());
+    i.line("workers_active", i.shared.crew.active());
     let bind: String = settings.bind.iter().map(|b| format!(",bind={b}")).collect();
     let ports =
         [("tcp", settings.port), ("tls", settings.tls_port)].into_iter().filter(|(_, port)| *port != 0);
@@ -319,6 +320,7 @@ fn stats<E: Env>(i: &mut Info<'_, E>) {
     i.line("instantaneous_input_kbps", kib(&s.counters.bytes_in_per_s));
     i.line("instantaneous_output_kbps", kib(&s.counters.bytes_out_per_s));
     i.line("worker_rests", total.rests.get());
+    i.line("worker_moves", total.moves.get());
     i.line("rejected_connections", load(&s.clients.rejected));
     i.line("sync_full", repl.full_syncs);
     i.line("sync_partial_ok", repl.partial_ok);

@@ -635,4 +635,11 @@ pub static DIRECTIVES: &[Directive] = &[
         "Rest of a worker that many clients keep busy one by one, so that it finds their commands together, in us; 0: none.",
     ),
     d("workers", Int(0, 1024), "0", Repeatable, "Threads that serve clients; 0: one per core."),
+    d(
+        "workers-active",
+        Int(0, 1024),
+        "0",
+        Any,
+        "Workers that serve at present, the others have handed them their clients; 0: as many as is best.",
+    ),
 ];

@@ -15,6 +15,8 @@ pub struct NodeSettings {
     pub is_cluster_tls: bool,
     pub bind: Vec<String>,
     pub workers: usize,
+    /// 0: as many as is best.
+    pub workers_active: usize,
     /// `worker-rest-us`.
     pub rest: std::time::Duration,
     pub maxclients: usize,
@@ -175,6 +177,7 @@ impl NodeSettings {
             is_cluster_tls: flag("tls-cluster"),
             bind: config.get("bind").split_whitespace().map(String::from).collect(),
             workers: int("workers") as usize,
+            workers_active: int("workers-active") as usize,
             rest: std::time::Duration::from_micros(num("worker-rest-us")),
             maxclients: num("maxclients") as usize,
             has_all_channels_by_default: config.get("acl-pubsub-default") == "allchannels",

@@ -10,7 +10,7 @@ pub mod logs;
 use crate::clients::Client;
 use crate::config::NodeSettings;
 use crate::env::Env;
-use crate::mail::Letter;
+use crate::mail::{Letter, Note};
 use crate::shared::Shared;
 use engine::spec::flag;
 use engine::{Args, Ran, Spec};
@@ -80,7 +80,7 @@ impl<E: Env> Shared<E> {
 
 /// MONITOR: the client is told of every command from now on.
 pub fn begin_monitoring<E: Env>(shared: &Shared<E>, client: &Client) {
-    shared.observe.monitors().push((client.id, client.worker));
+    shared.observe.monitors().push((client.id, client.worker()));
     shared.renew_observe();
 }
 
@@ -170,6 +170,6 @@ pub fn show<E: Env>(shared: &Shared<E>, client: &Client, ran: &Ran) {
     line.extend_from_slice(b"\r\n");
     let line = shared.messages.make(line);
     for (client, worker) in monitors.iter() {
-        shared.mail[*worker].post(Letter::Push { client: *client, message: line.clone() });
+        shared.mail[*worker].post(Letter::Client(*client, Note::Push(line.clone())));
     }
 }

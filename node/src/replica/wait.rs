@@ -2,7 +2,7 @@
 
 use super::append;
 use crate::env::Env;
-use crate::mail::Letter;
+use crate::mail::Note;
 use crate::shared::Shared;
 use proto::{Offset, resp::Reply};
 use replication::acks::{Finished, Tally};
@@ -60,7 +60,7 @@ pub fn log_was_synced<E: Env>(shared: &Shared<E>) {
     answer(shared, finished);
     for client in hopeless {
         let bytes = format!("-{NO_LOG}\r\n").into_bytes();
-        shared.post_to(client, Letter::Reply { client, bytes, written: 0 });
+        shared.tell_id(client, Note::Reply { bytes, written: 0 });
     }
 }
 
@@ -91,7 +91,7 @@ pub fn ask_for_last_acks<E: Env>(shared: &Shared<E>) {
 /// Tells clients who has what they wrote.
 pub(super) fn answer<E: Env>(shared: &Shared<E>, finished: Vec<Finished>) {
     for Finished { client, tally } in finished {
-        shared.post_to(client, Letter::Reply { client, bytes: encode(tally), written: 0 });
+        shared.tell_id(client, Note::Reply { bytes: encode(tally), written: 0 });
     }
 }
 
@@ -120,6 +120,6 @@ pub(super) fn end_all<E: Env>(shared: &Shared<E>) {
         b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
     let clients = shared.replication.state().acks.take_waits();
     for client in clients {
-        shared.post_to(client, Letter::Reply { client, bytes: TEXT.to_vec(), written: 0 });
+        shared.tell_id(client, Note::Reply { bytes: TEXT.to_vec(), written: 0 });
     }
 }

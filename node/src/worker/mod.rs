@@ -14,6 +14,7 @@ mod reply;
 mod round;
 mod run;
 mod setting;
+mod share;
 mod wait;
 
 pub use calls::Bell;
@@ -21,10 +22,11 @@ pub use linger::LastSeen;
 use setting::Known;
 pub use setting::Setting;
 
+use crate::clients::Client;
 use crate::connection::{Connection, Phase};
 use crate::env::Env;
 use crate::errand::Errands;
-use crate::mail::{Letter, Mail};
+use crate::mail::{Letter, Mail, Note};
 use crate::observe;
 use crate::pubsub::Space;
 use crate::shared::{Released, Shared};
@@ -79,6 +81,8 @@ pub struct Worker<E: Env> {
     parked: RefCell<Vec<Rc<Connection<E>>>>,
     /// When the parked ones run their commands again.
     retry: RefCell<Retry>,
+    /// What came for clients that are on their way here from another worker.
+    early: RefCell<Vec<(u64, Note)>>,
     /// Waiters whose wait is over and that stand beside slots yet.
     left_waiters: RefCell<Vec<(Arc<engine::blocking::Waiter>, Slot)>>,
     is_stopped: Cell<bool>,
@@ -123,6 +127,7 @@ impl<E: Env> Worker<E> {
             linger: RefCell::default(),
             parked: RefCell::default(),
             retry: RefCell::default(),
+            early: RefCell::default(),
             left_waiters: RefCell::default(),
             is_stopped: Cell::new(false),
             stats: shared.stats[index].clone(),
@@ -271,23 +276,15 @@ impl<E: Env> Worker<E> {
     fn open(self: &Rc<Self>, letter: Letter<E::Socket>) {
         match letter {
             Letter::Socket(socket, peer, own) => self.accept(socket, peer, own),
+            Letter::Moved(moved) => self.take_in(*moved),
+            Letter::Client(client, note) => {
+                let connection = self.connections.borrow().get(&client).cloned();
+                match connection {
+                    Some(connection) => self.heed(&connection, note),
+                    None => self.pass_on(client, note),
+                }
+            }
             Letter::Errand(done) => self.finish_errand(*done),
-            Letter::Reply { client, bytes, written } => self.on(client, |c| self.answer(c, &bytes, written)),
-            Letter::Retry(client) => self.on(client, |c| self.run_again(c)),
-            Letter::Push { client, message } => {
-                let released = self.released();
-                self.on(client, |c| {
-                    c.send_shared(message, released);
-                    self.count_buffers(c);
-                    if c.output_bytes() > 0 {
-                        self.check_output(c, &self.shared.settings(), self.shared.env.now());
-                    }
-                });
-            }
-            Letter::Kill { client, is_soft } => self.on(client, |c| c.close(is_soft)),
-            Letter::Unblock { client, is_error, tally } => {
-                self.on(client, |c| self.unblock(c, is_error, tally));
-            }
             Letter::UsersChanged => self.recheck_waiting(),
             Letter::Round => {
                 self.mail.round_begins();
@@ -306,6 +303,23 @@ impl<E: Env> Worker<E> {
                 }
             }
             Letter::Stop => self.is_stopped.set(true),
+        }
+    }
+
+    /// Does what one is told of a client.
+    fn heed(&self, connection: &Rc<Connection<E>>, note: Note) {
+        match note {
+            Note::Reply { bytes, written } => self.answer(connection, &bytes, written),
+            Note::Retry => self.run_again(connection),
+            Note::Push(message) => {
+                connection.send_shared(message, self.released());
+                self.count_buffers(connection);
+                if connection.output_bytes() > 0 {
+                    self.check_output(connection, &self.shared.settings(), self.shared.env.now());
+                }
+            }
+            Note::Kill { is_soft } => connection.close(is_soft),
+            Note::Unblock { is_error, tally } => self.unblock(connection, is_error, tally),
         }
     }
 
@@ -330,6 +344,16 @@ impl<E: Env> Worker<E> {
         session.is_tls = self.shared.env.is_secure(&stream);
         self.shared.users.begin(&mut session);
         session.user().into_iter().for_each(|user| client.set_user(user));
+        self.attach(client, session, stream);
+    }
+
+    /// A client's connection is this worker's from now on.
+    fn attach(
+        self: &Rc<Self>,
+        client: Arc<Client>,
+        session: Session,
+        stream: E::Stream,
+    ) -> Rc<Connection<E>> {
         let connection = {
             let places = &mut *self.places.borrow_mut();
             let place = places.free.pop().unwrap_or_else(|| {
@@ -343,6 +367,7 @@ impl<E: Env> Worker<E> {
         };
         self.connections.borrow_mut().insert(connection.id, connection.clone());
         connection.wake();
+        connection
     }
 
     /// Cleans up after a connection.
@@ -350,10 +375,14 @@ impl<E: Env> Worker<E> {
         connection.set_phase(Phase::Closed);
         self.leave(connection);
         self.connections.borrow_mut().remove(&connection.id);
-        let places = &mut *self.places.borrow_mut();
-        places.all[connection.place as usize] = None;
-        places.free.push(connection.place);
+        self.free_place(connection.place);
         self.shared.load[self.index].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn free_place(&self, place: u32) {
+        let places = &mut *self.places.borrow_mut();
+        places.all[place as usize] = None;
+        places.free.push(place);
     }
 
     /// Takes a connection out of all registers. One that says goodbye is in none when it is answered.

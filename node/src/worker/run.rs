@@ -8,7 +8,7 @@ use crate::debugger;
 use crate::env::Env;
 use crate::errand::{self, Choice};
 use crate::host::NodeHost;
-use crate::mail::Letter;
+use crate::mail::{Letter, Note};
 use crate::observe;
 use crate::persist::{Emptied, PersistRequest};
 use crate::users::Renewed;
@@ -480,7 +480,8 @@ impl<E: Env> Worker<E> {
         written: u64,
     ) {
         let (mail, client) = (self.mail.clone(), connection.id);
-        emptied.then = Some(Box::new(move || mail.post(Letter::Reply { client, bytes: reply, written })));
+        emptied.then =
+            Some(Box::new(move || mail.post(Letter::Client(client, Note::Reply { bytes: reply, written }))));
         self.shared.persist.request(PersistRequest::Emptied(emptied));
     }
 

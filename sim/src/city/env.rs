@@ -74,6 +74,9 @@ impl Env for SimEnv {
     fn adopt(&self, socket: TcpStream) -> io::Result<TcpStream> {
         Ok(socket)
     }
+    fn release(&self, stream: TcpStream) -> io::Result<TcpStream> {
+        Ok(stream)
+    }
     async fn connect(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let ip: IpAddr = host.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         TcpStream::connect((ip, port)).await
@@ -98,6 +101,14 @@ impl Env for SimEnv {
     }
     fn spawn_thread(&self, _name: &str, main: ThreadMain) {
         tokio::task::spawn_local(main());
+    }
+    /// Of two workers each has two fifths of a core and queues for one as long: they gather, find that it did not help, and
+    /// after some time try again.
+    fn busy_us(&self) -> u64 {
+        self.now().mono.0 / 5 * 2
+    }
+    fn waited_us(&self) -> u64 {
+        self.busy_us()
     }
     fn disk(&self) -> Arc<dyn Disk> {
         Arc::new(self.inner.disk.clone())
