@@ -22,8 +22,10 @@ const RAN_MIN: u64 = 20;
 const FULL: u64 = 95;
 /// Percentage of the time for which workers that have too much to do ran or waited.
 const SATURATED: u64 = 99;
-/// Periods in a row after which something is done.
+/// Periods in a row in which workers queue after which something is done.
 const SURE: u32 = 2;
+/// The same for those that have too much to do. A short while is no proof: who is given a core to himself may well use it.
+const TOO_LONG: u32 = 10;
 /// Periods for which workers are gathered before all try again.
 const GATHERED: u32 = 50;
 /// Periods for which they are not gathered after it did not help.
@@ -117,8 +119,8 @@ impl Judge {
             return needed;
         }
         // In the first period some connections were not here yet.
-        let is_of_no_use = self.queued > SURE || self.saturated > SURE;
-        if !is_of_no_use && self.left > 0 {
+        let is_of_no_use = self.queued > SURE;
+        if !is_of_no_use && self.saturated < TOO_LONG && self.left > 0 {
             return active;
         }
         (self.queued, self.saturated) = (0, 0);
@@ -191,10 +193,17 @@ mod tests {
         assert_eq!(machine.periods(2, 60, 30), [4, 1]);
         assert_eq!(machine.periods(NOT_AGAIN as usize, 40, 40), [1, 4]);
         assert_eq!(machine.periods(4, 60, 30), [4, 1]);
-        // There is more to do than before.
+    }
+
+    #[test]
+    fn who_has_too_much_to_do_is_helped() {
         let mut machine = Machine::new(4);
         assert_eq!(machine.periods(2, 60, 30), [4, 1]);
-        assert_eq!(machine.periods(10, 98, 2), [1, 4]);
+        assert_eq!(machine.periods(TOO_LONG as usize - 1, 98, 2), [1]);
+        assert_eq!(machine.period(98, 0), 1);
+        assert_eq!(machine.periods(TOO_LONG as usize, 98, 2), [1, 4]);
+        assert_eq!(machine.periods(50, 300, 10), [4]);
+        assert_eq!(machine.periods(2, 60, 30), [4, 1]);
     }
 
     #[test]
