@@ -322,12 +322,14 @@ impl Places {
         more.clear();
         more.reserve(args.len().min(USUAL));
         let mut ahead = ahead.iter();
-        let is_fitting = spec.each_key_position(args, &mut |i| {
+        let mut push = |i: usize| {
             let at = ahead.next().copied().unwrap_or_else(|| keyspace.key_ahead(args[i]));
             debug_assert_eq!(at, keyspace.key_ahead(args[i]));
             more.push(Place::new(args[i], at));
-        });
-        if is_fitting.is_none() {
+        };
+        if let Some(all) = spec.all_keys_ahead(args.len()) {
+            all.each(push);
+        } else if spec.each_key_position(args, &mut push).is_none() {
             more.clear();
         }
     }

@@ -47,6 +47,8 @@ pub struct Spec {
     is_subcommand: bool,
     /// See [`Spec::keys_ahead`]: the last of these keys, from the end where it is negative, and the step. None: 0.
     ahead: (i8, u8),
+    /// These are all keys that the command has, unless they are very many.
+    has_all_ahead: bool,
     /// Argument 1 is the only key.
     pub is_single_key: bool,
     /// It runs under the lock of that key.
@@ -80,6 +82,12 @@ impl Spec {
         let end = if last >= 0 { last + 1 } else { args as isize + last + 1 } as usize;
         let most = if end > KEYS_AHEAD_MAX * step { 2 } else { args };
         KeysAhead { end: end.min(most), step }
+    }
+    /// [`Spec::keys_ahead`] where these are all keys of the command.
+    #[inline]
+    pub fn all_keys_ahead(&self, args: usize) -> Option<KeysAhead> {
+        let ahead = self.keys_ahead(args);
+        (self.has_all_ahead && (ahead.end > 2 || args == 2)).then_some(ahead)
     }
     /// Places of the keys among the arguments. `None`: the arguments do not fit.
     pub fn key_positions(&self, args: Args) -> Option<SmallVec<[usize; 16]>> {
@@ -158,20 +166,21 @@ impl Spec {
     }
 }
 
-/// See [`Spec::keys_ahead`].
-fn keys_ahead(command: &Command) -> (i8, u8) {
+/// See [`Spec::keys_ahead`]; whether these are all keys, as well.
+fn keys_ahead(command: &Command) -> ((i8, u8), bool) {
     use crate::spec::{Begin, Find, key};
-    let Some((first, others)) = command.keys.split_first() else { return (0, 1) };
+    const NONE: ((i8, u8), bool) = ((0, 1), false);
+    let Some((first, others)) = command.keys.split_first() else { return NONE };
     let (Begin::Index(1), Find::Range { last, step, limit }) = (first.begin, first.find) else {
-        return (0, 1);
+        return NONE;
     };
     if first.flags & (key::NOT_KEY | key::NOT_EMPTY) != 0 {
-        return (0, 1);
+        return NONE;
     }
     if !others.is_empty() || limit > 1 {
-        return (1, 1);
+        return ((1, 1), false);
     }
-    (if last < 0 { last as i8 } else { last as i8 + 1 }, step.max(1) as u8)
+    ((if last < 0 { last as i8 } else { last as i8 + 1 }, step.max(1) as u8), true)
 }
 
 fn is_one_key(command: &Command) -> bool {
@@ -247,7 +256,7 @@ impl Table {
 
     fn add(&mut self, command: &'static Command, parent: Option<&'static Command>) -> &'static Spec {
         let subcommands = command.subcommands.iter().map(|sub| self.add(sub, Some(command))).collect();
-        let ahead = keys_ahead(command);
+        let (ahead, has_all_ahead) = keys_ahead(command);
         let is_single_key = ahead.0 != 0 && command.keys.len() == 1 && is_one_key(command);
         let is_routed = command.keys.iter().any(|k| k.flags & crate::spec::key::ROUTES != 0);
         let is_of_keys = matches!(command.run, crate::spec::Handler::Keys(_));
@@ -260,6 +269,7 @@ impl Table {
             acl: command.acl_categories(),
             is_subcommand: parent.is_some(),
             ahead,
+            has_all_ahead,
             is_routed,
             is_single_key,
             is_plain: is_single_key && is_of_keys,
@@ -467,7 +477,9 @@ mod tests {
                 spec.keys_ahead(count).each(|at| ahead.push(at));
                 assert!(ahead.first().is_none_or(|first| *first == 1) && ahead.len() <= KEYS_AHEAD_MAX);
                 assert!(!spec.keys_ahead(count).is_one() || ahead == [1]);
+                let is_all = spec.all_keys_ahead(count).is_some();
                 if let Some(all) = spec.key_positions(&args) {
+                    assert!(!is_all || all[..] == ahead, "{} of {count}: {all:?}", spec.full_name);
                     assert!(all.starts_with(&ahead), "{} of {count}: {all:?}, {ahead:?}", spec.full_name);
                     if count == 6 && all.len() > 1 && all[..] == ahead {
                         whole.push(spec.command.name);

@@ -32,8 +32,8 @@ pub(super) struct Item {
     pub keys: (u32, u32),
 }
 
-/// Arguments of a command; nearly all have few.
-pub(super) type ArgList<'a> = smallvec::SmallVec<[&'a [u8]; 8]>;
+/// Arguments of a command; nearly all have few. A choice: room for a dozen keys, as much as costs nothing to set aside.
+pub(super) type ArgList<'a> = smallvec::SmallVec<[&'a [u8]; 16]>;
 
 /// Where the bytes of a command are.
 #[derive(Clone, Copy, PartialEq, Eq)]
