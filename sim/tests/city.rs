@@ -18,6 +18,13 @@ fn same_seed_same_trace_in_two_processes() {
     assert_ne!(city(&["--seed", "3", "--trace"]), city(&["--seed", "7", "--trace"]));
 }
 
+#[test]
+fn connections_move_between_two_workers() {
+    let told = city(&["--seed", "4717"]);
+    assert!(told.contains(" workers: 2,"), "another seed is needed: {told}");
+    assert!(!told.contains(" 0 moves,"), "{told}");
+}
+
 /// Seeds that once failed, with what they found.
 const REGRESSIONS: [(&str, &str); 3] = [
     ("13", "a connection whose slot was paused for a move kept its worker from ever resting"),

@@ -45,10 +45,11 @@ fn main() {
             continue;
         }
         println!(
-            "seed {seed}: {} acknowledged, {} unknown, {} faults, {:.1} simulated s",
+            "seed {seed}: {} acknowledged, {} unknown, {} faults, {} moves, {:.1} simulated s",
             report.acknowledged,
             report.unknown,
             report.faults,
+            report.moves,
             report.sim_ms as f64 / 1000.0
         );
         if !report.failures.is_empty() {

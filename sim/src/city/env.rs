@@ -27,6 +27,7 @@ struct Inner {
     /// Code of [`Env::exit`] plus one; 0: it was not called.
     exited: AtomicI64,
     lives: AtomicU64,
+    moves: AtomicU64,
 }
 
 impl SimEnv {
@@ -38,6 +39,7 @@ impl SimEnv {
             skew_ms,
             exited: AtomicI64::new(0),
             lives: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
         };
         SimEnv { inner: Arc::new(inner) }
     }
@@ -50,6 +52,10 @@ impl SimEnv {
             0 => None,
             code => Some((code - 1) as i32),
         }
+    }
+    /// How many connections have gone from one worker to another.
+    pub fn moves(&self) -> u64 {
+        self.inner.moves.load(Ordering::Relaxed)
     }
     /// A new life of the node begins.
     pub fn begin(&self) {
@@ -75,6 +81,7 @@ impl Env for SimEnv {
         Ok(socket)
     }
     fn release(&self, stream: TcpStream) -> io::Result<TcpStream> {
+        self.inner.moves.fetch_add(1, Ordering::Relaxed);
         Ok(stream)
     }
     async fn connect(&self, host: &str, port: u16) -> io::Result<TcpStream> {

@@ -23,6 +23,8 @@ pub struct Report {
     pub unknown: u64,
     pub sim_ms: u64,
     pub faults: usize,
+    /// Connections that went from one worker to another.
+    pub moves: u64,
     /// Broken promises, and what did not come back; empty: all is well.
     pub failures: Vec<String>,
 }
@@ -107,6 +109,7 @@ pub fn run(plan: &Plan) -> Report {
         unknown: oracle.unknown,
         sim_ms: sim.elapsed().as_millis() as u64,
         faults: plan.faults.len(),
+        moves: envs.iter().map(SimEnv::moves).sum(),
         failures: stage.failures.borrow().clone(),
     }
 }
