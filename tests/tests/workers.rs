@@ -161,7 +161,6 @@ fn what_is_under_way_ends_as_it_would_have() {
             line.as_text().is_some_and(|line| line.contains("the-last")).then_some(())
         });
     }
-    // Who is no more than a client again moves like one.
     drop((queueing, watching, listening, looking_on, waiting, half_said, others));
     wait_for("all to have gone", || (client.info("connected_clients") == "1").then_some(()));
     client.ok("CONFIG SET workers-active 0");
