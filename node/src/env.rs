@@ -135,6 +135,8 @@ pub trait Env: Clone + Send + Sync + 'static {
     fn allocator(&self) -> Option<(&'static str, crate::alloc::Memory)>;
     /// Makes the allocator give back what it keeps for later.
     fn purge_allocator(&self) {}
+    /// The node has started: gives back the memory of what only its start needed.
+    fn has_started(&self) {}
     /// Gives the process a title, which `make` makes of the name it was started by; `None`: none.
     fn set_title(&self, _make: &dyn Fn(&str) -> Option<String>) {}
     /// Ends the process, or in simulation the node.
@@ -425,6 +427,10 @@ impl Env for Real {
         }
     }
 
+    fn has_started(&self) {
+        give_back_program();
+    }
+
     fn set_title(&self, make: &dyn Fn(&str) -> Option<String>) {
         if let Some(Title { program, place }) = self.title.as_deref()
             && let Some(title) = make(program)
@@ -444,6 +450,22 @@ impl Env for Real {
         }
         std::process::exit(code)
     }
+}
+
+/// Gives back the program's own pages, many of which only its start has needed: the others are mapped again when they are
+/// met, from the kernel's cache of the file. Breakpoints that a debugger has set by now go with them.
+fn give_back_program() {
+    // From the linker: where the program begins, and where its code ends.
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    // SAFETY: no pointers.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let (start, end) = ((&raw const __executable_start).cast_mut(), (&raw const etext).addr());
+    let len = (end - start.addr()) / page * page;
+    // SAFETY: headers, constants and code, which nobody writes to: whoever comes there finds what is in the file.
+    unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) };
 }
 
 /// Processor time of this thread or of the process.

@@ -119,6 +119,7 @@ async fn serve<E: Env>(
     } else {
         shared.state.is_loading.store(false, Ordering::Release);
     }
+    shared.env.has_started();
     tracing::info!("Ready to accept connections");
     persist.run().await;
     Ok(())
