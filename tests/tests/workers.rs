@@ -14,6 +14,12 @@ fn moves(client: &mut Client) -> u64 {
     client.info("worker_moves").parse().expect("a number")
 }
 
+/// So many clients are left, and stand in the list.
+fn wait_for_clients(client: &mut Client, count: usize) {
+    wait_for("clients to be gone", || (client.info("connected_clients") == count.to_string()).then_some(()));
+    assert_eq!(client.text("CLIENT LIST").lines().count(), count);
+}
+
 /// So many workers serve, and `least` connections have moved because of that.
 fn gather(client: &mut Client, active: usize, least: u64) {
     let before = moves(client);
@@ -64,7 +70,7 @@ fn connections_that_are_busy_move_and_nothing_is_lost() {
             assert_eq!(client.text(&format!("GET key:{i}")), count.to_string());
         }
     });
-    assert_eq!(client.text("CLIENT LIST").lines().count(), 1);
+    wait_for_clients(&mut client, 1);
 }
 
 #[test]
@@ -98,8 +104,7 @@ fn what_a_client_has_set_up_goes_with_it() {
     let (id, mut killed) = others.pop().expect("there are more");
     assert_eq!(client.ok(&format!("CLIENT KILL ID {id}")), Value::Int(1));
     assert!(killed.try_call(&["PING"]).is_err());
-    assert_eq!(client.text("CLIENT LIST").lines().count(), 12);
-    assert_eq!(client.info("connected_clients"), "12");
+    wait_for_clients(&mut client, 12);
 }
 
 #[test]
@@ -162,7 +167,7 @@ fn what_is_under_way_ends_as_it_would_have() {
         });
     }
     drop((queueing, watching, listening, looking_on, waiting, half_said, others));
-    wait_for("all to have gone", || (client.info("connected_clients") == "1").then_some(()));
+    wait_for_clients(&mut client, 1);
     client.ok("CONFIG SET workers-active 0");
     wait_for("all to serve", || (client.info("workers_active") == WORKERS.to_string()).then_some(()));
 }
