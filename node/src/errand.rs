@@ -514,13 +514,13 @@ impl<E: Env> Worker<E> {
         if done.spec.has(flag::SCRIPT) && !done.is_void && done.script != 0 {
             self.errands.borrow_mut().judge(done.script, done.us, done.last);
         }
-        if !self.connections.borrow().contains_key(&done.client) {
+        let Some(connection) = self.connection(done.client) else {
             // It may have entered its client anywhere after that had left.
             engine::multi::unwatch(&mut done.session, &self.shared.engine);
             self.shared.tracking.end(done.client);
-            crate::observe::end_monitoring(&self.shared, done.client);
-        }
-        self.on(done.client, |connection| self.bring(connection, done));
+            return crate::observe::end_monitoring(&self.shared, done.client);
+        };
+        self.bring(&connection, done);
     }
 
     /// Answers as the worker does after a batch.

@@ -340,8 +340,7 @@ async fn accept<E: Env>(shared: Arc<Shared<E>>, listener: E::Listener, kind: Kin
                     }
                     continue;
                 }
-                let load = |i: &usize| shared.load[*i].load(Ordering::Relaxed);
-                let index = (0..shared.crew.active()).min_by_key(load).expect("at least one worker");
+                let index = shared.least_loaded();
                 shared.load[index].fetch_add(1, Ordering::Relaxed);
                 shared.mail[index].post(Letter::Socket(socket, peer, own));
             }

@@ -309,6 +309,11 @@ impl<E: Env> Shared<E> {
         self.mail.iter().for_each(|m| m.post(Letter::Released));
     }
 
+    /// The worker with the fewest clients, of those that serve.
+    pub fn least_loaded(&self) -> usize {
+        let load = |i: &usize| self.load[*i].load(Ordering::Relaxed);
+        (0..self.crew.active()).min_by_key(load).expect("at least one worker")
+    }
     /// The letter box of the worker that serves a client.
     pub fn mail_of(&self, client: &Client) -> &Arc<Mail<E::Socket>> {
         &self.mail[client.worker()]

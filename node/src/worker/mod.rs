@@ -277,13 +277,10 @@ impl<E: Env> Worker<E> {
         match letter {
             Letter::Socket(socket, peer, own) => self.accept(socket, peer, own),
             Letter::Moved(moved) => self.take_in(*moved),
-            Letter::Client(client, note) => {
-                let connection = self.connections.borrow().get(&client).cloned();
-                match connection {
-                    Some(connection) => self.heed(&connection, note),
-                    None => self.pass_on(client, note),
-                }
-            }
+            Letter::Client(client, note) => match self.connection(client) {
+                Some(connection) => self.heed(&connection, note),
+                None => self.pass_on(client, note),
+            },
             Letter::Errand(done) => self.finish_errand(*done),
             Letter::UsersChanged => self.recheck_waiting(),
             Letter::Round => {
@@ -323,11 +320,9 @@ impl<E: Env> Worker<E> {
         }
     }
 
-    pub(crate) fn on(&self, client: u64, act: impl FnOnce(&Rc<Connection<E>>)) {
-        let connection = self.connections.borrow().get(&client).cloned();
-        if let Some(connection) = connection {
-            act(&connection);
-        }
+    /// The connection of a client that this worker serves.
+    pub(crate) fn connection(&self, client: u64) -> Option<Rc<Connection<E>>> {
+        self.connections.borrow().get(&client).cloned()
     }
 
     pub(crate) fn released(&self) -> Released {

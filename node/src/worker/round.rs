@@ -3,7 +3,6 @@
 use super::setting::Setting;
 use super::{Core, Worker};
 use crate::connection::{Connection, Phase};
-use crate::crew::Spent;
 use crate::env::Env;
 use engine::{Turn, evict};
 use std::rc::Rc;
@@ -25,13 +24,10 @@ impl<E: Env> Worker<E> {
         let left = self.left_waiters.take();
         self.left_waiters.borrow_mut().extend(left.into_iter().filter(|(w, slot)| !self.take_out(w, *slot)));
         self.refuse_errands(setting);
-        let env = &self.shared.env;
-        self.shared.crew.tell(self.index, Spent { ran_us: env.busy_us(), waited_us: env.waited_us() });
         if self.index == 0 {
             crate::memory::renew(&self.shared);
-            self.shared.crew.judge(now.mono, settings.workers_active);
         }
-        self.share_out();
+        self.gather(setting);
         if !status.is_replica
             && !status.is_loading
             && !status.is_paused

@@ -3,17 +3,32 @@
 //! Invariant: at any time one worker serves a connection, and the register of clients says which, or which is about to. Who
 //! is told something of a client that is not there passes it on, or keeps it until the client comes.
 
-use super::Worker;
+use super::{Setting, Worker};
 use crate::clients::Client;
 use crate::connection::Connection;
+use crate::crew::Spent;
 use crate::env::Env;
 use crate::mail::{Letter, Moved, Note};
+use crate::shared::Shared;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 impl<E: Env> Worker<E> {
+    /// Does this worker's part in judging how many serve, and what follows from it.
+    pub(super) fn gather(&self, setting: &Setting) {
+        let Shared { env, crew, .. } = &*self.shared;
+        if self.shared.mail.len() == 1 {
+            return; // there is nobody to share with
+        }
+        crew.tell(self.index, Spent { ran_us: env.busy_us(), waited_us: env.waited_us() });
+        if self.index == 0 {
+            crew.judge(setting.now.mono, setting.settings.workers_active);
+        }
+        self.share_out();
+    }
+
     /// Hands connections to other workers: all if this one is not to serve at present, else those above its share.
-    pub(super) fn share_out(&self) {
+    fn share_out(&self) {
         if self.above_share().is_none() {
             return;
         }
@@ -29,9 +44,8 @@ impl<E: Env> Worker<E> {
     /// Who should have one of this worker's connections. A small difference is left: they come and go.
     fn above_share(&self) -> Option<usize> {
         let load = |i: usize| self.shared.load[i].load(Ordering::Relaxed);
-        let active = self.shared.crew.active();
-        let to = (0..active).filter(|&i| i != self.index).min_by_key(|&i| load(i))?;
-        let kept = if self.index < active { load(to) + load(to) / 4 + 1 } else { 0 };
+        let to = self.shared.least_loaded();
+        let kept = if self.index < self.shared.crew.active() { load(to) + load(to) / 4 + 1 } else { 0 };
         (load(self.index) > kept).then_some(to)
     }
 
@@ -59,15 +73,13 @@ impl<E: Env> Worker<E> {
     /// Serves a connection that another worker has served.
     pub(super) fn take_in(self: &Rc<Self>, moved: Moved<E::Socket>) {
         let Moved { client, session, socket } = moved;
-        let (early, others) = self.early.take().into_iter().partition(|(id, _)| *id == client.id);
-        *self.early.borrow_mut() = others;
+        let early: Vec<_> = self.early.borrow_mut().extract_if(.., |(id, _)| *id == client.id).collect();
         match self.shared.env.adopt(socket) {
             Ok(stream) => {
                 let connection = self.attach(client, session, stream);
                 if connection.client.is_killed() {
                     connection.close(false);
                 }
-                let early: Vec<(u64, Note)> = early;
                 early.into_iter().for_each(|(_, note)| self.heed(&connection, note));
             }
             Err(error) => self.lose(&client, &error),
