@@ -3,6 +3,7 @@
 use crate::clients::Client;
 use crate::connection::Connection;
 use crate::env::Env;
+use crate::mail::Mail;
 use crate::persist::Emptied;
 use crate::pubsub::Space;
 use crate::shared::{Shared, Ticket};
@@ -150,7 +151,7 @@ impl<E: Env> Host for NodeHost<'_, E> {
         run(&mut HostCx { host: self, spec, args, session, out })
     }
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
-        dispose(self.shared, garbage);
+        self.shared.dispose_at(self.shared.mail_of(self.client), garbage);
     }
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
         self.shared.publish(Space::Channel, channel, message);
@@ -195,9 +196,10 @@ impl<E: Env> Host for NodeHost<'_, E> {
     }
 }
 
-/// The host of background work: it runs no commands.
+/// The host of a worker's background work: it runs no commands.
 pub struct RoundHost<'a, E: Env> {
     pub shared: &'a Shared<E>,
+    pub mail: &'a Mail<E::Socket>,
 }
 
 impl<E: Env> Host for RoundHost<'_, E> {
@@ -218,14 +220,9 @@ impl<E: Env> Host for RoundHost<'_, E> {
         tracking::invalidate_all(self.shared);
     }
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
-        dispose(self.shared, garbage);
+        self.shared.dispose_at(self.mail, garbage);
     }
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
         self.shared.publish(Space::Channel, channel, message);
     }
-}
-
-/// Frees large values where nobody waits for it.
-fn dispose<E: Env>(shared: &Shared<E>, garbage: Vec<Box<dyn Any + Send>>) {
-    shared.persist.dispose(garbage);
 }

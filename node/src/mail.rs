@@ -21,6 +21,8 @@ pub enum Letter<S> {
     Errand(Box<crate::errand::Done>),
     /// Users have changed: whoever waits for what it may not any more is told so.
     UsersChanged,
+    /// Large values that were removed, to be freed between turns.
+    Garbage(crate::free::Garbage),
     /// It is time for background work.
     Round,
     /// Held replies may go.
@@ -51,7 +53,7 @@ pub struct Moved<S> {
     pub socket: S,
 }
 
-/// A worker's letter box. Bounded by its senders: each letter answers a command or carries a message whose receiver
+/// A worker's letter box. Bounded by its senders: each letter answers a command, carries what it removed or a message whose receiver
 /// has an output limit.
 pub struct Mail<S> {
     letters: SegQueue<Letter<S>>,

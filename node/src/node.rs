@@ -61,11 +61,7 @@ pub async fn run_until<E: Env>(
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,
     };
-    let (shared, mut persist_inbox, control_inbox) = build(env, config, settings, workers);
-    if shared.env.has_side_threads() {
-        let (_, nothing) = tokio::sync::mpsc::unbounded_channel();
-        crate::free::start(&shared, std::mem::replace(&mut persist_inbox.garbage, nothing));
-    }
+    let (shared, persist_inbox, control_inbox) = build(env, config, settings, workers);
     let _supply = shared.env.has_side_threads().then(|| crate::supply::start(&shared));
     crate::users::load_at_start(&shared)?;
     shared.clients.bytes_max.store(shared.settings().clients_bytes_max, Ordering::Relaxed);
@@ -216,6 +212,7 @@ pub(crate) fn build<E: Env>(env: E, config: Config, mut settings: NodeSettings, 
         run_id: ReplId(random_id()).to_string(),
         control,
         persist,
+        disposal: Default::default(),
         listening: Default::default(),
         tls: ArcSwapOption::empty(),
         replication: ReplicationState::new(ReplId(random_id())),

@@ -51,6 +51,7 @@ pub struct Shared<E: Env> {
     pub run_id: String,
     pub control: crate::control::ControlHandle,
     pub persist: crate::persist::PersistHandle<E::Socket>,
+    pub disposal: crate::free::Disposal,
     pub listening: crate::listen::ListenHandle<E::Socket>,
     /// What new connections over TLS use; `None` until it is configured.
     pub tls: ArcSwapOption<crate::tls::Tls>,
@@ -318,6 +319,15 @@ impl<E: Env> Shared<E> {
     pub fn mail_of(&self, client: &Client) -> &Arc<Mail<E::Socket>> {
         &self.mail[client.worker()]
     }
+    /// Has a worker free what is large: one that has little to do.
+    pub fn dispose(&self, garbage: crate::free::Garbage) {
+        self.dispose_at(&self.mail[self.least_loaded()], garbage);
+    }
+    /// As [`Shared::dispose`], by the worker of this letter box.
+    pub fn dispose_at(&self, mail: &Mail<E::Socket>, garbage: crate::free::Garbage) {
+        self.disposal.count(&garbage);
+        mail.post(Letter::Garbage(garbage));
+    }
     /// Posts to the worker that serves a client.
     pub fn tell(&self, client: &Client, note: Note) {
         self.mail_of(client).post(Letter::Client(client.id, note));
@@ -408,7 +418,7 @@ impl<E: Env> Shared<E> {
         let closed = self.close_gate();
         let before = self.replace_all(None, &closed);
         drop(closed);
-        self.persist.dispose(before);
+        self.dispose(before);
     }
 
     /// Puts other data in the place of all, or nothing. What was there before is the caller's to dispose of.
@@ -426,7 +436,7 @@ impl<E: Env> Shared<E> {
     /// CONFIG RESETSTAT.
     pub fn reset_stats(&self) {
         self.stats.iter().for_each(|stats| stats.reset());
-        self.persist.disposed.store(0, Ordering::Relaxed);
+        self.disposal.total.store(0, Ordering::Relaxed);
         self.clients.accepted.store(0, Ordering::Relaxed);
         self.clients.rejected.store(0, Ordering::Relaxed);
         self.clients.evicted.store(0, Ordering::Relaxed);

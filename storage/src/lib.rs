@@ -44,7 +44,7 @@ pub use hash::{FIELD_EXPIRY_MAX, Hash, Live};
 pub use keyhash::KeyHasher;
 pub use keyspace::{ElementAhead, KeyAhead, Keyspace};
 pub use list::List;
-pub use pace::set_pace;
+pub use pace::free_in_pieces;
 pub use segment::is_same_key;
 pub use set::{Set, parse_int};
 pub use slab::class_size;

@@ -1,8 +1,7 @@
-//! Freeing in pieces: a thread that frees values in the background pauses after every few hundred objects, so that it
-//! never holds up for long who shares a core, or the allocator's lock, with it.
+//! Freeing in pieces: who frees large values where others wait pauses after every few objects.
 //!
-//! The pieces are told by what frees them, since a large value is taken apart by its own `drop`. A thread that has set
-//! no pace pays a look at a counter per object.
+//! The pieces are told by what frees them, since a large value is taken apart by its own `drop`. A thread that does not
+//! free in pieces pays a look at a counter per object.
 
 use std::cell::{Cell, RefCell};
 
@@ -12,12 +11,25 @@ thread_local! {
     static PAUSE: RefCell<Option<(u32, Box<dyn FnMut()>)>> = const { RefCell::new(None) };
 }
 
-/// From now on, this thread calls `pause` each time it has freed `objects` (at least one) of a collection or table.
-/// `pause` is not called by objects that it frees itself.
-pub fn set_pace(objects: u32, pause: Box<dyn FnMut()>) {
+/// Runs `free`, and calls `pause` each time that it has freed `objects` (at least one) of a collection or table. Objects
+/// that `pause` frees do not count, and it may leave the stack for a time: others do not notice that something is under way.
+pub fn free_in_pieces(objects: u32, pause: impl FnMut(), free: impl FnOnce()) {
     assert!(objects > 0);
-    PAUSE.set(Some((objects, pause)));
-    LEFT.set(objects);
+    let pause: Box<dyn FnMut() + '_> = Box::new(pause);
+    // SAFETY: only the lifetime changes; `Over` takes the closure out before this function is left, in whichever way.
+    let pause = unsafe { std::mem::transmute::<Box<dyn FnMut() + '_>, Box<dyn FnMut()>>(pause) };
+    let _over = Over(PAUSE.replace(Some((objects, pause))), LEFT.replace(objects));
+    free();
+}
+
+/// Restores what was before pieces began.
+struct Over(Option<(u32, Box<dyn FnMut()>)>, u32);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        PAUSE.set(self.0.take());
+        LEFT.set(self.1);
+    }
 }
 
 /// Objects were freed, or are about to be.
@@ -34,28 +46,26 @@ pub(crate) fn freed(objects: u32) {
 
 #[cold]
 fn pause() {
-    PAUSE.with_borrow_mut(|pace| {
-        let (objects, pause) = pace.as_mut().expect("set together with the counter");
-        pause();
-        LEFT.set(*objects);
-    });
+    // Taken out, and the counter is at 0: what is freed meanwhile does not count.
+    let (objects, mut pause) = PAUSE.take().expect("set together with the counter");
+    pause();
+    PAUSE.set(Some((objects, pause)));
+    LEFT.set(objects);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Hash, List, Set, Thresholds, ZSet};
-    use std::rc::Rc;
 
     /// Pauses while a value is dropped, on a thread of its own.
     fn pauses<T>(make: impl FnOnce() -> T + Send) -> u32 {
         std::thread::scope(|s| {
             let counted = s.spawn(|| {
                 let value = make();
-                let count = Rc::new(Cell::new(0));
-                let counter = count.clone();
-                set_pace(100, Box::new(move || counter.set(counter.get() + 1)));
-                drop(value);
+                let count = Cell::new(0);
+                free_in_pieces(100, || count.set(count.get() + 1), move || drop(value));
+                assert!(LEFT.get() == 0 && PAUSE.take().is_none());
                 count.get()
             });
             counted.join().unwrap()

@@ -66,6 +66,11 @@ def saturation(started):
 
 
 def run(found, rounds, only):
+    with s.cleared():
+        return _run(found, rounds, only)
+
+
+def _run(found, rounds, only):
     started = s.start_all(found)
     names = [x.name for x in started]
     try:

@@ -189,8 +189,8 @@ fn memory_section<E: Env>(i: &mut Info<'_, E>) {
         i.line("allocator_rss_bytes", m.resident.saturating_sub(m.active));
     }
     i.line("active_defrag_running", 0);
-    i.line("lazyfree_pending_objects", i.shared.persist.waiting_garbage.load(Ordering::Relaxed));
-    i.line("lazyfreed_objects", i.shared.persist.disposed.load(Ordering::Relaxed));
+    i.line("lazyfree_pending_objects", i.shared.disposal.waiting.load(Ordering::Relaxed));
+    i.line("lazyfreed_objects", i.shared.disposal.total.load(Ordering::Relaxed));
 }
 
 /// Interpreters, texts of scripts and libraries. Interpreters are counted after each run of a script.

@@ -370,7 +370,7 @@ impl<E: Env> Host for StreamHost<'_, E> {
         crate::tracking::invalidate_all(self.shared);
     }
     fn dispose(&mut self, garbage: Vec<Box<dyn Any + Send>>) {
-        self.shared.persist.dispose(garbage);
+        self.shared.dispose(garbage);
     }
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
         self.shared.publish(Space::Channel, channel, message);

@@ -24,10 +24,9 @@ pub use shutdown::ShutdownState;
 pub use snapshot::{SnapshotDone, SnapshotError, SnapshotRequest, SnapshotSink, SnapshotStart, snapshot};
 pub use task::Persist;
 
-use crate::free::Garbage;
 use crate::shared::Ticket;
 use proto::Mono;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::{Keyspace, Snapshot};
 use tokio::sync::{mpsc, oneshot};
@@ -119,11 +118,6 @@ pub enum ReloadSource {
 /// The way to the persistence task.
 pub struct PersistHandle<S> {
     requests: mpsc::UnboundedSender<PersistRequest<S>>,
-    garbage: mpsc::UnboundedSender<Garbage>,
-    /// Calls of [`PersistHandle::dispose`] whose values are not freed yet.
-    pub waiting_garbage: Arc<AtomicUsize>,
-    /// Values and tables that were handed to [`PersistHandle::dispose`] and are freed, or soon will be.
-    pub disposed: AtomicU64,
     status: Mutex<PersistStatus>,
     pub progress: LoadProgress,
     pub shutdown: ShutdownState,
@@ -133,15 +127,11 @@ pub struct PersistHandle<S> {
 }
 
 /// What the task receives.
-pub struct PersistInbox<S> {
-    pub requests: mpsc::UnboundedReceiver<PersistRequest<S>>,
-    pub garbage: mpsc::UnboundedReceiver<Garbage>,
-}
+pub type PersistInbox<S> = mpsc::UnboundedReceiver<PersistRequest<S>>;
 
 impl<S> PersistHandle<S> {
     pub fn new() -> (PersistHandle<S>, PersistInbox<S>) {
-        let (requests, requests_in) = mpsc::unbounded_channel();
-        let (garbage, garbage_in) = mpsc::unbounded_channel();
+        let (requests, inbox) = mpsc::unbounded_channel();
         let status = PersistStatus {
             is_last_save_ok: true,
             is_last_rewrite_ok: true,
@@ -153,27 +143,18 @@ impl<S> PersistHandle<S> {
         (
             PersistHandle {
                 requests,
-                garbage,
-                waiting_garbage: Default::default(),
-                disposed: Default::default(),
                 status: Mutex::new(status),
                 progress: LoadProgress::default(),
                 shutdown: ShutdownState::default(),
                 snapshots: Default::default(),
                 active: Mutex::default(),
             },
-            PersistInbox { requests: requests_in, garbage: garbage_in },
+            inbox,
         )
     }
     /// A request after the task's end gets no answer: the node is going down.
     pub fn request(&self, request: PersistRequest<S>) {
         let _ = self.requests.send(request);
-    }
-    /// Frees values elsewhere; here if whoever does so has ended.
-    pub fn dispose(&self, garbage: Garbage) {
-        self.waiting_garbage.fetch_add(1, Ordering::Relaxed);
-        self.disposed.fetch_add(garbage.len() as u64, Ordering::Relaxed);
-        let _ = self.garbage.send(garbage);
     }
     /// Ends the append-only log, whatever the configuration says, before the data are replaced by a primary's. What it
     /// holds is durable then, and stands until the next log is complete.

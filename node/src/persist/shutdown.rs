@@ -220,7 +220,7 @@ impl<E: Env> Persist<E> {
     async fn hear(&mut self, asked: &mut Asked<E::Socket>, time: Duration) {
         tokio::select! {
             biased;
-            Some(request) = self.inbox.requests.recv(), if self.early.len() < EARLY_MAX => match request {
+            Some(request) = self.inbox.recv(), if self.early.len() < EARLY_MAX => match request {
                 PersistRequest::ShutDown { ticket, save, is_now, is_forced } => {
                     asked.join(Asked::new(ticket, save, is_now, is_forced));
                 }

@@ -169,7 +169,7 @@ impl<E: Env> Persist<E> {
             tokio::select! {
                 biased;
                 done = self.told.recv() => self.on_done(done.expect("a sender is kept here")),
-                request = self.inbox.requests.recv() => match request {
+                request = self.inbox.recv() => match request {
                     None => return,
                     Some(request) => if self.on_request(request).await {
                         return;
@@ -184,11 +184,6 @@ impl<E: Env> Persist<E> {
                     self.refuse_if_busy().await;
                     self.tick();
                     next_tick.set(tokio::time::sleep(TICK));
-                }
-                // Only where no thread of its own does so.
-                Some(garbage) = self.inbox.garbage.recv() => {
-                    self.shared.env.blocking(move || drop(garbage)).await;
-                    self.shared.persist.waiting_garbage.fetch_sub(1, Ordering::Relaxed);
                 }
             }
         }
@@ -636,7 +631,7 @@ async fn load_beside<E: Env>(
         tokio::select! {
             biased;
             found = &mut loading => return found.map(Some),
-            Some(request) = inbox.requests.recv(), if early.len() < EARLY_MAX => match request {
+            Some(request) = inbox.recv(), if early.len() < EARLY_MAX => match request {
                 PersistRequest::ShutDown { ticket, .. } => {
                     match ticket {
                         Some(_) => tracing::warn!("User requested shutdown..."),

@@ -294,7 +294,7 @@ fn swap<E: Env>(shared: &Arc<Shared<E>>, loaded: Beside, history: (ReplId, Offse
     drop(closed);
     shared.replication.next_turn();
     tracing::info!("MASTER <-> REPLICA sync: Discarding old DB in background");
-    shared.persist.dispose(before);
+    shared.dispose(before);
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use crate::clients::Client;
 use crate::connection::{Connection, Phase};
 use crate::env::Env;
 use crate::errand::Errands;
+use crate::free::Freeing;
 use crate::mail::{Letter, Mail, Note};
 use crate::observe;
 use crate::pubsub::Space;
@@ -86,6 +87,9 @@ pub struct Worker<E: Env> {
     /// Waiters whose wait is over and that stand beside slots yet.
     left_waiters: RefCell<Vec<(Arc<engine::blocking::Waiter>, Slot)>>,
     is_stopped: Cell<bool>,
+    freeing: RefCell<Freeing>,
+    /// Commands that the last batch ran.
+    ran: Cell<usize>,
     stats: Arc<CachePadded<Stats>>,
     pub(crate) errands: RefCell<Errands>,
 }
@@ -130,6 +134,8 @@ impl<E: Env> Worker<E> {
             early: RefCell::default(),
             left_waiters: RefCell::default(),
             is_stopped: Cell::new(false),
+            freeing: RefCell::default(),
+            ran: Cell::new(0),
             stats: shared.stats[index].clone(),
             errands: RefCell::default(),
             mail,
@@ -149,6 +155,9 @@ impl<E: Env> Worker<E> {
             self.turn();
             if self.is_stopped.get() {
                 break;
+            }
+            if self.freeing.borrow_mut().go_on(self.ran.take(), &self.shared.disposal) {
+                self.mail.bell.ring();
             }
             let rest = self.linger.borrow_mut().take_rest();
             if self.mail.bell.is_rung() {
@@ -283,6 +292,7 @@ impl<E: Env> Worker<E> {
             },
             Letter::Errand(done) => self.finish_errand(*done),
             Letter::UsersChanged => self.recheck_waiting(),
+            Letter::Garbage(garbage) => self.freeing.borrow_mut().take(garbage),
             Letter::Round => {
                 self.mail.round_begins();
                 self.round();

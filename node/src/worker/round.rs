@@ -74,7 +74,7 @@ impl<E: Env> Worker<E> {
         let Some(waiter) = connection.waiter() else { return };
         let is_welcome = {
             let mut core = self.core.borrow_mut();
-            let mut host = crate::host::RoundHost { shared: &self.shared };
+            let mut host = crate::host::RoundHost { shared: &self.shared, mail: &self.mail };
             let turn = setting.turn(&self.shared, self.stats(), &mut core.local, &mut host, None);
             let session = connection.session.borrow();
             engine::admission::route(&turn, &session, &waiter.slots(), waiter.spec().command.flags).is_ok()
@@ -87,7 +87,7 @@ impl<E: Env> Worker<E> {
     /// Runs `f` with what commands run with, on nobody's behalf.
     pub(crate) fn with_turn<R>(&self, setting: &Setting, f: impl FnOnce(&mut Turn) -> R) -> R {
         let mut core = self.core.borrow_mut();
-        let mut host = crate::host::RoundHost { shared: &self.shared };
+        let mut host = crate::host::RoundHost { shared: &self.shared, mail: &self.mail };
         f(&mut setting.turn(&self.shared, self.stats(), &mut core.local, &mut host, None))
     }
 
@@ -100,7 +100,7 @@ impl<E: Env> Worker<E> {
         const KEYS_PER_ROUND_MAX: usize = 20_000;
         let mut core = self.core.borrow_mut();
         let Core { local, expire_cursor, .. } = &mut *core;
-        let mut host = crate::host::RoundHost { shared: &self.shared };
+        let mut host = crate::host::RoundHost { shared: &self.shared, mail: &self.mail };
         let mut gate = self.gate.borrow_mut();
         let Some(_inside) = gate.enter_soon() else { return };
         if self.shared.state.is_replica.load(Ordering::Relaxed) {

@@ -110,6 +110,7 @@ impl<E: Env> Worker<E> {
         if !batch.groups.is_empty() {
             self.run_commands(&mut batch);
         }
+        self.ran.set(batch.items.len());
         batch.clear();
         *self.batch.borrow_mut() = Some(batch);
     }

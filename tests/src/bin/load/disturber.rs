@@ -25,7 +25,12 @@ const MARK: &[u8] = b"$18\r\nend-of-disturbance\r\n";
 
 impl Disturber {
     /// Begins at `begin_at`.
-    pub fn new(port: u16, commands: Vec<Template>, pause: Duration, begin_at: Instant) -> io::Result<Disturber> {
+    pub fn new(
+        port: u16,
+        commands: Vec<Template>,
+        pause: Duration,
+        begin_at: Instant,
+    ) -> io::Result<Disturber> {
         Ok(Disturber {
             link: Link::connect(port)?,
             commands,

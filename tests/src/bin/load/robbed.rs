@@ -71,7 +71,10 @@ fn come_first_on(cpu: usize) -> io::Result<()> {
         libc::CPU_SET(cpu, &mut cpus);
         let mut param: libc::sched_param = std::mem::zeroed();
         param.sched_priority = 1;
-        [libc::sched_setaffinity(0, size_of_val(&cpus), &cpus), libc::sched_setscheduler(0, libc::SCHED_FIFO, &param)]
+        [
+            libc::sched_setaffinity(0, size_of_val(&cpus), &cpus),
+            libc::sched_setscheduler(0, libc::SCHED_FIFO, &param),
+        ]
     };
     if results == [0, 0] { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
