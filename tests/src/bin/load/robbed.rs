@@ -37,7 +37,10 @@ impl Watch {
             ready.send(prepared).expect("who started it waits");
             if is_prepared { gaps(start, &over) } else { Vec::new() }
         });
-        is_ready.recv().expect("the thread says it first")?;
+        let prepared = is_ready.recv().expect("the thread says it first");
+        prepared.map_err(|e| {
+            io::Error::new(e.kind(), format!("CPU {cpu} cannot be watched with realtime priority: {e}"))
+        })?;
         Ok(Watch { is_over, thread })
     }
 
