@@ -140,11 +140,13 @@ const LOGO: &str = r"
       ><>     ><>    ><>    ><>
           ><>     ><>    ><>";
 
-/// Hands SIGTERM and SIGINT to the node. A second SIGINT ends the process at once, as in Redis.
+/// Hands SIGTERM and SIGINT to the node. A second SIGINT ends the process at once, and SIGHUP nothing, as in Redis: who was
+/// started from a terminal outlives it.
 async fn listen_to_signals(node: tokio::sync::mpsc::UnboundedSender<node::node::EndSignal>) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let [term, int, hangup] =
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let (Ok(mut term), Ok(mut int), Ok(_ignored)) = (term, int, hangup) else {
         return tracing::warn!("The kernel refuses to tell of signals");
     };
     let mut has_interrupted = false;

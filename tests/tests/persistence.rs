@@ -317,6 +317,7 @@ fn a_signal_ends_the_server_in_order() {
     let pid_file = ["--pidfile", "shoal.pid"];
     let mut server = Server::start(&[&["--save", "3600 1"], &pid_file[..]].concat());
     assert!(server.dir.join("shoal.pid").exists());
+    server.signal(libc::SIGHUP); // as when the terminal is closed
     server.client().ok("SET a 1");
     server.signal(libc::SIGTERM);
     let status = server.wait();
