@@ -1,7 +1,6 @@
 """Latency at a fixed rate, measured from the moment a command was meant to be sent, alone and beside clients that ask
 for something big. Commands that were due while the host took a CPU away count in a table of their own only."""
 
-import statistics
 import time
 
 import servers as s
@@ -67,12 +66,8 @@ def saturation(started):
     return min(peers)
 
 
+@s.cleared()
 def run(found, rounds, only):
-    with s.cleared():
-        return _run(found, rounds, only)
-
-
-def _run(found, rounds, only):
     started = s.start_all(found)
     names = [x.name for x in started]
     try:
@@ -125,7 +120,7 @@ def _tables(names, labels, results, skipped, rate):
         tables.append(table)
     for label, why in skipped.items():
         tables[0].note(f"{label}: {why}")
-    robbed = {n: statistics.median([r["robbed"] for v in results.values() for r in v[n]]) for n in names}
+    robbed = medians({n: [r["robbed"] for v in results.values() for r in v[n]] for n in names})
     tables[0].note("due while a CPU was taken away, not counted: " + ", ".join(f"{n} {x:.1%}" for n, x in robbed.items()))
     if not any(results[labels[-1]].values()):
         return tables

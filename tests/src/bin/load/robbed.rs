@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Between two wakings of the watcher; costs the server's CPU less than 1 % of its time.
+/// Between two wakings of the watcher. Each costs the server's CPU 11 to 20 us: 3 %.
 const PERIOD: Duration = Duration::from_micros(500);
 /// Between two wakings at most, on a CPU that was there.
 const GAP_MAX_NS: u64 = 1_000_000;
